@@ -1,0 +1,331 @@
+"""The contract that every loss keeps, in one place.
+
+A loss states its formula for ONE example. `batched` checks the arguments, maps the formula over the batch, and
+masks, weighs and reduces the result; `compiled` makes the public function a program that is traced once for each
+kind of call. Whoever has read one loss and this file has read them all.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ArrayLike: TypeAlias = jax.typing.ArrayLike | list[Any] | tuple[Any, ...]
+"""An array of jax or NumPy, a Python number, or a (nested) list of numbers."""
+
+Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_over_batch_size"] | Callable[[Array, Array], Array]
+"""A name, or a function `(losses, weights) -> result`; both arrays have one entry a unit."""
+
+Kind: TypeAlias = Literal["number", "score", "label", "logits"]
+"""What an input is: any number; a prediction, so of floating dtype; an integer class label; a row of logits."""
+
+REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size")
+
+# Programs kept for each loss, one for each set of constant options: a loop that makes a new lambda a step must not grow.
+PROGRAMS = 128
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# compiled
+
+
+def compiled(loss: Callable[P, R]) -> Callable[P, R]:
+    """Jit a loss without hiding its signature from `help`, editors and type checkers.
+
+    Arrays (and lists, which become arrays) are traced. A Python number, bool, string or function given to an option is
+    a compile-time constant: another value is another program.
+    """
+    name = loss.__name__
+    parameters = inspect.signature(loss).parameters.values()
+    positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    operands = frozenset([*positional, "weights", "where"])
+
+    @functools.lru_cache(maxsize=PROGRAMS, typed=True)
+    def program(**constants: Any) -> Callable[..., R]:
+        return jax.jit(functools.partial(loss, **constants), inline=True)
+
+    @functools.wraps(loss)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        arrays = [as_array(name, positional, i, x) for i, x in enumerate(args)]
+        if not kwargs:
+            return program()(*arrays)
+        constants, options = {}, {}
+        for key, value in kwargs.items():
+            if value is None or (key not in operands and _is_constant(key, value)):
+                constants[key] = value
+            else:
+                options[key] = as_array(name, (key,), 0, value)
+        return program(**constants)(*arrays, **options)
+
+    return call
+
+
+def _is_constant(key: str, value: Any) -> bool:
+    if isinstance(value, (bool, int, float, str)):
+        return not isinstance(value, np.generic)
+    return callable(value) or (key == "axis" and isinstance(value, tuple))
+
+
+def as_array(loss: str, names: Sequence[str], index: int, value: Any) -> Any:
+    """What jit can trace: arrays as they are, lists as arrays (jit would take a list for a tree of scalars)."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return value
+    name = names[index] if index < len(names) else f"argument {index + 1}"
+    try:
+        array = np.asarray(value)
+    except jax.errors.TracerArrayConversionError:  # a list of traced scalars
+        array = jnp.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{loss}: {name} is no array: {error}") from None
+    if array.dtype.kind not in "biufcV":  # V: bfloat16 and its kin
+        raise TypeError(f"{loss}: {name} must be an array of numbers or a list of them, got {type(value).__name__}.")
+    return array
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# batched
+
+
+def batched(
+    example: Callable[..., Array],
+    arrays: Sequence[ArrayLike],
+    *,
+    weights: ArrayLike | None,
+    where: ArrayLike | None,
+    reduction: Reduction,
+    core_ndims: Sequence[int] = (0, 0),
+    kinds: Sequence[Kind] = ("number", "number"),
+    axis: int = -1,
+    names: Sequence[str] = ("y_true", "y_pred"),
+) -> Array:
+    """Turn the formula for one example into the loss of a batch.
+
+    Args:
+      example: the formula, from the core of each array to one number. It may use traced options by closure.
+      arrays: the inputs; their batch axes must have equal shapes, nothing is broadcast.
+      weights: a factor for each unit; its shape is a leading part of the units' shape.
+      where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out.
+      reduction: "mean", "sum", "none", "sum_over_batch_size", or a function `(losses, weights) -> result`.
+      core_ndims: how many axes of each array belong to one example; the others are batch axes.
+      kinds: what each array holds. Numbers are widened to float32 (or float64) before the formula sees them; integer
+        labels stay integers; logits stay as they are, since the formulas find their maximum before they widen them.
+      axis: where the core axis of the inputs lies, if there is one.
+      names: what the caller calls the arrays, for error messages.
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range, an unknown reduction.
+      TypeError: a dtype that the input's kind excludes, a mask that is not bool.
+    """
+    loss = example.__qualname__.partition(".")[0]
+    inputs = [jnp.asarray(a) for a in arrays]
+    for name, x, kind in zip(names, inputs, kinds, strict=True):
+        _check_dtype(loss, name, x, kind)
+    axes = [_check_axis(loss, axis, x.ndim, n) for x, n in zip(inputs, core_ndims, strict=True)]
+    shape = _check_shapes(loss, names, inputs, core_ndims, axes)
+    if where is not None:
+        where = jnp.asarray(where)
+        if where.dtype != bool:
+            raise TypeError(
+                f"{loss}: where must be bool, got {where.dtype}. Did you mean weights=, or where=mask.astype(bool)?"
+            )
+        _check_leads(loss, "where", where, shape)
+    if weights is not None:
+        weights = jnp.asarray(weights)
+        if weights.ndim:
+            _check_leads(loss, "weights", weights, shape)
+    if not callable(reduction) and reduction not in REDUCTIONS:
+        raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.")
+
+    wide = any(x.dtype == jnp.float64 and not x.weak_type for x in inputs)
+    dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
+
+    def unit(exists: Array | None, *cores: Array) -> Array:
+        cores = tuple(_widen(x, kind, dtype) for x, kind in zip(cores, kinds, strict=True))
+        if exists is None:
+            return example(*cores).astype(dtype)
+        # Everything that the formula is differentiated by passes the mask, its traced options too.
+        formula, options = jax.closure_convert(example, *cores)
+        cores = (_masked(exists, x) for x in cores)
+        options = (_masked(exists, x) for x in options)
+        return jnp.where(exists, formula(*cores, *options).astype(dtype), 0)
+
+    # One vmap a batch axis, from the last to the first: a reshape to one batch axis would undo shardings.
+    mapped = unit
+    for i in reversed(range(len(shape))):
+        exists_axis = 0 if where is not None and i < where.ndim else None
+        mapped = jax.vmap(mapped, in_axes=(exists_axis, *(0 if i < core else 1 for core in axes)))
+    # The derivative is recomputed from the inputs: nothing as large as they are is stored for it.
+    mapped = jax.checkpoint(mapped, policy=jax.checkpoint_policies.save_only_these_names("jaxloss"))
+    return reduce(mapped(where, *inputs), weights, where, reduction)
+
+
+def kept(x: Array) -> Array:
+    """Store this value of a formula (one number a row, never a row) for the derivative instead of recomputing it."""
+    return checkpoint_name(x, "jaxloss")
+
+
+def _widen(x: Array, kind: Kind, dtype: np.dtype) -> Array:
+    if kind == "logits":
+        return x
+    if kind == "label":  # a narrower dtype could not even be compared with the number of classes
+        return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
+    return x.astype(dtype)
+
+
+@jax.custom_jvp
+def _masked(exists: Array, x: Array) -> Array:
+    """x as it is, but with no derivative where the unit does not exist, not even that of a NaN.
+
+    The value needs no such care: `unit` drops it. So a mask costs no pass over the inputs.
+    """
+    del exists
+    return x
+
+
+@_masked.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    exists, x = primals
+    dx = tangents[1]
+    if dx.dtype == jax.dtypes.float0:
+        return _masked(exists, x), dx
+    return _masked(exists, x), jnp.where(exists, dx, jnp.zeros_like(dx))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# reduce
+
+
+def reduce(losses: Array, weights: Array | None, where: Array | None, reduction: Reduction) -> Array:
+    """Weigh and reduce losses that are already 0 where no unit exists."""
+    if weights is not None:
+        weights = _spread(weights.astype(losses.dtype), losses.shape)
+    if where is not None:
+        where = _spread(where, losses.shape)
+        weights = None if weights is None else jnp.where(where, weights, 0)
+
+    if callable(reduction):
+        return _reduce_by(reduction, losses, weights, where)
+    if weights is not None:
+        losses = losses * weights
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return total(losses)
+    if reduction == "mean" and weights is not None:
+        divisor = total(weights)
+    elif where is not None:
+        divisor = jnp.sum(where, dtype=jnp.int32).astype(losses.dtype)
+    else:
+        return total(losses) / max(losses.size, 1)
+    return jnp.where(divisor == 0, 0, total(losses) / jnp.where(divisor == 0, 1, divisor))
+
+
+def _reduce_by(
+    reduction: Callable[[Array, Array], Array], losses: Array, weights: Array | None, where: Array | None
+) -> Array:
+    if weights is None:
+        weights = jnp.ones_like(losses) if where is None else where.astype(losses.dtype)
+    if losses.size == 0:
+        one_of_each = jax.ShapeDtypeStruct(tuple(max(n, 1) for n in losses.shape), losses.dtype)
+        if jax.eval_shape(reduction, one_of_each, one_of_each).ndim == 0:
+            return jnp.zeros((), losses.dtype)
+    # Where no weight is left, the losses are 0 and the weights as small as they can be, so that a weighted mean is
+    # 0 / tiny = 0 instead of 0 / 0, while a sum over several devices does not notice them.
+    nothing = ~jnp.any(weights != 0)
+    tiny = jnp.finfo(losses.dtype).tiny
+    return reduction(jnp.where(nothing, 0, losses), jnp.where(nothing, tiny, weights))
+
+
+def _spread(x: Array, shape: tuple[int, ...]) -> Array:
+    """Repeat a (batch,) array along the later axes of the units."""
+    return jnp.broadcast_to(jnp.expand_dims(x, tuple(range(x.ndim, len(shape)))), shape)
+
+
+def total(x: Array) -> Array:
+    """The sum of all entries, the last axis first: more exact than one long sum, and spread over the cores."""
+    if x.ndim < 2:
+        return jnp.sum(x)
+    return jnp.sum(jax.lax.optimization_barrier(jnp.sum(x, axis=-1)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# checks: once, while tracing, so that they cost nothing afterwards
+
+
+def check_option(loss: str, name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> None:
+    """Raise a ValueError for a constant option outside [low, high]; traced ones cannot be seen here."""
+    if isinstance(value, (bool, int, float)) and not low <= value <= high:
+        span = f"between {low:g} and {high:g}" if np.isfinite(high) else f"at least {low:g}"
+        raise ValueError(f"{loss}: {name} must be {span}, got {value}.")
+
+
+def _check_dtype(loss: str, name: str, x: Array, kind: Kind) -> None:
+    if jnp.issubdtype(x.dtype, jnp.complexfloating) or x.dtype == jax.dtypes.float0:
+        raise TypeError(f"{loss}: {name} must hold real numbers, got {x.dtype}.")
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    if kind == "label" and floating:
+        raise TypeError(f"{loss}: {name} must hold integer class labels, got {x.dtype}. For one-hot targets use cce.")
+    if kind in ("score", "logits") and not floating:
+        raise TypeError(f"{loss}: {name} must be of floating dtype, got {x.dtype}. Were y_true and y_pred swapped?")
+
+
+def _check_axis(loss: str, axis: Any, ndim: int, core_ndim: int) -> int:
+    """The place of the first core axis."""
+    if not isinstance(axis, int) or isinstance(axis, bool):
+        raise TypeError(f"{loss}: axis must be an int, got {axis!r}.")
+    if core_ndim != 1:
+        return ndim - core_ndim
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"{loss}: axis {axis} is out of range for y_pred with {ndim} axes.")
+    return axis % ndim
+
+
+def _check_shapes(
+    loss: str, names: Sequence[str], inputs: Sequence[Array], core_ndims: Sequence[int], axes: Sequence[int]
+) -> tuple[int, ...]:
+    """The shape of the units, after a check that it is the same for all arrays."""
+    import chex  # here, not at import time: it would double the time that `import jaxloss` takes
+
+    shapes = [x.shape for x in inputs]
+    batches = [s[:a] + s[a + n :] for s, a, n in zip(shapes, axes, core_ndims, strict=True)]
+    compared = shapes if len(set(core_ndims)) == 1 else batches
+    try:
+        chex.assert_equal_shape([np.broadcast_to(0, s) for s in compared])
+    except AssertionError:
+        given = ", ".join(f"{name} has shape {shape}" for name, shape in zip(names, shapes, strict=True))
+        rule = "Shapes must be equal" if compared is shapes else "Their batch axes must be equal"
+        raise ValueError(f"{loss}: {given}. {rule}{_hint(names, shapes, core_ndims)}") from None
+    return batches[0]
+
+
+def _hint(names: Sequence[str], shapes: Sequence[tuple[int, ...]], core_ndims: Sequence[int]) -> str:
+    for i, j in ((0, 1), (1, 0)):
+        longer, other = shapes[i], shapes[j]
+        if longer[-1:] == (1,) and longer[:-1] == other[: len(other) - core_ndims[j] + core_ndims[i]]:
+            return f"; did you mean {names[i]}.squeeze(-1)?"
+    if tuple(core_ndims) == (1, 1) and shapes[0] == shapes[1][:-1]:
+        return f"; if {names[0]} holds integer labels, use sparse_{'cce'}."
+    if tuple(core_ndims) == (0, 1) and shapes[0] == shapes[1]:
+        return f"; if {names[0]} is one-hot, use cce."
+    return "; nothing is broadcast."
+
+
+def _check_leads(loss: str, name: str, x: Array, shape: tuple[int, ...]) -> None:
+    if x.shape != shape[: x.ndim]:
+        raise ValueError(
+            f"{loss}: {name} has shape {x.shape}, the losses have shape {shape}. "
+            f"{name} must match them from the left, as in (batch,) for (batch, time)."
+        )

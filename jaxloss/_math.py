@@ -1,0 +1,136 @@
+"""Functions that several families share: made so that no finite input gives NaN, in the value or any derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jaxloss._contract import kept
+
+barrier = jax.lax.optimization_barrier
+
+# XLA's CPU compiler stores what it sums in rows longer than this, at several times the cost.
+LONG_ROW = 32_768
+
+
+def slopes(*partials: Callable[..., Array]) -> Callable[[Callable[..., Array]], Callable[..., Array]]:
+    """Give an elementwise function its partial derivatives, one for each argument, in place of automatic ones.
+
+    They are exact where differentiating the formula would cancel, they say what happens at kinks, and one that nobody
+    asks for is never computed.
+    """
+
+    def decorate(function: Callable[..., Array]) -> Callable[..., Array]:
+        with_slopes = jax.custom_jvp(function)
+
+        def rule(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Any]:
+            value = with_slopes(*primals)
+            terms = [
+                slope(*primals) * t
+                for slope, t in zip(partials, tangents, strict=True)
+                if not isinstance(t, SymbolicZero)
+            ]
+            return value, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(value)
+
+        with_slopes.defjvp(rule, symbolic_zeros=True)
+        return with_slopes
+
+    return decorate
+
+
+@slopes(lambda x: jnp.sign(x))
+def absolute(x: Array) -> Array:
+    """abs(x) with derivative 0 at 0, where jax.numpy has 1."""
+    return jnp.abs(x)
+
+
+# A probability below this has the derivative of this one: 1 / p and its square stay finite in float32.
+STEEPEST = 1e-12
+
+
+def _tiny(p: Array) -> float:
+    return float(jnp.finfo(p.dtype).tiny)
+
+
+@slopes(lambda p: 1 / jnp.maximum(p, STEEPEST))
+def log_probability(p: Array) -> Array:
+    """log(p) for p in [0, 1]; at 0 that of the smallest normal number, so finite."""
+    return jnp.log(jnp.maximum(p, _tiny(p)))
+
+
+@slopes(lambda p: -1 / jnp.maximum(1 - p, STEEPEST))
+def log_complement(p: Array) -> Array:
+    """log(1 - p) for p in [0, 1], exact for small p; at 1 that of the smallest normal number, so finite."""
+    return jnp.maximum(jnp.log1p(-p), jnp.log(_tiny(p)))
+
+
+def poisoned(valid: Array, loss: Array) -> Array:
+    """NaN, with zero gradient, where an input lies outside the domain: never a plausible number."""
+    return jnp.where(valid, loss, jnp.nan)
+
+
+def widened(x: Array) -> Array:
+    """Half precision to float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def in_explicit_mesh(x: Array) -> bool:
+    return jax.sharding.AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+
+
+def log_normaliser(logits: Array) -> tuple[Array, Array]:
+    """The maximum of a row and log sum exp(logits - maximum): two numbers whose sum is the logsumexp.
+
+    They stay apart because the difference of a logit and the maximum is exact where their sum would absorb it.
+    """
+    pieces = _pieces(logits)
+    largest = _row(jnp.max, jax.lax.stop_gradient(pieces))
+    shift = kept(barrier(widened(jnp.where(jnp.isneginf(largest), 0, largest))))
+    sum_exp = _row(jnp.sum, jnp.exp(widened(pieces) - shift))
+    return shift, kept(jnp.log(jnp.where(sum_exp == 0, 1, sum_exp)))
+
+
+def _pieces(row: Array) -> Array:
+    """A long row as a matrix of pieces, where its length has a fitting divisor and it is not split over devices."""
+    length = row.shape[-1]
+    if length <= LONG_ROW or in_explicit_mesh(row):
+        return row
+    counts = [n for n in range(-(-length // 8192), length // 512) if length % n == 0]
+    if not counts:
+        return row
+    count = next((n for n in counts if n % 8 == 0), counts[0])  # 8 shards keep whole pieces
+    return barrier(row.reshape(count, length // count))
+
+
+def _row(reduce: Callable[..., Array], pieces: Array) -> Array:
+    return reduce(pieces) if pieces.ndim == 1 else reduce(barrier(reduce(pieces, axis=-1)))
+
+
+@jax.custom_jvp
+def pick(row: Array, label: Array) -> Array:
+    """row[label], NaN for a label that is none; the derivative compares instead of scattering.
+
+    The classes may be spread over devices of an explicit mesh: then the value compares, too.
+    """
+    classes = row.shape[-1]
+    if in_explicit_mesh(row):
+        picked = jnp.sum(jnp.where(_is_class(row, label), row, 0))
+    else:
+        picked = row[jnp.clip(label, 0, classes - 1)]
+    return picked
+
+
+def _is_class(row: Array, label: Array) -> Array:
+    classes = jax.lax.broadcasted_iota(label.dtype, row.shape, 0)
+    return classes == label
+
+
+@pick.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    row, label = primals
+    return pick(row, label), jnp.sum(jnp.where(_is_class(row, label), tangents[0], 0))
