@@ -160,7 +160,8 @@ def batched(
         formula, options = jax.closure_convert(example, *cores)
         cores = (_masked(exists, x) for x in cores)
         options = (_masked(exists, x) for x in options)
-        return jnp.where(exists, formula(*cores, *options).astype(dtype), 0)
+        loss = formula(*cores, *options).astype(dtype)
+        return jnp.where(_sharded_as(loss, exists), loss, 0)
 
     # One vmap a batch axis, from the last to the first: a reshape to one batch axis would undo shardings.
     mapped = unit
@@ -201,7 +202,16 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     dx = tangents[1]
     if dx.dtype == jax.dtypes.float0:
         return _masked(exists, x), dx
-    return _masked(exists, x), jnp.where(exists, dx, jnp.zeros_like(dx))
+    return _masked(exists, x), jnp.where(_sharded_as(x, exists), dx, jnp.zeros_like(dx))
+
+
+def _sharded_as(x: Array, mask: Array) -> Array:
+    """The mask, laid out over the devices as x is: `where` demands that in an explicit mesh."""
+    return mask | ((x != x) & False) if in_explicit_mesh(x) else mask
+
+
+def in_explicit_mesh(x: Array) -> bool:
+    return jax.sharding.AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._contract import kept
+from jaxloss._contract import in_explicit_mesh, kept
 
 barrier = jax.lax.optimization_barrier
 
@@ -43,6 +44,11 @@ def slopes(*partials: Callable[..., Array]) -> Callable[[Callable[..., Array]], 
     return decorate
 
 
+def constants(*numbers: float, like: Array) -> list[Array]:
+    """Numbers for a derivative that XLA cannot share with the value: for that it would write each out as an array."""
+    return barrier([jnp.asarray(n, like.dtype) for n in numbers])
+
+
 @slopes(lambda x: jnp.sign(x))
 def absolute(x: Array) -> Array:
     """abs(x) with derivative 0 at 0, where jax.numpy has 1."""
@@ -53,20 +59,22 @@ def absolute(x: Array) -> Array:
 STEEPEST = 1e-12
 
 
-def _tiny(p: Array) -> float:
-    return float(jnp.finfo(p.dtype).tiny)
-
-
 @slopes(lambda p: 1 / jnp.maximum(p, STEEPEST))
 def log_probability(p: Array) -> Array:
     """log(p) for p in [0, 1]; at 0 that of the smallest normal number, so finite."""
-    return jnp.log(jnp.maximum(p, _tiny(p)))
+    return jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
 
 
 @slopes(lambda p: -1 / jnp.maximum(1 - p, STEEPEST))
 def log_complement(p: Array) -> Array:
     """log(1 - p) for p in [0, 1], exact for small p; at 1 that of the smallest normal number, so finite."""
-    return jnp.maximum(jnp.log1p(-p), jnp.log(_tiny(p)))
+    return jnp.maximum(jnp.log1p(-jnp.minimum(p, 1)), math.log(jnp.finfo(p.dtype).tiny))
+
+
+@slopes(lambda x: jax.nn.sigmoid(x))
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x))."""
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
 def poisoned(valid: Array, loss: Array) -> Array:
@@ -74,13 +82,20 @@ def poisoned(valid: Array, loss: Array) -> Array:
     return jnp.where(valid, loss, jnp.nan)
 
 
+def is_zero(option: Any) -> bool:
+    """Whether an option is the constant 0, so that its term can be left out of the program."""
+    return isinstance(option, (int, float)) and option == 0
+
+
+def rounding(x: Any) -> float:
+    """How far rounding in the dtype of x may carry a probability outside [0, 1]."""
+    dtype = jnp.result_type(x)
+    return 4 * float(jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32).eps)
+
+
 def widened(x: Array) -> Array:
     """Half precision to float32."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def in_explicit_mesh(x: Array) -> bool:
-    return jax.sharding.AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
 def log_normaliser(logits: Array) -> tuple[Array, Array]:
@@ -112,25 +127,23 @@ def _row(reduce: Callable[..., Array], pieces: Array) -> Array:
 
 
 @jax.custom_jvp
-def pick(row: Array, label: Array) -> Array:
-    """row[label], NaN for a label that is none; the derivative compares instead of scattering.
+def pick(row: Array, label: Array, stored: Array) -> Array:
+    """row[label]; of the last or first entry for a label outside the row.
 
-    The classes may be spread over devices of an explicit mesh: then the value compares, too.
+    Reading one entry of a computed row would write all of it to memory first, so it is read from `stored`: the same
+    row, as it lies in memory, perhaps of a narrower dtype. The derivative compares instead of scattering, and so does
+    the value if the row may be spread over devices.
     """
-    classes = row.shape[-1]
     if in_explicit_mesh(row):
-        picked = jnp.sum(jnp.where(_is_class(row, label), row, 0))
-    else:
-        picked = row[jnp.clip(label, 0, classes - 1)]
-    return picked
-
-
-def _is_class(row: Array, label: Array) -> Array:
-    classes = jax.lax.broadcasted_iota(label.dtype, row.shape, 0)
-    return classes == label
+        return jnp.sum(jnp.where(_is_at(label, row), row, 0))
+    return stored[jnp.clip(label, 0, stored.size - 1)].astype(row.dtype)
 
 
 @pick.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
-    row, label = primals
-    return pick(row, label), jnp.sum(jnp.where(_is_class(row, label), tangents[0], 0))
+def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Any, Any]) -> tuple[Array, Array]:
+    row, label, stored = primals
+    return pick(row, label, stored), jnp.sum(jnp.where(_is_at(label, row), tangents[0], 0))
+
+
+def _is_at(label: Array, row: Array) -> Array:
+    return jax.lax.broadcasted_iota(label.dtype, row.shape, 0) == label

@@ -1,4 +1,7 @@
-"""Classification losses; the unit is an example, but an element for `bce`. `K` classes, logits `z`, probabilities `p`."""
+"""Classification losses. `K` classes, logits `z`, probabilities `p`, targets `y` (labels or distributions).
+
+The unit is an example, which consumes the class axis; for `bce` it is an element.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,18 @@ from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
 from jaxloss._math import (
+    STEEPEST,
     barrier,
+    constants,
+    is_zero,
     log_complement,
     log_normaliser,
     log_probability,
     pick,
     poisoned,
+    rounding,
     slopes,
+    softplus,
     widened,
 )
 
@@ -36,15 +44,48 @@ def cce(
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> Array:
-    check_option("cce", "label_smoothing", label_smoothing, 0, 1)
+    """Categorical cross-entropy with dense targets: `-sum_k y_k log p_k`.
 
-    def example(q: Array, scores: Array) -> Array:
-        surprise, extra = _surprise(scores, from_logits, z_loss)
-        if not _is_zero(label_smoothing):
-            q = (1 - label_smoothing) * q + label_smoothing / q.size
+    From logits, `log p_k = z_k - logsumexp(z)`. From probabilities (the default), each row is first divided by its
+    sum; a row of zeros counts as uniform. At p = 0 the logarithm is that of the smallest normal number, so finite.
+
+    Args:
+      y_true: (..., K) target distributions, one-hot or soft.
+      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      from_logits: whether `y_pred` holds logits; they are more exact than probabilities.
+      label_smoothing: a in [0, 1]; the targets become `(1 - a) y + a / K`.
+      class_weights: (K,) factors of the terms of the sum.
+      z_loss: c; adds `c logsumexp(z)^2`, which keeps the normaliser of logits near 1.
+      axis: the class axis.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+
+    Raises:
+      ValueError: shapes that differ, options out of range. TypeError: `y_pred` of integer dtype.
+      A probability below 0 (by more than rounding) makes its example NaN, with zero gradient.
+
+    Example:
+      >>> print(cce([[0, 1, 0], [0, 0, 1]], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]]))  # -(log 0.95 + log 0.1) / 2
+      1.1769392
+
+    Source: Goodfellow, Bengio and Courville, Deep Learning (2016), 6.2; label smoothing: Szegedy et al. 2016,
+    arXiv 1512.00567; z-loss: Chowdhery et al. 2022, arXiv 2204.02311. Agrees with
+    keras.losses.CategoricalCrossentropy, with optax.softmax_cross_entropy and, for distributions as targets, with
+    torch.nn.functional.cross_entropy (both from logits).
+    """
+    check_option("cce", "label_smoothing", label_smoothing, 0, 1)
+    slack = rounding(y_pred)
+
+    def example(y: Array, scores: Array) -> Array:
+        valid, surprise, penalty = _surprise(scores, from_logits, z_loss, slack)
+        if not is_zero(label_smoothing):
+            y = (1 - label_smoothing) * y + label_smoothing / y.size
         if class_weights is not None:
-            q = q * jnp.asarray(class_weights)
-        return jnp.sum(jnp.where(q == 0, 0, q * surprise(widened(scores)))) + extra
+            y = y * jnp.asarray(class_weights)
+        # A class of no weight may have the logit -inf.
+        return poisoned(valid, jnp.sum(jnp.where(y == 0, 0, y * surprise(widened(scores)))) + penalty)
 
     return batched(
         example,
@@ -72,20 +113,46 @@ def sparse_cce(
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> Array:
+    """Categorical cross-entropy with integer labels: `-log p[y]`, equal to `cce` of the one-hot without making it.
+
+    Ignored labels are a mask: `where=y_true != -100`.
+
+    Args:
+      y_true: (...) integer labels in 0..K-1.
+      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      from_logits, label_smoothing, class_weights, z_loss, axis: as for `cce`. With smoothing a the loss is
+        `(1 - a) w[y] s[y] + a mean_k(w[k] s[k])` where `s = -log p` and w are the class weights.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+
+    Raises:
+      ValueError: shapes that do not fit, options out of range. TypeError: labels of floating dtype, or `y_pred` of
+      integer dtype. A label outside 0..K-1 makes its example NaN, with zero gradient.
+
+    Example:
+      >>> print(sparse_cce([1, 2], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]]))  # -(log 0.95 + log 0.1) / 2
+      1.1769392
+
+    Source: as for `cce`. Agrees with keras.losses.SparseCategoricalCrossentropy, with
+    optax.softmax_cross_entropy_with_integer_labels, and with torch.nn.functional.cross_entropy, whose mean with class
+    weights is this one with `weights=class_weights[y_true]` instead.
+    """
     check_option("sparse_cce", "label_smoothing", label_smoothing, 0, 1)
+    slack = rounding(y_pred)
 
     def example(label: Array, scores: Array) -> Array:
-        surprise, extra = _surprise(scores, from_logits, z_loss)
-        scores = barrier(scores)
-        loss = surprise(widened(pick(scores, label)))
+        valid, surprise, penalty = _surprise(scores, from_logits, z_loss, slack)
+        row = widened(scores)
+        loss = surprise(pick(row, label, barrier(scores)))
         if class_weights is not None:
-            loss = loss * pick(jnp.asarray(class_weights), label)
-        if not _is_zero(label_smoothing):
-            others = surprise(widened(scores))
-            if class_weights is not None:
-                others = others * jnp.asarray(class_weights)
+            weight = widened(jnp.asarray(class_weights))
+            loss = pick(weight, label, weight) * loss
+        if not is_zero(label_smoothing):
+            others = surprise(row) if class_weights is None else weight * surprise(row)
             loss = (1 - label_smoothing) * loss + label_smoothing * jnp.mean(others)
-        return poisoned((label >= 0) & (label < scores.size), loss + extra)
+        return poisoned(valid & (label >= 0) & (label < scores.size), loss + penalty)
 
     return batched(
         example,
@@ -99,19 +166,19 @@ def sparse_cce(
     )
 
 
-def _surprise(scores: Array, from_logits: bool, z_loss: float | Array):
-    """-log p as a function of one score."""
+def _surprise(
+    scores: Array, from_logits: bool, z_loss: float | Array, slack: float
+) -> tuple[Array | bool, Callable[[Array], Array], Array | float]:
+    """Whether a row is valid, -log p as a function of one of its scores, and the penalty of its normaliser."""
     if from_logits:
         shift, log_sum = log_normaliser(scores)
-        extra = 0.0 if _is_zero(z_loss) else z_loss * (shift + log_sum) ** 2
-        return (lambda z: log_sum - (z - shift)), extra
+        penalty = 0.0 if is_zero(z_loss) else z_loss * (shift + log_sum) ** 2
+        return True, lambda z: log_sum - (z - shift), penalty
     total = jnp.sum(scores)
-    safe = jnp.where(total > 0, total, 1)
-    return (lambda p: -log_probability(jnp.where(total > 0, p / safe, 1 / scores.size))), 0.0
-
-
-def _is_zero(option) -> bool:
-    return isinstance(option, (int, float)) and option == 0
+    empty = total <= 0
+    total = jnp.where(empty, 1, total)
+    uniform = 1 / scores.size
+    return jnp.min(scores) >= -slack, lambda p: -log_probability(jnp.where(empty, uniform, p / total)), 0.0
 
 
 @compiled
@@ -121,25 +188,88 @@ def bce(
     *,
     from_logits: bool = False,
     label_smoothing: float | Array = 0.0,
+    pos_weight: float | Array | None = None,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> Array:
-    check_option("bce", "label_smoothing", label_smoothing, 0, 1)
+    """Binary cross-entropy: `-y log p - (1 - y) log(1 - p)`.
 
-    def example(y: Array, score: Array) -> Array:
-        if not _is_zero(label_smoothing):
+    From logits, `p = sigmoid(z)` and the loss is `max(z, 0) - z y + log1p(exp(-abs(z)))`. From probabilities, the
+    logarithms are exact for every p; at 0 they are that of the smallest normal number, so finite.
+
+    Args:
+      y_true: (...) targets in [0, 1].
+      y_pred: (...) probabilities, or logits if `from_logits`.
+      from_logits: whether `y_pred` holds logits; they are more exact than probabilities.
+      label_smoothing: a in [0, 1]; the targets become `(1 - a) y + a / 2`.
+      pos_weight: factor of the term `y log p`: a number, or one for each entry of the last axis.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+
+    Raises:
+      ValueError: shapes that differ, options out of range. TypeError: `y_pred` of integer dtype.
+      A probability outside [0, 1] (by more than rounding) makes its element NaN, with zero gradient.
+
+    Example:
+      >>> print(bce([[0], [1]], [[0.4], [0.6]]))  # -log 0.6
+      0.5108256
+
+    Source: Goodfellow, Bengio and Courville, Deep Learning (2016), 6.2. Agrees with keras.losses.BinaryCrossentropy,
+    torch.nn.functional.binary_cross_entropy (and _with_logits, with pos_weight), and
+    optax.sigmoid_binary_cross_entropy.
+    """
+    check_option("bce", "label_smoothing", label_smoothing, 0, 1)
+    slack = rounding(y_pred)
+    arrays, kinds = (y_true, y_pred), ("number", "score")
+    if pos_weight is not None:
+        pos_weight = jnp.broadcast_to(jnp.asarray(pos_weight), jnp.shape(y_pred))
+        arrays, kinds = (*arrays, pos_weight), (*kinds, "number")
+
+    def example(y: Array, score: Array, positive: Array | None = None) -> Array:
+        if not is_zero(label_smoothing):
             y = (1 - label_smoothing) * y + label_smoothing / 2
-        if from_logits:
-            return _bce_logits(y, score)
-        p = jnp.clip(score, 0, 1)
-        return -(y * log_probability(p) + (1 - y) * log_complement(p))
+        loss = _bce_of_logit(y, score) if from_logits else _bce_of_probability(y, score, slack)
+        if positive is not None:
+            loss += (positive - 1) * y * (softplus(-score) if from_logits else -log_probability(score))
+        return loss
 
     return batched(
-        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+        example,
+        arrays,
+        core_ndims=(0,) * len(arrays),
+        kinds=kinds,
+        names=("y_true", "y_pred", "pos_weight")[: len(arrays)],
+        weights=weights,
+        where=where,
+        reduction=reduction,
     )
 
 
-@slopes(lambda y, z: -z, lambda y, z: (jnp.tanh(z / 2) + 1) / 2 - y)
-def _bce_logits(y: Array, z: Array) -> Array:
+def _sigmoid_minus(y: Array, z: Array) -> Array:
+    """sigmoid(z) - y, exact also where the two are almost equal."""
+    zero, one = constants(0, 1, like=z)
+    small = jnp.exp(-jnp.abs(z))
+    return jnp.where(z > zero, one - y - y * small, (one - y) * small - y) / (one + small)
+
+
+@slopes(lambda y, z: -z, _sigmoid_minus)
+def _bce_of_logit(y: Array, z: Array) -> Array:
     return jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z)))
+
+
+def _bce_of_probability(y: Array, p: Array, slack: float) -> Array:
+    def slope(y: Array, p: Array) -> Array:
+        zero, one, least, outside = constants(0, 1, STEEPEST, -slack, like=p)
+        steep = (one - y) / jnp.maximum(one - p, least) - y / jnp.maximum(p, least)
+        return jnp.where(p * (one - p) >= outside, steep, zero)
+
+    @slopes(lambda y, p: log_complement(p) - log_probability(p), slope)
+    def loss(y: Array, p: Array) -> Array:
+        # The root is NaN outside [0, 1], but for rounding; a select would keep XLA from fusing the loss with its sum.
+        poison = 0 * jnp.sqrt(p * (1 - p) + slack)
+        return poison - y * log_probability(p) - (1 - y) * log_complement(p)
+
+    return loss(y, p)
