@@ -98,16 +98,27 @@ def widened(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def log_normaliser(logits: Array) -> tuple[Array, Array]:
-    """The maximum of a row and log sum exp(logits - maximum): two numbers whose sum is the logsumexp.
+@jax.custom_jvp
+def log_normaliser(row: Array, stored: Array) -> tuple[Array, Array]:
+    """The maximum of a row of logits, and log sum exp(row - maximum): the logsumexp in two parts.
 
     They stay apart because the difference of a logit and the maximum is exact where their sum would absorb it.
+    The value is read from `stored`: the same row as it lies in memory, perhaps of a narrower dtype.
     """
-    pieces = _pieces(logits)
-    largest = _row(jnp.max, jax.lax.stop_gradient(pieces))
-    shift = kept(barrier(widened(jnp.where(jnp.isneginf(largest), 0, largest))))
-    sum_exp = _row(jnp.sum, jnp.exp(widened(pieces) - shift))
-    return shift, kept(jnp.log(jnp.where(sum_exp == 0, 1, sum_exp)))
+    pieces = _pieces(stored)
+    largest = _by_piece(jnp.max, pieces).astype(row.dtype)
+    shift = barrier(jnp.where(jnp.isneginf(largest), 0, largest))
+    sum_exp = _by_piece(jnp.sum, jnp.exp(pieces.astype(row.dtype) - shift))
+    return shift, jnp.log(jnp.where(sum_exp == 0, 1, sum_exp))
+
+
+@log_normaliser.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    row, stored = primals
+    shift, log_sum = map(kept, log_normaliser(row, stored))
+    softmax = jnp.exp((row - shift) - log_sum)
+    # The sum of the two parts does not depend on the shift, so that it may count as a constant.
+    return (shift, log_sum), (jnp.zeros_like(shift), jnp.sum(softmax * tangents[0]))
 
 
 def _pieces(row: Array) -> Array:
@@ -122,7 +133,7 @@ def _pieces(row: Array) -> Array:
     return barrier(row.reshape(count, length // count))
 
 
-def _row(reduce: Callable[..., Array], pieces: Array) -> Array:
+def _by_piece(reduce: Callable[..., Array], pieces: Array) -> Array:
     return reduce(pieces) if pieces.ndim == 1 else reduce(barrier(reduce(pieces, axis=-1)))
 
 
@@ -136,7 +147,7 @@ def pick(row: Array, label: Array, stored: Array) -> Array:
     """
     if in_explicit_mesh(row):
         return jnp.sum(jnp.where(_is_at(label, row), row, 0))
-    return stored[jnp.clip(label, 0, stored.size - 1)].astype(row.dtype)
+    return barrier(stored)[jnp.clip(label, 0, stored.size - 1)].astype(row.dtype)
 
 
 @pick.defjvp

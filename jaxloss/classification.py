@@ -13,7 +13,6 @@ from jax import Array
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
 from jaxloss._math import (
     STEEPEST,
-    barrier,
     constants,
     is_zero,
     log_complement,
@@ -79,13 +78,14 @@ def cce(
     slack = rounding(y_pred)
 
     def example(y: Array, scores: Array) -> Array:
-        valid, surprise, penalty = _surprise(scores, from_logits, z_loss, slack)
+        row = widened(scores)
+        valid, surprise, penalty = _surprise(row, scores, from_logits, z_loss, slack)
         if not is_zero(label_smoothing):
             y = (1 - label_smoothing) * y + label_smoothing / y.size
         if class_weights is not None:
             y = y * jnp.asarray(class_weights)
         # A class of no weight may have the logit -inf.
-        return poisoned(valid, jnp.sum(jnp.where(y == 0, 0, y * surprise(widened(scores)))) + penalty)
+        return poisoned(valid, jnp.sum(jnp.where(y == 0, 0, y * surprise(row))) + penalty)
 
     return batched(
         example,
@@ -143,9 +143,9 @@ def sparse_cce(
     slack = rounding(y_pred)
 
     def example(label: Array, scores: Array) -> Array:
-        valid, surprise, penalty = _surprise(scores, from_logits, z_loss, slack)
         row = widened(scores)
-        loss = surprise(pick(row, label, barrier(scores)))
+        valid, surprise, penalty = _surprise(row, scores, from_logits, z_loss, slack)
+        loss = surprise(pick(row, label, scores))
         if class_weights is not None:
             weight = widened(jnp.asarray(class_weights))
             loss = pick(weight, label, weight) * loss
@@ -167,18 +167,18 @@ def sparse_cce(
 
 
 def _surprise(
-    scores: Array, from_logits: bool, z_loss: float | Array, slack: float
+    row: Array, stored: Array, from_logits: bool, z_loss: float | Array, slack: float
 ) -> tuple[Array | bool, Callable[[Array], Array], Array | float]:
-    """Whether a row is valid, -log p as a function of one of its scores, and the penalty of its normaliser."""
+    """Whether a row of scores is valid, -log p as a function of one of them, and the penalty of their normaliser."""
     if from_logits:
-        shift, log_sum = log_normaliser(scores)
+        shift, log_sum = log_normaliser(row, stored)
         penalty = 0.0 if is_zero(z_loss) else z_loss * (shift + log_sum) ** 2
         return True, lambda z: log_sum - (z - shift), penalty
-    total = jnp.sum(scores)
+    total = jnp.sum(row)
     empty = total <= 0
     total = jnp.where(empty, 1, total)
-    uniform = 1 / scores.size
-    return jnp.min(scores) >= -slack, lambda p: -log_probability(jnp.where(empty, uniform, p / total)), 0.0
+    uniform = 1 / row.size
+    return jnp.min(row) >= -slack, lambda p: -log_probability(jnp.where(empty, uniform, p / total)), 0.0
 
 
 @compiled
