@@ -1,6 +1,6 @@
 """Losses for JAX: pure functions under one contract. `help(jaxloss.cce)` shows one; the README states the contract.
 
-    loss(y_true, y_pred, *, <its own options>, weights=None, where=None, reduction="mean")
+Every loss has the form `loss(y_true, y_pred, *, <its own options>, weights=None, where=None, reduction="mean")`.
 """
 
 from importlib.metadata import version as _version
@@ -15,9 +15,7 @@ from jaxloss.sharding import mean_over
 __version__ = _version("jaxloss")
 
 # Every loss by name, in the order of the families: tests, documentation and benchmarks walk it.
-LOSSES = _Frozen(
-    {name: getattr(family, name) for family in (_classification, _regression) for name in family.__all__}
-)
+LOSSES = _Frozen({name: getattr(family, name) for family in (_classification, _regression) for name in family.__all__})
 
 __all__ = [
     "LOSSES",

@@ -32,7 +32,7 @@ Kind: TypeAlias = Literal["number", "score", "label", "logits"]
 
 REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size")
 
-# Programs kept for each loss, one for each set of constant options: a loop that makes a new lambda a step must not grow.
+# Programs kept for each loss, one for each set of constant options: new lambdas at every step must not fill the memory.
 PROGRAMS = 128
 
 
@@ -158,9 +158,7 @@ def batched(
             return example(*cores).astype(dtype)
         # Everything that the formula is differentiated by passes the mask, its traced options too.
         formula, options = jax.closure_convert(example, *cores)
-        cores = (_masked(exists, x) for x in cores)
-        options = (_masked(exists, x) for x in options)
-        loss = formula(*cores, *options).astype(dtype)
+        loss = formula(*(_masked(exists, x) for x in (*cores, *options))).astype(dtype)
         return jnp.where(_sharded_as(loss, exists), loss, 0)
 
     # One vmap a batch axis, from the last to the first: a reshape to one batch axis would undo shardings.

@@ -77,7 +77,7 @@ def softplus(x: Array) -> Array:
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
-def poisoned(valid: Array, loss: Array) -> Array:
+def poisoned(valid: Array | bool, loss: Array) -> Array:
     """NaN, with zero gradient, where an input lies outside the domain: never a plausible number."""
     return jnp.where(valid, loss, jnp.nan)
 

@@ -146,11 +146,11 @@ def sparse_cce(
         row = widened(scores)
         valid, surprise, penalty = _surprise(row, scores, from_logits, z_loss, slack)
         loss = surprise(pick(row, label, scores))
-        if class_weights is not None:
-            weight = widened(jnp.asarray(class_weights))
+        weight = None if class_weights is None else widened(jnp.asarray(class_weights))
+        if weight is not None:
             loss = pick(weight, label, weight) * loss
         if not is_zero(label_smoothing):
-            others = surprise(row) if class_weights is None else weight * surprise(row)
+            others = surprise(row) if weight is None else weight * surprise(row)
             loss = (1 - label_smoothing) * loss + label_smoothing * jnp.mean(others)
         return poisoned(valid & (label >= 0) & (label < scores.size), loss + penalty)
 
@@ -223,10 +223,9 @@ def bce(
     """
     check_option("bce", "label_smoothing", label_smoothing, 0, 1)
     slack = rounding(y_pred)
-    arrays, kinds = (y_true, y_pred), ("number", "score")
+    arrays: tuple[ArrayLike, ...] = (y_true, y_pred)
     if pos_weight is not None:
-        pos_weight = jnp.broadcast_to(jnp.asarray(pos_weight), jnp.shape(y_pred))
-        arrays, kinds = (*arrays, pos_weight), (*kinds, "number")
+        arrays = (y_true, y_pred, jnp.broadcast_to(jnp.asarray(pos_weight), jnp.asarray(y_pred).shape))
 
     def example(y: Array, score: Array, positive: Array | None = None) -> Array:
         if not is_zero(label_smoothing):
@@ -239,8 +238,8 @@ def bce(
     return batched(
         example,
         arrays,
-        core_ndims=(0,) * len(arrays),
-        kinds=kinds,
+        core_ndims=(0, 0, 0)[: len(arrays)],
+        kinds=("number", "score", "number")[: len(arrays)],
         names=("y_true", "y_pred", "pos_weight")[: len(arrays)],
         weights=weights,
         where=where,

@@ -13,7 +13,7 @@ from jaxloss._contract import total
 
 
 @dataclasses.dataclass(frozen=True)
-class mean_over:  # noqa: N801  it is used as a function: reduction=mean_over("data")
+class mean_over:
     """The mean over all devices along a mesh axis: sum(w * l) / sum(w), both summed over the devices first.
 
     A mean of the devices' means is wrong as soon as their masks differ. For use inside `jax.shard_map` (or any other

@@ -195,7 +195,7 @@ def every(targets, predictions):
     return np.repeat(targets, len(predictions), 0), np.concatenate([predictions] * len(targets))
 
 
-HARD_REALS = every([0.0, -1e30, -65504.0, 3e38], [0.0, 1e-30, 1.0, 1e4, 65504.0, 1e30, -3e38])
+HARD_REALS = every([0.0, -1e30, -65504.0, 1.7e38], [0.0, 1e-30, 1.0, 1e4, 65504.0, 1e30, -1.7e38])
 HARD_PROBABILITY = every([0.0, 1.0, 0.5], [0.0, 1.0, 0.5, 1e-38, 1e-30, 1e-7, 1 - 2.0**-24, 1 + 2.0**-23])
 HARD_LOGIT = every([0.0, 1.0, 0.5], [0.0, 1e-30, 20.0, 88.0, -88.0, 104.0, -104.0, 1e4, -1e4, 3e38, -3e38])
 
