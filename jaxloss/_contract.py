@@ -188,10 +188,10 @@ def _widen(x: Array, kind: Kind, dtype: np.dtype) -> Array:
 def _masked(exists: Array, x: Array) -> Array:
     """x as it is, but with no derivative where the unit does not exist, not even that of a NaN.
 
-    The value needs no such care: `unit` drops it. So a mask costs no pass over the inputs.
+    The value needs no such care: `unit` drops it, and the compiler drops the select of twice the same, which is there
+    for vmap alone (it takes value and derivative to depend on the same arguments). So a mask costs no pass.
     """
-    del exists
-    return x
+    return jnp.where(_sharded_as(x, exists), x, x)
 
 
 @_masked.defjvp
@@ -208,8 +208,8 @@ def _sharded_as(x: Array, mask: Array) -> Array:
     return mask | ((x != x) & False) if in_explicit_mesh(x) else mask
 
 
-def in_explicit_mesh(x: Array) -> bool:
-    return jax.sharding.AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+def in_explicit_mesh(*arrays: Array) -> bool:
+    return any(jax.sharding.AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types for x in arrays)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -250,10 +250,10 @@ def _reduce_by(
         one_of_each = jax.ShapeDtypeStruct(tuple(max(n, 1) for n in losses.shape), losses.dtype)
         if jax.eval_shape(reduction, one_of_each, one_of_each).ndim == 0:
             return jnp.zeros((), losses.dtype)
-    # Where no weight is left, the losses are 0 and the weights as small as they can be, so that a weighted mean is
-    # 0 / tiny = 0 instead of 0 / 0, while a sum over several devices does not notice them.
+    # Where no weight is left, the losses are 0 and the weights so small that only their square is still a number: a
+    # weighted mean is 0 / tiny = 0 instead of 0 / 0, while a sum over several devices does not notice them.
     nothing = ~jnp.any(weights != 0)
-    tiny = jnp.finfo(losses.dtype).tiny
+    tiny = 2 * float(jnp.finfo(losses.dtype).tiny) ** 0.5
     return reduction(jnp.where(nothing, 0, losses), jnp.where(nothing, tiny, weights))
 
 
@@ -322,7 +322,7 @@ def _check_shapes(
 def _hint(names: Sequence[str], shapes: Sequence[tuple[int, ...]], core_ndims: Sequence[int]) -> str:
     for i, j in ((0, 1), (1, 0)):
         longer, other = shapes[i], shapes[j]
-        if longer[-1:] == (1,) and longer[:-1] == other[: len(other) - core_ndims[j] + core_ndims[i]]:
+        if longer[-1:] == (1,) and longer[: len(longer) - 1 - core_ndims[i]] == other[: len(other) - core_ndims[j]]:
             return f"; did you mean {names[i]}.squeeze(-1)?"
     if tuple(core_ndims) == (1, 1) and shapes[0] == shapes[1][:-1]:
         return f"; if {names[0]} holds integer labels, use sparse_{'cce'}."

@@ -95,7 +95,7 @@ def rounding(x: Any) -> float:
 
 def widened(x: Array) -> Array:
     """Half precision to float32."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 @jax.custom_jvp
@@ -145,7 +145,7 @@ def pick(row: Array, label: Array, stored: Array) -> Array:
     row, as it lies in memory, perhaps of a narrower dtype. The derivative compares instead of scattering, and so does
     the value if the row may be spread over devices.
     """
-    if in_explicit_mesh(row):
+    if in_explicit_mesh(row, label):
         return jnp.sum(jnp.where(_is_at(label, row), row, 0))
     return barrier(stored)[jnp.clip(label, 0, stored.size - 1)].astype(row.dtype)
 

@@ -81,11 +81,13 @@ def cce(
         row = widened(scores)
         valid, surprise, penalty = _surprise(row, scores, from_logits, z_loss, slack)
         if not is_zero(label_smoothing):
-            y = (1 - label_smoothing) * y + label_smoothing / y.size
+            a = jnp.asarray(label_smoothing, row.dtype)
+            y = (1 - a) * y + a / y.size
         if class_weights is not None:
-            y = y * jnp.asarray(class_weights)
-        # A class of no weight may have the logit -inf.
-        return poisoned(valid, jnp.sum(jnp.where(y == 0, 0, y * surprise(row))) + penalty)
+            y = y * _per_class("cce", class_weights, row)
+        s = surprise(row)
+        s = jnp.where((y == 0) & jnp.isinf(s), 0, s)  # an excluded class, of logit -inf, costs nothing
+        return poisoned(valid, jnp.sum(y * s) + penalty)
 
     return batched(
         example,
@@ -146,12 +148,13 @@ def sparse_cce(
         row = widened(scores)
         valid, surprise, penalty = _surprise(row, scores, from_logits, z_loss, slack)
         loss = surprise(pick(row, label, scores))
-        weight = None if class_weights is None else widened(jnp.asarray(class_weights))
+        weight = None if class_weights is None else _per_class("sparse_cce", class_weights, row)
         if weight is not None:
             loss = pick(weight, label, weight) * loss
         if not is_zero(label_smoothing):
             others = surprise(row) if weight is None else weight * surprise(row)
-            loss = (1 - label_smoothing) * loss + label_smoothing * jnp.mean(others)
+            a = jnp.asarray(label_smoothing, row.dtype)
+            loss = (1 - a) * loss + a * jnp.mean(others)
         return poisoned(valid & (label >= 0) & (label < scores.size), loss + penalty)
 
     return batched(
@@ -172,13 +175,22 @@ def _surprise(
     """Whether a row of scores is valid, -log p as a function of one of them, and the penalty of their normaliser."""
     if from_logits:
         shift, log_sum = log_normaliser(row, stored)
-        penalty = 0.0 if is_zero(z_loss) else z_loss * (shift + log_sum) ** 2
+        log_total = shift + log_sum
+        # A product, not a square: its derivative is finite for the largest logits.
+        penalty = 0.0 if is_zero(z_loss) else jnp.asarray(z_loss, row.dtype) * log_total * log_total
         return True, lambda z: log_sum - (z - shift), penalty
     total = jnp.sum(row)
     empty = total <= 0
     total = jnp.where(empty, 1, total)
     uniform = 1 / row.size
     return jnp.min(row) >= -slack, lambda p: -log_probability(jnp.where(empty, uniform, p / total)), 0.0
+
+
+def _per_class(loss: str, class_weights: ArrayLike, row: Array) -> Array:
+    given = jnp.asarray(class_weights, row.dtype)
+    if given.shape != row.shape:
+        raise ValueError(f"{loss}: class_weights has shape {given.shape}, expected {row.shape}: one for each class.")
+    return given * jnp.ones_like(row)  # laid out over the devices as the row is
 
 
 @compiled
@@ -222,14 +234,16 @@ def bce(
     optax.sigmoid_binary_cross_entropy.
     """
     check_option("bce", "label_smoothing", label_smoothing, 0, 1)
+    check_option("bce", "pos_weight", pos_weight, low=0)
     slack = rounding(y_pred)
     arrays: tuple[ArrayLike, ...] = (y_true, y_pred)
     if pos_weight is not None:
-        arrays = (y_true, y_pred, jnp.broadcast_to(jnp.asarray(pos_weight), jnp.asarray(y_pred).shape))
+        arrays = (y_true, y_pred, _per_entry(pos_weight, jnp.asarray(y_pred)))
 
     def example(y: Array, score: Array, positive: Array | None = None) -> Array:
         if not is_zero(label_smoothing):
-            y = (1 - label_smoothing) * y + label_smoothing / 2
+            a = jnp.asarray(label_smoothing, y.dtype)
+            y = (1 - a) * y + a / 2
         loss = _bce_of_logit(y, score) if from_logits else _bce_of_probability(y, score, slack)
         if positive is not None:
             loss += (positive - 1) * y * (softplus(-score) if from_logits else -log_probability(score))
@@ -245,6 +259,19 @@ def bce(
         where=where,
         reduction=reduction,
     )
+
+
+def _per_entry(pos_weight: ArrayLike, y_pred: Array) -> Array:
+    """The weight of each element, laid out over the devices as y_pred is."""
+    given = jnp.asarray(pos_weight, widened(y_pred).dtype)
+    if given.shape not in ((), y_pred.shape[-1:]):
+        raise ValueError(
+            f"bce: pos_weight has shape {given.shape}, expected () or {y_pred.shape[-1:]}: one for each entry of the "
+            "last axis of y_pred."
+        )
+    if given.ndim < y_pred.ndim:
+        given = jnp.expand_dims(given, tuple(range(y_pred.ndim - given.ndim)))
+    return given * jnp.ones_like(y_pred, given.dtype)
 
 
 def _sigmoid_minus(y: Array, z: Array) -> Array:

@@ -124,7 +124,7 @@ def huber(
 
 def _clipped(e: Array, delta: Array) -> Array:
     delta = barrier(delta)  # see `constants`
-    return jax.lax.clamp(-delta, e, delta)
+    return jnp.minimum(jnp.maximum(e, -delta), delta)
 
 
 @slopes(_clipped, lambda e, delta: jnp.maximum(jnp.abs(e) - delta, 0))

@@ -1,0 +1,14 @@
+"""One row for each configuration of a loss: its inputs, and its formula once more, in NumPy and float64.
+
+An oracle is written from the paper, never from the library: plain formulas with axes, no jax. It takes the arrays of
+the loss as float64 (labels as integers), with any batch axes in front, and returns one loss for each unit.
+The checks of contract.py do the rest. A new loss needs one row in its family's file; `Row` says what can be added.
+"""
+
+from cases import classification, regression
+from cases.row import CLASSES, Row
+
+FAMILIES = (classification, regression)
+ROWS = tuple(row for family in FAMILIES for row in family.ROWS)
+
+__all__ = ["CLASSES", "ROWS", "Row"]

@@ -1,0 +1,87 @@
+"""What a row of the tables says about a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+CLASSES = 4  # the number of devices along the second axis of the test mesh
+
+Arrays = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A loss with given options.
+
+    id: the loss, then a hyphen and what is special here: "huber", "huber-delta".
+    inputs: `(rng, batch shape) -> arrays`; for the batch shape () it returns the arrays of one example.
+    oracle: `(*arrays, **options) -> one loss for each unit`, float64.
+    options: keyword arguments. The checks also give the floats and arrays among them as traced arrays.
+    names: what the loss calls its arrays.
+    labels: the place of an array of class labels, 0 to CLASSES - 1.
+    coupled: units see one another (a batch of anchors), so repeating a unit changes the others.
+    pooled: a unit is made of the whole first axis (pixels), so the losses have no such axis.
+    detached: places of floating arrays that the definition does not differentiate.
+    constant: floats among the options that cannot be traced.
+    hard: a batch on which no NaN may appear, and the value is that of the oracle wherever float32 can hold it.
+    outside: a batch of which every unit lies outside the domain: NaN.
+    ties: a batch of which every unit lies at a kink: the derivative by every array is 0.
+    refused: options that raise a ValueError.
+    """
+
+    id: str
+    inputs: Callable[[np.random.Generator, tuple[int, ...]], Arrays]
+    oracle: Callable[..., np.ndarray]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ("y_true", "y_pred")
+    labels: int | None = None
+    coupled: bool = False
+    pooled: bool = False
+    detached: Sequence[int] = ()
+    constant: Sequence[str] = ()
+    hard: Arrays = ()
+    outside: Arrays = ()
+    ties: Arrays = ()
+    refused: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def name(self) -> str:
+        return self.id.partition("-")[0]
+
+    @property
+    def cores(self) -> tuple[int, ...]:
+        """How many axes of each array belong to one example."""
+        return tuple(np.ndim(x) for x in self.inputs(np.random.default_rng(0), ()))
+
+    @property
+    def differentiable(self) -> tuple[int, ...]:
+        example = self.inputs(np.random.default_rng(0), ())
+        return tuple(i for i, x in enumerate(example) if i not in self.detached and np.asarray(x).dtype.kind == "f")
+
+    @property
+    def traceable(self) -> dict[str, Any]:
+        """The options that may be arrays, as NumPy arrays of float64."""
+        return {
+            key: np.asarray(value, np.float64)
+            for key, value in self.options.items()
+            if isinstance(value, float | np.ndarray) and key not in self.constant
+        }
+
+    def make(self, batch: tuple[int, ...], dtype: Any = np.float32, seed: int = 0) -> Arrays:
+        arrays = self.inputs(np.random.default_rng([seed, *batch]), batch)
+        return tuple(np.asarray(x).astype(dtype if np.asarray(x).dtype.kind == "f" else np.int32) for x in arrays)
+
+    def losses(self, arrays: Arrays, **options: Any) -> np.ndarray:
+        """The losses of the units by the oracle."""
+        exact = [np.asarray(x) if np.asarray(x).dtype.kind in "iu" else np.asarray(x, np.float64) for x in arrays]
+        return np.asarray(self.oracle(*exact, **{**self.options, **options}), np.float64)
+
+
+def every(targets: Any, predictions: Any) -> Arrays:
+    """A hard batch: every target with every prediction."""
+    targets, predictions = np.asarray(targets), np.asarray(predictions)
+    return np.repeat(targets, len(predictions), 0), np.concatenate([predictions] * len(targets))
