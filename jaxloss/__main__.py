@@ -1,0 +1,238 @@
+"""The demonstration: the documented outputs, a classifier of handwritten digits, and a picture of the losses.
+
+Start it with `python -m jaxloss`. It is also an example to copy: `train` shows a loss inside a jitted step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import jaxloss
+
+try:
+    import optax
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+    from tqdm import trange
+except ModuleNotFoundError as missing:
+    sys.exit(f'The demonstration needs {missing.name}, which is not installed: pip install "jaxloss[demo]"')
+
+Params = dict[str, Array]
+Curves = dict[str, Callable[[Array], Array]]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The documented outputs
+
+DOCUMENTED = (
+    ("cce", [[0, 1, 0], [0, 0, 1]], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]], 1.176939),
+    ("bce", [[0], [1]], [[0.4], [0.6]], 0.5108254),
+    ("mae", [[0.0], [0.0]], [[1.0], [1.0]], 1.0),
+    ("mse", [[0.0], [1.0]], [[1.0], [1.0]], 0.5),
+    ("huber", [[0], [1]], [[0.6], [0.4]], 0.18),
+)
+TOLERANCE = 1e-6
+
+
+def compare() -> list[str]:
+    """Print the documented outputs beside the computed ones; return the names of the losses that differ."""
+    wrong = []
+    print("documented   computed  difference  call")
+    for name, y_true, y_pred, documented in DOCUMENTED:
+        computed = float(jaxloss.LOSSES[name](y_true, y_pred))
+        difference = abs(computed - documented)
+        print(f"{documented:>10} {computed:10.7f} {difference:11.1e}  {name}({y_true}, {y_pred})")
+        if not difference <= TOLERANCE:
+            wrong.append(name)
+    return wrong
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The classifier
+
+SIZES = (64, 256, 256, 10)
+BATCH = 128
+EPOCHS = 30
+SMOOTHING = 0.1
+ACCURACY = 0.97  # what the default settings must reach
+
+
+def init(key: Array) -> Params:
+    params: Params = {}
+    for i, (inputs, outputs) in enumerate(pairwise(SIZES)):
+        kernel = jax.nn.initializers.he_normal()(jax.random.fold_in(key, i), (inputs, outputs))
+        params |= {f"kernel{i}": kernel, f"bias{i}": jnp.zeros(outputs)}
+    return params
+
+
+def model(params: Params, images: Array) -> Array:
+    """The logits, (batch, 10)."""
+    x = images @ params["kernel0"] + params["bias0"]
+    x = jax.nn.relu(x) @ params["kernel1"] + params["bias1"]
+    return jax.nn.relu(x) @ params["kernel2"] + params["bias2"]
+
+
+def loss(params: Params, images: Array, labels: Array, exists: Array | None = None) -> Array:
+    logits = model(params, images)
+    return jaxloss.sparse_cce(labels, logits, from_logits=True, label_smoothing=SMOOTHING, where=exists)
+
+
+def batches(rng: np.random.Generator, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Shuffled indices in batches of one length, and a mask: the last batch is filled up with entries to ignore."""
+    steps = -(-size // BATCH)
+    indices = np.resize(rng.permutation(size), (steps, BATCH))
+    exists = np.arange(steps * BATCH).reshape(steps, BATCH) < size
+    return zip(indices, exists, strict=True)
+
+
+def train(epochs: int, seed: int) -> dict[str, list[float]]:
+    """Learn to read digits; return the losses of the steps, and the test loss and accuracy after each epoch."""
+    images, labels = load_digits(return_X_y=True)
+    parts = train_test_split(images / 16, labels, test_size=0.2, stratify=labels, random_state=seed)
+    x, x_test, y, y_test = map(jnp.asarray, parts)
+    print(f"Handwritten digits: {len(x)} to learn from, {len(x_test)} to test.", flush=True)
+
+    params = init(jax.random.key(seed))
+    optimizer = optax.adamw(optax.cosine_decay_schedule(3e-3, epochs * -(-len(x) // BATCH)), weight_decay=1e-2)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params: Params, state: Any, images: Array, labels: Array, exists: Array) -> tuple[Any, Any, Array]:
+        value, gradient = jax.value_and_grad(loss)(params, images, labels, exists)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    @jax.jit
+    def evaluate(params: Params) -> tuple[Array, Array]:
+        hits = jnp.argmax(model(params, x_test), axis=-1) == y_test
+        return loss(params, x_test, y_test), jnp.mean(hits)
+
+    rng = np.random.default_rng(seed)
+    history: dict[str, list[float]] = {"training loss": [], "test loss": [], "test accuracy": []}
+    with trange(epochs, unit="epoch") as progress:
+        for _ in progress:
+            for indices, exists in batches(rng, len(x)):
+                params, state, value = step(params, state, x[indices], y[indices], exists)
+                history["training loss"].append(float(value))
+            test_loss, accuracy = map(float, evaluate(params))
+            history["test loss"].append(test_loss)
+            history["test accuracy"].append(accuracy)
+            progress.set_postfix(loss=f"{test_loss:.3f}", accuracy=f"{accuracy:.3f}", refresh=False)
+    return history
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The picture
+
+TRUE_CLASS = np.array([1, 0, 0], np.float32)
+
+# Each loss as a function of one number: the prediction for the target 0, or the logit of the true class.
+REGRESSION: Curves = {
+    "mse": lambda p: jaxloss.mse(0.0, p),
+    "mae": lambda p: jaxloss.mae(0.0, p),
+    "huber": lambda p: jaxloss.huber(0.0, p),
+}
+CLASSIFICATION: Curves = {
+    "bce": lambda z: jaxloss.bce(1.0, z, from_logits=True),
+    "cce": lambda z: jaxloss.cce(TRUE_CLASS, z * TRUE_CLASS, from_logits=True),
+    "sparse_cce": lambda z: jaxloss.sparse_cce(0, z * TRUE_CLASS, from_logits=True, label_smoothing=SMOOTHING),
+}
+COLORS = {name: f"C{i}" for i, name in enumerate([*REGRESSION, *CLASSIFICATION])}
+NOTES = {"cce": "cce, 3 classes", "sparse_cce": f"sparse_cce, 3 classes, label_smoothing={SMOOTHING}"}
+
+
+def draw_losses(above: Axes, below: Axes, curves: Curves, x: Array) -> None:
+    for name, curve in curves.items():
+        values, slopes = jax.vmap(jax.value_and_grad(curve))(x)
+        style = {"color": COLORS[name], "label": NOTES.get(name, name), "linewidth": 2}
+        above.plot(x, values, **style)
+        below.plot(x, slopes, **style)
+    above.set(ylabel="loss")
+    below.set(ylabel="gradient")
+    above.legend()
+
+
+def draw_training(above: Axes, below: Axes, history: dict[str, list[float]]) -> None:
+    batches, test, accuracy = history["training loss"], history["test loss"], history["test accuracy"]
+    epochs = np.arange(1, len(test) + 1)
+    smoothed = (1 - SMOOTHING) * jax.nn.one_hot(0, SIZES[-1]) + SMOOTHING / SIZES[-1]
+    lowest = float(jaxloss.sparse_cce(0, smoothed, label_smoothing=SMOOTHING))
+    style = {"color": COLORS["sparse_cce"], "linewidth": 2, "marker": "."}
+    above.plot(np.linspace(0, len(test), len(batches)), batches, "0.7", label="training batches")
+    above.plot(epochs, test, label="test", **style)
+    above.axhline(lowest, color="0.3", linestyle=":", label=f"lowest possible: {lowest:.3f}")
+    below.plot(epochs, accuracy, label=f"test: {accuracy[-1]:.3f} at the end", **style)
+    below.axhline(ACCURACY, color="0.3", linestyle=":", label=f"required: {ACCURACY}")
+    above.set(ylabel="loss")
+    below.set(ylabel="accuracy")
+    above.legend()
+    below.legend()
+
+
+def draw(history: dict[str, list[float]], output: Path) -> None:
+    figure = Figure(figsize=(15, 8), layout="constrained")
+    above, below = figure.subplots(2, 3, sharex="col")
+    draw_losses(above[0], below[0], REGRESSION, jnp.linspace(-2, 2, 401))
+    draw_losses(above[1], below[1], CLASSIFICATION, jnp.linspace(-4, 6, 401))
+    draw_training(above[2], below[2], history)
+    above[0].set_title("Regression, target 0")
+    above[1].set_title("Classification from logits")
+    above[2].set_title(f"Digits: sparse_cce, label_smoothing={SMOOTHING}")
+    below[0].set_xlabel("prediction")
+    below[1].set_xlabel("logit of the true class (the others are 0)")
+    below[2].set_xlabel("epoch")
+    for axes in (*above, *below):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(output, dpi=100)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m jaxloss", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("jaxloss-demo.png"), help="the picture (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the training data (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the split, the parameters and the batches (%(default)s)"
+    )
+    options = parser.parse_args(argv)
+    if options.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {options.epochs}")
+    if not 0 <= options.seed < 2**32:
+        parser.error(f"--seed must be between 0 and {2**32 - 1}, got {options.seed}")
+    if options.output.suffix.lower() not in (".png", ".pdf", ".svg"):
+        parser.error(f"--output must end in .png, .pdf or .svg, got {options.output}")
+    if not options.output.parent.is_dir():
+        parser.error(f"--output: there is no folder {options.output.parent}")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = arguments(argv)
+    if wrong := compare():
+        sys.exit(f"Failed: more than {TOLERANCE:g} away from the documented output: {', '.join(wrong)}.")
+    print()
+    history = train(options.epochs, options.seed)
+    accuracy = history["test accuracy"][-1]
+    draw(history, options.output)
+    print(f"\ntest accuracy: {accuracy:.3f}\npicture: {options.output}")
+    if options.epochs >= EPOCHS and accuracy < ACCURACY:
+        sys.exit(f"Failed: the test accuracy is below {ACCURACY}.")
+
+
+if __name__ == "__main__":
+    main()

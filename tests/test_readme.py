@@ -1,0 +1,130 @@
+"""The README tells the truth: its code runs and prints what it says, its table of losses is that of the library."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+import jaxloss
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+SHARED = ("axis", "weights", "where", "reduction")
+
+
+def blocks(language: str, document: str = "README.md") -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: f"block{blocks('python').index(code)}")
+def test_code_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str]):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader has them
+        exec(compile(code, "README.md", "exec"), {})
+    said = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    assert said == capsys.readouterr().out.splitlines()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table of losses
+
+Row = tuple[str, str, str]  # family, loss, own options
+
+
+def table() -> dict[str, Row]:
+    """The rows of the README by name of the loss."""
+    rows: dict[str, Row] = {}
+    section = README.partition("\n## The losses\n")[2].partition("\n## ")[0]
+    for part in section.split("\n### ")[1:]:
+        family, _, lines = part.partition("\n")
+        for line in lines.splitlines():
+            if not line.startswith("| `"):
+                continue
+            call, definition, options, unit = (cell.strip() for cell in line.strip("|").split("|"))
+            assert definition, f"{call}: no definition"
+            assert unit, f"{call}: no unit"
+            name = call.strip("`").partition("(")[0]
+            assert name not in rows, f"{name}: two rows"
+            rows[name] = (family, call, options)
+    return rows
+
+
+def row_of(name: str, loss: Callable[..., Any]) -> Row:
+    """What the row of a loss must say."""
+    parameters = inspect.signature(loss).parameters.values()
+    arrays = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in SHARED]
+    call = f"`{name}`" if arrays == ["y_true", "y_pred"] else f"`{name}({', '.join(arrays)})`"
+    return loss.__module__.removeprefix("jaxloss."), call, " ".join(f"`{option(p)}`" for p in own)
+
+
+def option(parameter: inspect.Parameter) -> str:
+    default = parameter.default
+    if default is parameter.empty:
+        return parameter.name
+    return f"{parameter.name}={default:g}" if isinstance(default, float) else f"{parameter.name}={default!r}"
+
+
+def draft(name: str, loss: Callable[..., Any]) -> str:
+    """A row to begin with, from the signature and the docstring."""
+    family, call, options = row_of(name, loss)
+    text = inspect.getdoc(loss) or ""
+    definition = text.partition("\n")[0].partition(": ")[2].rstrip(".")
+    unit = re.search(r"one loss an? (\w+)", text)
+    return f"### {family}\n| {call} | {definition} | {options} | {unit[1] if unit else ''} |"
+
+
+def test_the_table_is_complete():
+    missing = [draft(name, loss) for name, loss in jaxloss.LOSSES.items() if name not in table()]
+    assert not missing, "README.md lacks\n" + "\n".join(missing)
+
+
+def test_the_table_has_nothing_else():
+    assert set(table()) <= set(jaxloss.LOSSES)
+
+
+@pytest.mark.parametrize("name", table())
+def test_the_row_has_the_family_and_the_options(name: str):
+    assert table()[name] == row_of(name, jaxloss.LOSSES[name])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands and links
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    monkeypatch.syspath_prepend(str(ROOT))
+    import dev
+
+    return set(dev.COMMANDS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_exist(document: str, commands: set[str]):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert set(re.findall(r"python3 dev\.py (\w+)", text)) <= commands
+    lines = "".join(blocks("bash", document)).splitlines()
+    unknown = [
+        line
+        for line in lines
+        if not re.match(r"python3 dev\.py \w|pip install |python -m |\.ci/run|ruff |pyright", line)
+    ]
+    assert not unknown
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    for wanted in re.findall(r"\[([\w,]+)\]\"", "".join(blocks("bash", document))):
+        assert set(wanted.split(",")) <= extras
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str):
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / document).read_text(encoding="utf-8"))
+    assert not [link for link in links if not (ROOT / link).exists()]
