@@ -121,6 +121,19 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[tuple[
     return (shift, log_sum), (jnp.zeros_like(shift), jnp.sum(softmax * tangents[0]))
 
 
+@jax.custom_jvp
+def row_sum(row: Array, stored: Array, shift: Array) -> Array:
+    """sum(row - shift), read from `stored` as above."""
+    pieces, shift = barrier((_pieces(stored), shift))  # sharing the difference with log_normaliser would store it
+    return _by_piece(jnp.sum, pieces.astype(row.dtype) - shift)
+
+
+@row_sum.defjvp
+def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Any, Array]) -> tuple[Array, Array]:
+    row, stored, shift = primals
+    return row_sum(row, stored, shift), jnp.sum(tangents[0]) - row.size * tangents[2]
+
+
 def _pieces(row: Array) -> Array:
     """A long row as a matrix of pieces, where its length has a fitting divisor and it is not split over devices."""
     length = row.shape[-1]
@@ -146,15 +159,16 @@ def pick(row: Array, label: Array, stored: Array) -> Array:
     the value if the row may be spread over devices.
     """
     if in_explicit_mesh(row, label):
-        return jnp.sum(jnp.where(_is_at(label, row), row, 0))
+        return jnp.sum(jnp.where(is_at(label, row), row, 0))
     return barrier(stored)[jnp.clip(label, 0, stored.size - 1)].astype(row.dtype)
 
 
 @pick.defjvp
 def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Any, Any]) -> tuple[Array, Array]:
     row, label, stored = primals
-    return pick(row, label, stored), jnp.sum(jnp.where(_is_at(label, row), tangents[0], 0))
+    return pick(row, label, stored), jnp.sum(jnp.where(is_at(label, row), tangents[0], 0))
 
 
-def _is_at(label: Array, row: Array) -> Array:
+def is_at(label: Array, row: Array) -> Array:
+    """Which entry of a row the label names."""
     return jax.lax.broadcasted_iota(label.dtype, row.shape, 0) == label

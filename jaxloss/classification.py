@@ -21,6 +21,7 @@ from jaxloss._math import (
     pick,
     poisoned,
     rounding,
+    row_sum,
     slopes,
     softplus,
     widened,
@@ -79,7 +80,7 @@ def cce(
 
     def example(y: Array, scores: Array) -> Array:
         row = widened(scores)
-        valid, surprise, penalty = _surprise(row, scores, from_logits, z_loss, slack)
+        valid, surprise, _, penalty = _surprise(row, scores, from_logits, z_loss, slack)
         if not is_zero(label_smoothing):
             a = jnp.asarray(label_smoothing, row.dtype)
             y = (1 - a) * y + a / y.size
@@ -146,15 +147,14 @@ def sparse_cce(
 
     def example(label: Array, scores: Array) -> Array:
         row = widened(scores)
-        valid, surprise, penalty = _surprise(row, scores, from_logits, z_loss, slack)
+        valid, surprise, mean_surprise, penalty = _surprise(row, scores, from_logits, z_loss, slack)
         loss = surprise(pick(row, label, scores))
         weight = None if class_weights is None else _per_class("sparse_cce", class_weights, row)
         if weight is not None:
             loss = pick(weight, label, weight) * loss
         if not is_zero(label_smoothing):
-            others = surprise(row) if weight is None else weight * surprise(row)
             a = jnp.asarray(label_smoothing, row.dtype)
-            loss = (1 - a) * loss + a * jnp.mean(others)
+            loss = (1 - a) * loss + a * mean_surprise(weight)
         return poisoned(valid & (label >= 0) & (label < scores.size), loss + penalty)
 
     return batched(
@@ -171,19 +171,36 @@ def sparse_cce(
 
 def _surprise(
     row: Array, stored: Array, from_logits: bool, z_loss: float | Array, slack: float
-) -> tuple[Array | bool, Callable[[Array], Array], Array | float]:
-    """Whether a row of scores is valid, -log p as a function of one of them, and the penalty of their normaliser."""
+) -> tuple[Array | bool, Callable[[Array], Array], Callable[[Array | None], Array], Array | float]:
+    """What a row of scores says of its classes.
+
+    Whether it is valid; -log p as a function of a score; the mean of w (-log p) over the classes as a function of
+    their weights; and the penalty of the normaliser.
+    """
     if from_logits:
         shift, log_sum = log_normaliser(row, stored)
         log_total = shift + log_sum
         # A product, not a square: its derivative is finite for the largest logits.
         penalty = 0.0 if is_zero(z_loss) else jnp.asarray(z_loss, row.dtype) * log_total * log_total
-        return True, lambda z: log_sum - (z - shift), penalty
+
+        def mean_of_logits(weight: Array | None) -> Array:
+            if weight is None:
+                return log_sum - row_sum(row, stored, shift) / row.size
+            return log_sum * jnp.mean(weight) - jnp.mean(weight * (row - shift))
+
+        return True, lambda z: log_sum - (z - shift), mean_of_logits, penalty
+
     total = jnp.sum(row)
     empty = total <= 0
     total = jnp.where(empty, 1, total)
-    uniform = 1 / row.size
-    return jnp.min(row) >= -slack, lambda p: -log_probability(jnp.where(empty, uniform, p / total)), 0.0
+
+    def surprise(p: Array) -> Array:
+        return -log_probability(jnp.where(empty, 1 / row.size, p / total))
+
+    def mean(weight: Array | None) -> Array:
+        return jnp.mean(surprise(row) if weight is None else weight * surprise(row))
+
+    return jnp.min(row) >= -slack, surprise, mean, 0.0
 
 
 def _per_class(loss: str, class_weights: ArrayLike, row: Array) -> Array:
