@@ -6,24 +6,145 @@ Every loss has the form `loss(y_true, y_pred, *, <its own options>, weights=None
 from importlib.metadata import version as _version
 from types import MappingProxyType as _Frozen
 
+from jaxloss import boxes as _boxes
 from jaxloss import classification as _classification
+from jaxloss import divergence as _divergence
+from jaxloss import focal as _focal
+from jaxloss import likelihood as _likelihood
+from jaxloss import linear as _linear
+from jaxloss import margin as _margin
 from jaxloss import regression as _regression
-from jaxloss.classification import bce, cce, sparse_cce
-from jaxloss.regression import huber, mae, mse
+from jaxloss import relative as _relative
+from jaxloss import robust as _robust
+from jaxloss import segmentation as _segmentation
+from jaxloss import sequence as _sequence
+from jaxloss import wiou as _wiou
+from jaxloss.boxes import alpha_iou, ciou, diou, eiou, focal_eiou, giou, iou, iou_log, siou
+from jaxloss.classification import bce, cce, nll, sparse_cce
+from jaxloss.divergence import distillation, js_divergence, kl_divergence, total_variation
+from jaxloss.focal import binary_focal, categorical_focal, generalized_cce, poly1
+from jaxloss.likelihood import (
+    gaussian_nll,
+    laplace_nll,
+    negative_binomial_nll,
+    poisson_nll,
+    student_t_nll,
+    tweedie,
+)
+from jaxloss.linear import LinearStats, linear_cce, linear_cce_stats
+from jaxloss.margin import (
+    categorical_hinge,
+    hinge,
+    multi_margin,
+    multilabel_margin,
+    multilabel_soft_margin,
+    perceptron,
+    soft_margin,
+    sparsemax,
+    squared_hinge,
+)
+from jaxloss.regression import balanced_l1, expectile, huber, log_cosh, mae, mse, quantile, smooth_l1
+from jaxloss.relative import cosine_distance, mape, msle, smape
+from jaxloss.robust import barron, cauchy, charbonnier, welsch
+from jaxloss.segmentation import dice, focal_tversky, generalized_dice, jaccard, lovasz_hinge, lovasz_softmax, tversky
+from jaxloss.sequence import ctc, rnnt
 from jaxloss.sharding import mean_over
+from jaxloss.wiou import update_iou_loss_mean, wiou_v1, wiou_v2, wiou_v3
 
 __version__ = _version("jaxloss")
 
 # Every loss by name, in the order of the families: tests, documentation and benchmarks walk it.
-LOSSES = _Frozen({name: getattr(family, name) for family in (_classification, _regression) for name in family.__all__})
+LOSSES = _Frozen(
+    {
+        name: getattr(family, name)
+        for family in (
+            _classification,
+            _focal,
+            _margin,
+            _divergence,
+            _regression,
+            _robust,
+            _relative,
+            _likelihood,
+            _boxes,
+            _wiou,
+            _sequence,
+            _linear,
+            _segmentation,
+        )
+        for name in family.__all__
+    }
+)
 
 __all__ = [
     "LOSSES",
+    "LinearStats",
+    "alpha_iou",
+    "balanced_l1",
+    "barron",
     "bce",
+    "binary_focal",
+    "categorical_focal",
+    "categorical_hinge",
+    "cauchy",
     "cce",
+    "charbonnier",
+    "ciou",
+    "cosine_distance",
+    "ctc",
+    "dice",
+    "diou",
+    "distillation",
+    "eiou",
+    "expectile",
+    "focal_eiou",
+    "focal_tversky",
+    "gaussian_nll",
+    "generalized_cce",
+    "generalized_dice",
+    "giou",
+    "hinge",
     "huber",
+    "iou",
+    "iou_log",
+    "jaccard",
+    "js_divergence",
+    "kl_divergence",
+    "laplace_nll",
+    "linear_cce",
+    "linear_cce_stats",
+    "log_cosh",
+    "lovasz_hinge",
+    "lovasz_softmax",
     "mae",
+    "mape",
     "mean_over",
     "mse",
+    "msle",
+    "multi_margin",
+    "multilabel_margin",
+    "multilabel_soft_margin",
+    "negative_binomial_nll",
+    "nll",
+    "perceptron",
+    "poisson_nll",
+    "poly1",
+    "quantile",
+    "rnnt",
+    "siou",
+    "smape",
+    "smooth_l1",
+    "soft_margin",
     "sparse_cce",
+    "sparsemax",
+    "squared_hinge",
+    "student_t_nll",
+    "total_variation",
+    "tversky",
+    "tweedie",
+    "update_iou_loss_mean",
+    "welsch",
+    "wiou_v1",
+    "wiou_v2",
+    "wiou_v3",
 ]

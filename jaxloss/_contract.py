@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
@@ -27,8 +28,9 @@ ArrayLike: TypeAlias = jax.typing.ArrayLike | list[Any] | tuple[Any, ...]
 Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_over_batch_size"] | Callable[[Array, Array], Array]
 """A name, or a function `(losses, weights) -> result`; both arrays have one entry a unit."""
 
-Kind: TypeAlias = Literal["number", "score", "label", "logits"]
-"""What an input is: any number; a prediction, so of floating dtype; an integer class label; a row of logits."""
+Kind: TypeAlias = Literal["number", "score", "label", "length", "logits"]
+"""What an input is: any number; a prediction, so of floating dtype; an integer class label; a number of
+entries that count; a row of logits."""
 
 REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size")
 
@@ -65,7 +67,9 @@ def compiled(loss: Callable[P, R]) -> Callable[P, R]:
             if value is None or (key not in operands and _is_constant(key, value)):
                 constants[key] = value
             else:
-                options[key] = as_array(name, (key,), 0, value)
+                value = as_array(name, (key,), 0, value)
+                # As a NumPy constant of a larger program it could not be lowered with and without x64 in one process.
+                options[key] = value if key in operands else jnp.asarray(value)
         return program(**constants)(*arrays, **options)
 
     return call
@@ -108,7 +112,7 @@ def batched(
     reduction: Reduction,
     core_ndims: Sequence[int] = (0, 0),
     kinds: Sequence[Kind] = ("number", "number"),
-    axis: int = -1,
+    axis: int | tuple[int, ...] = -1,
     names: Sequence[str] = ("y_true", "y_pred"),
 ) -> Array:
     """Turn the formula for one example into the loss of a batch.
@@ -122,7 +126,7 @@ def batched(
       core_ndims: how many axes of each array belong to one example; the others are batch axes.
       kinds: what each array holds. Numbers are widened to float32 (or float64) before the formula sees them; integer
         labels stay integers; logits stay as they are, since the formulas find their maximum before they widen them.
-      axis: where the core axis of the inputs lies, if there is one.
+      axis: where the core axis of the inputs lies, if there is one; a tuple says it of several.
       names: what the caller calls the arrays, for error messages.
 
     Raises:
@@ -133,21 +137,9 @@ def batched(
     inputs = [jnp.asarray(a) for a in arrays]
     for name, x, kind in zip(names, inputs, kinds, strict=True):
         _check_dtype(loss, name, x, kind)
-    axes = [_check_axis(loss, axis, x.ndim, n) for x, n in zip(inputs, core_ndims, strict=True)]
-    shape = _check_shapes(loss, names, inputs, core_ndims, axes)
-    if where is not None:
-        where = jnp.asarray(where)
-        if where.dtype != bool:
-            raise TypeError(
-                f"{loss}: where must be bool, got {where.dtype}. Did you mean weights=, or where=mask.astype(bool)?"
-            )
-        _check_leads(loss, "where", where, shape)
-    if weights is not None:
-        weights = jnp.asarray(weights)
-        if weights.ndim:
-            _check_leads(loss, "weights", weights, shape)
-    if not callable(reduction) and reduction not in REDUCTIONS:
-        raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.")
+    batch_axes = [_check_axis(loss, axis, x.ndim, n) for x, n in zip(inputs, core_ndims, strict=True)]
+    shape = _check_shapes(loss, names, inputs, core_ndims, batch_axes)
+    weights, where = check_units(loss, shape, weights, where, reduction)
 
     wide = any(x.dtype == jnp.float64 and not x.weak_type for x in inputs)
     dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
@@ -156,16 +148,16 @@ def batched(
         cores = tuple(_widen(x, kind, dtype) for x, kind in zip(cores, kinds, strict=True))
         if exists is None:
             return example(*cores).astype(dtype)
-        # Everything that the formula is differentiated by passes the mask, its traced options too.
-        formula, options = jax.closure_convert(example, *cores)
-        loss = formula(*(_masked(exists, x) for x in (*cores, *options))).astype(dtype)
+        _, options = jax.closure_convert(example, *cores)
+        # A derivative by a traced option sums over all units, so that no unit may hold what makes it NaN.
+        loss = example(*((_harmless if options else _masked)(exists, x) for x in cores)).astype(dtype)
         return jnp.where(_sharded_as(loss, exists), loss, 0)
 
     # One vmap a batch axis, from the last to the first: a reshape to one batch axis would undo shardings.
     mapped = unit
     for i in reversed(range(len(shape))):
         exists_axis = 0 if where is not None and i < where.ndim else None
-        mapped = jax.vmap(mapped, in_axes=(exists_axis, *(0 if i < core else 1 for core in axes)))
+        mapped = jax.vmap(mapped, in_axes=(exists_axis, *(batch[i] - i for batch in batch_axes)))
     # The derivative is recomputed from the inputs: nothing as large as they are is stored for it.
     mapped = jax.checkpoint(mapped, policy=jax.checkpoint_policies.save_only_these_names("jaxloss"))
     return reduce(mapped(where, *inputs), weights, where, reduction)
@@ -179,7 +171,7 @@ def kept(x: Array) -> Array:
 def _widen(x: Array, kind: Kind, dtype: np.dtype) -> Array:
     if kind == "logits":
         return x
-    if kind == "label":  # a narrower dtype could not even be compared with the number of classes
+    if kind in ("label", "length"):  # a narrower dtype could not even be compared with the number of classes
         return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
     return x.astype(dtype)
 
@@ -201,6 +193,11 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     if dx.dtype == jax.dtypes.float0:
         return _masked(exists, x), dx
     return _masked(exists, x), jnp.where(_sharded_as(x, exists), dx, jnp.zeros_like(dx))
+
+
+def _harmless(exists: Array, x: Array) -> Array:
+    """x where the unit exists, elsewhere a value that lies in every domain."""
+    return jnp.where(_sharded_as(x, exists), x, jnp.full_like(x, jnp.issubdtype(x.dtype, jnp.floating)))
 
 
 def _sharded_as(x: Array, mask: Array) -> Array:
@@ -285,50 +282,84 @@ def _check_dtype(loss: str, name: str, x: Array, kind: Kind) -> None:
         raise TypeError(f"{loss}: {name} must hold real numbers, got {x.dtype}.")
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     if kind == "label" and floating:
-        raise TypeError(f"{loss}: {name} must hold integer class labels, got {x.dtype}. For one-hot targets use cce.")
+        hint = " For one-hot targets use cce." if loss == "sparse_cce" else ""
+        raise TypeError(f"{loss}: {name} must hold integer class labels, got {x.dtype}.{hint}")
+    if kind == "length" and floating:
+        raise TypeError(f"{loss}: {name} must hold integers, got {x.dtype}.")
     if kind in ("score", "logits") and not floating:
         raise TypeError(f"{loss}: {name} must be of floating dtype, got {x.dtype}. Were y_true and y_pred swapped?")
 
 
-def _check_axis(loss: str, axis: Any, ndim: int, core_ndim: int) -> int:
-    """The place of the first core axis."""
+def _check_axis(loss: str, axis: Any, ndim: int, core_ndim: int) -> list[int]:
+    """The places of the batch axes: all but those of the core."""
+    if isinstance(axis, tuple):
+        core = {a % ndim for a in axis if isinstance(a, int) and -ndim <= a < ndim}
+        if len(core) != len(axis):
+            raise ValueError(f"{loss}: axis {axis} must name different axes of y_pred, which has {ndim}.")
+        return [i for i in range(ndim) if i not in core]
     if not isinstance(axis, int) or isinstance(axis, bool):
         raise TypeError(f"{loss}: axis must be an int, got {axis!r}.")
     if core_ndim != 1:
-        return ndim - core_ndim
+        if ndim < core_ndim:
+            raise ValueError(f"{loss}: an array of {ndim} axes was given where at least {core_ndim} are needed.")
+        return list(range(ndim - core_ndim))
     if not -ndim <= axis < ndim:
         raise ValueError(f"{loss}: axis {axis} is out of range for y_pred with {ndim} axes.")
-    return axis % ndim
+    return [i for i in range(ndim) if i != axis % ndim]
 
 
 def _check_shapes(
-    loss: str, names: Sequence[str], inputs: Sequence[Array], core_ndims: Sequence[int], axes: Sequence[int]
+    loss: str,
+    names: Sequence[str],
+    inputs: Sequence[Array],
+    core_ndims: Sequence[int],
+    batch_axes: Sequence[Sequence[int]],
 ) -> tuple[int, ...]:
     """The shape of the units, after a check that it is the same for all arrays."""
     import chex  # here, not at import time: it would double the time that `import jaxloss` takes
 
     shapes = [x.shape for x in inputs]
-    batches = [s[:a] + s[a + n :] for s, a, n in zip(shapes, axes, core_ndims, strict=True)]
+    batches = [tuple(s[i] for i in batch) for s, batch in zip(shapes, batch_axes, strict=True)]
     compared = shapes if len(set(core_ndims)) == 1 else batches
     try:
         chex.assert_equal_shape([np.broadcast_to(0, s) for s in compared])
     except AssertionError:
         given = ", ".join(f"{name} has shape {shape}" for name, shape in zip(names, shapes, strict=True))
         rule = "Shapes must be equal" if compared is shapes else "Their batch axes must be equal"
-        raise ValueError(f"{loss}: {given}. {rule}{_hint(names, shapes, core_ndims)}") from None
+        raise ValueError(f"{loss}: {given}. {rule}{_hint(loss, names, shapes, core_ndims)}") from None
     return batches[0]
 
 
-def _hint(names: Sequence[str], shapes: Sequence[tuple[int, ...]], core_ndims: Sequence[int]) -> str:
-    for i, j in ((0, 1), (1, 0)):
+def _hint(loss: str, names: Sequence[str], shapes: Sequence[tuple[int, ...]], core_ndims: Sequence[int]) -> str:
+    for i, j in itertools.permutations(range(len(names)), 2):
         longer, other = shapes[i], shapes[j]
         if longer[-1:] == (1,) and longer[: len(longer) - 1 - core_ndims[i]] == other[: len(other) - core_ndims[j]]:
             return f"; did you mean {names[i]}.squeeze(-1)?"
-    if tuple(core_ndims) == (1, 1) and shapes[0] == shapes[1][:-1]:
-        return f"; if {names[0]} holds integer labels, use sparse_{'cce'}."
-    if tuple(core_ndims) == (0, 1) and shapes[0] == shapes[1]:
+    if loss == "cce" and shapes[0] == shapes[1][:-1]:
+        return f"; if {names[0]} holds integer labels, use sparse_cce."
+    if loss == "sparse_cce" and shapes[0] == shapes[1]:
         return f"; if {names[0]} is one-hot, use cce."
     return "; nothing is broadcast."
+
+
+def check_units(
+    loss: str, shape: tuple[int, ...], weights: ArrayLike | None, where: ArrayLike | None, reduction: Reduction
+) -> tuple[Array | None, Array | None]:
+    """The weights and the mask as arrays, after a check that they fit the units, and that the reduction is known."""
+    if where is not None:
+        where = jnp.asarray(where)
+        if where.dtype != bool:
+            raise TypeError(
+                f"{loss}: where must be bool, got {where.dtype}. Did you mean weights=, or where=mask.astype(bool)?"
+            )
+        _check_leads(loss, "where", where, shape)
+    if weights is not None:
+        weights = jnp.asarray(weights)
+        if weights.ndim:
+            _check_leads(loss, "weights", weights, shape)
+    if not callable(reduction) and reduction not in REDUCTIONS:
+        raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.")
+    return weights, where
 
 
 def _check_leads(loss: str, name: str, x: Array, shape: tuple[int, ...]) -> None:

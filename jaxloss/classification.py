@@ -27,7 +27,7 @@ from jaxloss._math import (
     widened,
 )
 
-__all__ = ["bce", "cce", "sparse_cce"]
+__all__ = ["bce", "cce", "nll", "sparse_cce"]
 
 
 @compiled
@@ -244,7 +244,7 @@ def bce(
 
     Example:
       >>> print(bce([[0], [1]], [[0.4], [0.6]]))  # -log 0.6
-      0.5108256
+      0.510825...
 
     Source: Goodfellow, Bengio and Courville, Deep Learning (2016), 6.2. Agrees with keras.losses.BinaryCrossentropy,
     torch.nn.functional.binary_cross_entropy (and _with_logits, with pos_weight), and
@@ -261,7 +261,7 @@ def bce(
         if not is_zero(label_smoothing):
             a = jnp.asarray(label_smoothing, y.dtype)
             y = (1 - a) * y + a / 2
-        loss = _bce_of_logit(y, score) if from_logits else _bce_of_probability(y, score, slack)
+        loss = bce_of_logit(y, score) if from_logits else bce_of_probability(y, score, slack)
         if positive is not None:
             loss += (positive - 1) * y * (softplus(-score) if from_logits else -log_probability(score))
         return loss
@@ -280,7 +280,7 @@ def bce(
 
 def _per_entry(pos_weight: ArrayLike, y_pred: Array) -> Array:
     """The weight of each element, laid out over the devices as y_pred is."""
-    given = jnp.asarray(pos_weight, widened(y_pred).dtype)
+    given = jnp.asarray(pos_weight, jnp.float64 if y_pred.dtype == jnp.float64 else jnp.float32)
     if given.shape not in ((), y_pred.shape[-1:]):
         raise ValueError(
             f"bce: pos_weight has shape {given.shape}, expected () or {y_pred.shape[-1:]}: one for each entry of the "
@@ -299,11 +299,11 @@ def _sigmoid_minus(y: Array, z: Array) -> Array:
 
 
 @slopes(lambda y, z: -z, _sigmoid_minus)
-def _bce_of_logit(y: Array, z: Array) -> Array:
+def bce_of_logit(y: Array, z: Array) -> Array:
     return jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z)))
 
 
-def _bce_of_probability(y: Array, p: Array, slack: float) -> Array:
+def bce_of_probability(y: Array, p: Array, slack: float) -> Array:
     def slope(y: Array, p: Array) -> Array:
         zero, one, least, outside = constants(0, 1, STEEPEST, -slack, like=p)
         steep = (one - y) / jnp.maximum(one - p, least) - y / jnp.maximum(p, least)
@@ -316,3 +316,60 @@ def _bce_of_probability(y: Array, p: Array, slack: float) -> Array:
         return poison - y * log_probability(p) - (1 - y) * log_complement(p)
 
     return loss(y, p)
+
+
+@compiled
+def nll(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    class_weights: ArrayLike | None = None,
+    axis: int = -1,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Negative log-likelihood of integer labels: `-w[y] log_p[y]`, from log-probabilities.
+
+    The log-probabilities are taken as they are: `sparse_cce` is this of a log-softmax, and more exact.
+
+    Args:
+      y_true: (...) integer labels in 0..K-1.
+      y_pred: (..., K) log-probabilities.
+      class_weights: (K,) factors w.
+      axis: the class axis.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+
+    Raises:
+      ValueError: shapes that do not fit. TypeError: labels of floating dtype, or `y_pred` of integer dtype.
+      A label outside 0..K-1 makes its example NaN, with zero gradient.
+
+    Example:
+      >>> print(nll([1, 0], [[-2.0, -0.5], [-1.0, -3.0]]))  # (0.5 + 1) / 2
+      0.75
+
+    Source: Bishop, Pattern Recognition and Machine Learning (2006), 4.3.4. Agrees with torch.nn.functional.nll_loss,
+    whose mean with class weights is this one with `weights=class_weights[y_true]` instead.
+    """
+
+    def example(label: Array, scores: Array) -> Array:
+        row = widened(scores)
+        loss = -pick(row, label, scores)
+        if class_weights is not None:
+            weight = _per_class("nll", class_weights, row)
+            loss = pick(weight, label, weight) * loss
+        return poisoned((label >= 0) & (label < row.size), loss)
+
+    return batched(
+        example,
+        (y_true, y_pred),
+        core_ndims=(0, 1),
+        kinds=("label", "logits"),
+        axis=axis,
+        weights=weights,
+        where=where,
+        reduction=reduction,
+    )

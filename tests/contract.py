@@ -488,7 +488,7 @@ def hard_inputs(row: Row, loss: Loss) -> None:
             return slopes, losses
 
         tangents = tuple(
-            jnp.ones_like(x) if i in row.differentiable else np.zeros(x.shape, jax.dtypes.float0)
+            jnp.full_like(x, i in row.differentiable) if x.dtype.kind == "f" else np.zeros(x.shape, jax.dtypes.float0)
             for i, x in enumerate(arrays)
         )
         slopes, second, losses = jax.jvp(first, arrays, tangents, has_aux=True)
@@ -510,7 +510,7 @@ def hard_inputs(row: Row, loss: Loss) -> None:
 @check(lambda row: bool(row.ties))
 def ties(row: Row, loss: Loss) -> None:
     """At a kink the derivative is 0."""
-    arrays = [np.asarray(x, np.float32) for x in row.ties]
+    arrays = [np.asarray(x, np.int32 if i == row.labels else np.float32) for i, x in enumerate(row.ties)]
     for g in run(lambda *a: graded(row, loss, a, reduction="sum")[1], *arrays):
         np.testing.assert_array_equal(g, np.zeros_like(g), "derivative at a kink")
 

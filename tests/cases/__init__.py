@@ -5,10 +5,36 @@ the loss as float64 (labels as integers), with any batch axes in front, and retu
 The checks of contract.py do the rest. A new loss needs one row in its family's file; `Row` says what can be added.
 """
 
-from cases import classification, regression
+from cases import (
+    boxes,
+    classification,
+    divergence,
+    focal,
+    likelihood,
+    linear,
+    margin,
+    regression,
+    relative,
+    robust,
+    segmentation,
+    sequence,
+)
 from cases.row import CLASSES, Row
 
-FAMILIES = (classification, regression)
+FAMILIES = (
+    classification,
+    focal,
+    margin,
+    divergence,
+    regression,
+    robust,
+    relative,
+    likelihood,
+    sequence,
+    linear,
+    boxes,
+    segmentation,
+)
 ROWS = tuple(row for family in FAMILIES for row in family.ROWS)
 
 __all__ = ["CLASSES", "ROWS", "Row"]

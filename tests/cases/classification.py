@@ -50,7 +50,7 @@ def label_logits(rng, batch):
 # Formulas
 
 TINY = float(np.finfo(np.float32).tiny)
-CLASS_WEIGHTS = np.array([0.5, 2.0, 1.0, 3.0], np.float32)
+CLASS_WEIGHTS = np.array([0.5, 2.0, 1.0, 3.0])
 
 
 def log(p):
@@ -164,4 +164,21 @@ ROWS = (
     Row("bce-weighted", probability, bce, {"label_smoothing": 0.1, "pos_weight": 3.0}, hard=HARD_PROBABILITY),
     Row("bce-logit", logit, bce, LOGITS, hard=HARD_LOGIT),
     Row("bce-all", logit, bce, {**LOGITS, "label_smoothing": 0.1, "pos_weight": 3.0}, hard=HARD_LOGIT),
+    Row(
+        "nll",
+        lambda rng, batch: (label_logits(rng, batch)[0], np.log(label_distribution(rng, batch)[1])),
+        lambda label, log_p: -np.take_along_axis(log_p, label[..., None], -1)[..., 0],
+        labels=0,
+        hard=every(LABELS, [[0.0, -1, -2, -3], [-1e4] * 4, [-3e38, 0, -104, -1e-30]]),
+        refused=WRONG_LENGTHS,
+    ),
+    Row(
+        "nll-weighted",
+        label_logits,
+        lambda label, log_p, class_weights: (
+            -(class_weights[label] * np.take_along_axis(log_p, label[..., None], -1)[..., 0])
+        ),
+        {"class_weights": CLASS_WEIGHTS},
+        labels=0,
+    ),
 )

@@ -6,6 +6,7 @@ import numpy as np
 
 from cases.row import Row, every
 
+
 def reals(rng, batch):
     return rng.normal(size=batch), rng.normal(size=batch)
 
@@ -23,18 +24,59 @@ def huber(y, p, delta=1.0):
     return np.where(e <= delta, e**2 / 2, delta * (e - delta / 2))
 
 
+def smooth_l1(y, p, beta=1.0):
+    return huber(y, p, beta) / beta
+
+
+def balanced_l1(y, p, alpha=0.5, gamma=1.5, beta=1.0):
+    e = np.abs(p - y)
+    b = np.expm1(gamma / alpha)
+    inner = np.minimum(e, beta)
+    inside = alpha / b * (b * inner + beta) * np.log1p(b * inner / beta) - alpha * inner
+    return np.where(e < beta, inside, gamma * e + gamma * beta / b - alpha * beta)
+
+
+def log_cosh(y, p):
+    e = np.abs(p - y)
+    return e + np.log1p(np.exp(-2 * e)) - np.log(2)
+
+
+def quantile(y, p, level=0.5):
+    return np.maximum(level * (y - p), (level - 1) * (y - p))
+
+
+def expectile(y, p, level=0.5):
+    return np.abs(level - (y < p)) * (y - p) ** 2
+
+
 HARD_REALS = every([0.0, -1e30, -65504.0, 1.7e38], [0.0, 1e-30, 1.0, 1e4, 65504.0, 1e30, -1.7e38])
+TIES = ([0.0, 2.5], [0.0, 2.5])
+LEVELS = ({"level": -0.1}, {"level": 1.1}, {"level": float("nan")})
 
 ROWS = (
-    Row("mae", reals, mae, hard=HARD_REALS, ties=([0.0, 2.5], [0.0, 2.5])),
-    Row("mse", reals, mse, hard=HARD_REALS, ties=([0.0, 2.5], [0.0, 2.5])),
-    Row(
-        "huber",
-        reals,
-        huber,
-        hard=HARD_REALS,
-        ties=([0.0, 2.5], [0.0, 2.5]),
-        refused=({"delta": -1.0}, {"delta": float("nan")}),
-    ),
+    Row("mae", reals, mae, hard=HARD_REALS, ties=TIES),
+    Row("mse", reals, mse, hard=HARD_REALS, ties=TIES),
+    Row("huber", reals, huber, hard=HARD_REALS, ties=TIES, refused=({"delta": -1.0}, {"delta": float("nan")})),
     Row("huber-delta", reals, huber, {"delta": 0.4}, hard=HARD_REALS),
+    Row(
+        "smooth_l1",
+        reals,
+        smooth_l1,
+        {"beta": 0.4},
+        hard=HARD_REALS,
+        ties=TIES,
+        refused=({"beta": -1.0}, {"beta": float("nan")}),
+    ),
+    Row(
+        "balanced_l1",
+        reals,
+        balanced_l1,
+        {"alpha": 0.4, "gamma": 1.2, "beta": 0.7},
+        hard=HARD_REALS,
+        ties=TIES,
+        refused=({"alpha": 0.0}, {"gamma": float("nan")}, {"beta": -1.0}),
+    ),
+    Row("log_cosh", reals, log_cosh, hard=HARD_REALS, ties=TIES),
+    Row("quantile", reals, quantile, {"level": 0.3}, hard=HARD_REALS, ties=TIES, refused=LEVELS),
+    Row("expectile", reals, expectile, {"level": 0.3}, hard=HARD_REALS, ties=TIES, refused=LEVELS),
 )

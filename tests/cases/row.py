@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,11 +24,16 @@ class Row:
     oracle: `(*arrays, **options) -> one loss for each unit`, float64.
     options: keyword arguments. The checks also give the floats and arrays among them as traced arrays.
     names: what the loss calls its arrays.
+    keywords: names of arrays that the loss takes by keyword, all units of them by default (lengths of sequences). They
+      are the last of the inputs; the checks see a loss that takes them by position.
+    shared: names of arrays that all units share (a kernel). They stand among the options, and the checks see a loss
+      that takes them by keyword.
     labels: the place of an array of class labels, 0 to CLASSES - 1.
     coupled: units see one another (a batch of anchors), so repeating a unit changes the others.
     pooled: a unit is made of the whole first axis (pixels), so the losses have no such axis.
     detached: places of floating arrays that the definition does not differentiate.
     constant: floats among the options that cannot be traced.
+    frozen: the definition takes a factor for a constant, so that the second derivative is not that of the gradient.
     hard: a batch on which no NaN may appear, and the value is that of the oracle wherever float32 can hold it.
     outside: a batch of which every unit lies outside the domain: NaN.
     ties: a batch of which every unit lies at a kink: the derivative by every array is 0.
@@ -38,11 +45,14 @@ class Row:
     oracle: Callable[..., np.ndarray]
     options: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ("y_true", "y_pred")
+    keywords: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     labels: int | None = None
     coupled: bool = False
     pooled: bool = False
     detached: Sequence[int] = ()
     constant: Sequence[str] = ()
+    frozen: bool = False
     hard: Arrays = ()
     outside: Arrays = ()
     ties: Arrays = ()
@@ -74,6 +84,27 @@ class Row:
     def make(self, batch: tuple[int, ...], dtype: Any = np.float32, seed: int = 0) -> Arrays:
         arrays = self.inputs(np.random.default_rng([seed, *batch]), batch)
         return tuple(np.asarray(x).astype(dtype if np.asarray(x).dtype.kind == "f" else np.int32) for x in arrays)
+
+    def judged(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """The loss as the checks call it: all arrays by position, but for those that the units share."""
+        if not self.keywords and not self.shared:
+            return loss
+        first = len(self.names) - len(self.keywords)
+
+        @functools.wraps(loss)
+        def call(*arrays: Any, **options: Any) -> Any:
+            if len(arrays) != len(self.names):
+                raise TypeError(f"{self.name}: {len(arrays)} arrays instead of {len(self.names)}")
+            # None leaves an array out, which is no mistake; as an entry of a list it is one.
+            given = [[None] if x is None else x for x in arrays[first:]]
+            return loss(*arrays[:first], **dict(zip(self.keywords, given, strict=True)), **options)
+
+        signature = inspect.signature(loss)
+        required = {"kind": inspect.Parameter.POSITIONAL_OR_KEYWORD, "default": inspect.Parameter.empty}
+        parameters = [p.replace(**required) if p.name in self.keywords else p for p in signature.parameters.values()]
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) if p.name in self.shared else p for p in parameters]
+        call.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore
+        return call
 
     def losses(self, arrays: Arrays, **options: Any) -> np.ndarray:
         """The losses of the units by the oracle."""

@@ -1,0 +1,513 @@
+"""Margin losses: of scores `z` that shall lie on the right side by a distance. At their kinks the derivative is 0.
+
+Targets `y` are signs (unit: element), labels, one-hot rows or sets of classes (unit: example, of `K` classes). They
+only choose sides, so the derivative by them is 0; the two losses that take soft targets, `sparsemax` and
+`multilabel_soft_margin`, are differentiated by them.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled, in_explicit_mesh
+from jaxloss._math import barrier, constants, is_at, pick, poisoned, slopes, softplus
+from jaxloss.classification import bce_of_logit
+
+__all__ = [
+    "categorical_hinge",
+    "hinge",
+    "multi_margin",
+    "multilabel_margin",
+    "multilabel_soft_margin",
+    "perceptron",
+    "soft_margin",
+    "sparsemax",
+    "squared_hinge",
+]
+
+
+@slopes(lambda x: (x > 0).astype(x.dtype))
+def _positive_part(x: Array) -> Array:
+    """max(x, 0) with derivative 0 at 0, where jax.numpy has 1/2."""
+    return jnp.maximum(x, 0)
+
+
+def _sign(y: Array) -> Array:
+    """A target of -1 or +1; 0 counts as -1, so that bool targets work. Any other gives NaN."""
+    square = y * y
+    # Without selects, which would keep XLA from fusing the loss with its sum.
+    return y + (square - 1) + 0 * jnp.sqrt(-jnp.abs(y * (square - 1)))
+
+
+def _sign_for_slope(y: Array) -> Array:
+    """The same for a derivative: 0 instead of NaN, and with constants that keep it out of the program of the value."""
+    zero, one = constants(0, 1, like=y)
+    square = y * y
+    return jnp.where(y * (square - one) == zero, y + (square - one), zero)
+
+
+def _nothing(y: Array, *_: Array) -> Array:
+    return jnp.zeros_like(y)
+
+
+def _hinge_slope(y: Array, z: Array, margin: Array) -> Array:
+    sign = _sign_for_slope(y)
+    return jnp.where(barrier(margin) > sign * z, -sign, 0)
+
+
+@slopes(_nothing, _hinge_slope, lambda y, z, margin: (margin > _sign_for_slope(y) * z).astype(z.dtype))
+def _hinge(y: Array, z: Array, margin: Array) -> Array:
+    return jnp.maximum(margin - _sign(y) * z, 0)
+
+
+def _squared_hinge_slope(y: Array, z: Array, margin: Array) -> Array:
+    sign = _sign_for_slope(y)
+    return -2 * sign * _positive_part(barrier(margin) - sign * z)
+
+
+@slopes(_nothing, _squared_hinge_slope, lambda y, z, margin: 2 * _positive_part(margin - _sign_for_slope(y) * z))
+def _squared_hinge(y: Array, z: Array, margin: Array) -> Array:
+    return jnp.maximum(margin - _sign(y) * z, 0) ** 2
+
+
+def _soft_margin_slope(y: Array, z: Array) -> Array:
+    sign = _sign_for_slope(y)
+    return -sign * jax.nn.sigmoid(-sign * z)
+
+
+@slopes(_nothing, _soft_margin_slope)
+def _soft_margin(y: Array, z: Array) -> Array:
+    return softplus(-_sign(y) * z)
+
+
+@compiled
+def hinge(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    margin: float | Array = 1.0,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Hinge loss: `max(0, margin - y z)`, with derivative 0 at the kink `y z = margin`.
+
+    Args:
+      y_true: (...) targets -1 or +1; 0 counts as -1, so that 0/1 and bool targets work.
+      y_pred: (...) scores.
+      margin: how far on the right side a score must lie to cost nothing, at least 0.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+
+    Raises:
+      ValueError: shapes that differ, a negative margin. TypeError: `y_pred` of integer dtype.
+      Any other target makes its element NaN, with zero gradient.
+
+    Example:
+      >>> print(hinge([1, -1], [0.5, 0.5]))  # (0.5 + 1.5) / 2
+      1.0
+
+    Source: Cortes and Vapnik 1995, doi 10.1007/BF00994018. Agrees with keras.losses.Hinge, and with
+    optax.losses.hinge_loss for targets -1 and +1.
+    """
+    check_option("hinge", "margin", margin, low=0)
+
+    def example(y: Array, z: Array) -> Array:
+        return _hinge(y, z, jnp.asarray(margin, z.dtype))
+
+    return batched(
+        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+    )
+
+
+@compiled
+def squared_hinge(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    margin: float | Array = 1.0,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Squared hinge loss: `max(0, margin - y z)^2`.
+
+    Args:
+      y_true: (...) targets -1 or +1; 0 counts as -1, so that 0/1 and bool targets work.
+      y_pred: (...) scores.
+      margin: how far on the right side a score must lie to cost nothing, at least 0.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+
+    Raises:
+      ValueError: shapes that differ, a negative margin. TypeError: `y_pred` of integer dtype.
+      Any other target makes its element NaN, with zero gradient.
+
+    Example:
+      >>> print(squared_hinge([1, -1], [0.5, 0.5]))  # (0.25 + 2.25) / 2
+      1.25
+
+    Source: Cortes and Vapnik 1995, doi 10.1007/BF00994018, with the exponent 2. Agrees with
+    keras.losses.SquaredHinge.
+    """
+    check_option("squared_hinge", "margin", margin, low=0)
+
+    def example(y: Array, z: Array) -> Array:
+        return _squared_hinge(y, z, jnp.asarray(margin, z.dtype))
+
+    return batched(
+        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+    )
+
+
+@compiled
+def perceptron(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Perceptron loss: `max(0, -y z)`, a hinge of margin 0.
+
+    At the kink z = 0 the derivative is 0, so a model that starts with all scores 0 does not move.
+
+    Args:
+      y_true: (...) targets -1 or +1; 0 counts as -1, so that 0/1 and bool targets work.
+      y_pred: (...) scores.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+
+    Raises:
+      ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
+      Any other target makes its element NaN, with zero gradient.
+
+    Example:
+      >>> print(perceptron([1, -1], [0.5, 0.5]))  # (0 + 0.5) / 2
+      0.25
+
+    Source: Rosenblatt 1958, doi 10.1037/h0042519. Agrees with optax.losses.perceptron_loss for targets -1 and +1.
+    """
+
+    def example(y: Array, z: Array) -> Array:
+        return _hinge(y, z, jnp.zeros((), z.dtype))
+
+    return batched(
+        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+    )
+
+
+@compiled
+def soft_margin(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Soft margin (logistic) loss: `log(1 + exp(-y z))`, for scores of any size.
+
+    Args:
+      y_true: (...) targets -1 or +1; 0 counts as -1, so that 0/1 and bool targets work.
+      y_pred: (...) scores.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+
+    Raises:
+      ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
+      Any other target makes its element NaN, with zero gradient.
+
+    Example:
+      >>> print(soft_margin([1, -1], [0.0, 0.0]))  # log 2
+      0.6931472
+
+    Source: Friedman, Hastie and Tibshirani 2000, doi 10.1214/aos/1016218223. Agrees with
+    torch.nn.functional.soft_margin_loss (which overflows) for targets -1 and +1.
+    """
+
+    def example(y: Array, z: Array) -> Array:
+        return _soft_margin(y, z)
+
+    return batched(
+        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+    )
+
+
+@compiled
+def sparsemax(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Binary sparsemax loss: `r (r + z - c)` with `c = clip(z, -1, 1)` and `r = (c + 1) / 2 - y`.
+
+    It is 0 exactly where the sparse sigmoid `(c + 1) / 2` equals the target; its derivative by z is r. For the target
+    0 it is 0 up to z = -1, then `(z + 1)^2 / 4`, and z from 1 on.
+
+    Args:
+      y_true: (...) targets in [0, 1].
+      y_pred: (...) scores.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+
+    Raises:
+      ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
+      A target outside [0, 1] makes its element NaN, with zero gradient.
+
+    Example:
+      >>> print(sparsemax([1, 0], [0.0, 3.0]))  # (1 / 4 + 3) / 2
+      1.625
+
+    Source: Martins and Astudillo 2016, arXiv 1602.02068, for two classes; for soft targets Blondel, Martins and
+    Niculae 2020, arXiv 1901.02324. Agrees with optax.losses.sparsemax_loss for the targets 0 and 1.
+    """
+
+    def example(y: Array, z: Array) -> Array:
+        return poisoned((y >= 0) & (y <= 1), _sparsemax(y, z))
+
+    return batched(
+        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+    )
+
+
+def _sparse_sigmoid_minus(y: Array, z: Array) -> Array:
+    return (jnp.clip(z, -1, 1) + 1) / 2 - y
+
+
+@slopes(lambda y, z: 2 * y - 1 - z, _sparse_sigmoid_minus)
+def _sparsemax(y: Array, z: Array) -> Array:
+    r = _sparse_sigmoid_minus(y, z)
+    return r * (r + (z - jnp.clip(z, -1, 1)))
+
+
+@compiled
+def categorical_hinge(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    margin: float | Array = 1.0,
+    axis: int = -1,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Categorical hinge loss: `max(0, margin + max_wrong z - z_right)`, with derivative 0 at the kink.
+
+    Wrong classes that tie for the maximum share its derivative equally.
+
+    Args:
+      y_true: (..., K) one-hot targets.
+      y_pred: (..., K) scores; a class that the model excludes may have -inf, if it is wrong.
+      margin: by how much the right score must exceed all others to cost nothing, at least 0.
+      axis: the class axis.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+
+    Raises:
+      ValueError: shapes that differ, a negative margin. TypeError: `y_pred` of integer dtype.
+      A target that is not one-hot makes its example NaN, with zero gradient.
+
+    Example:
+      >>> print(categorical_hinge([[0, 1, 0], [0, 0, 1]], [[0.0, 2.5, 1.0], [0.5, 0.0, 1.0]]))  # (0 + 0.5) / 2
+      0.25
+
+    Source: Crammer and Singer 2001, Journal of Machine Learning Research 2. Agrees with
+    optax.losses.multiclass_hinge_loss, and with keras.losses.CategoricalHinge unless all wrong scores are negative:
+    that function counts a 0 among them.
+    """
+    check_option("categorical_hinge", "margin", margin, low=0)
+
+    def example(y: Array, z: Array) -> Array:
+        right = y == 1
+        valid = jnp.all(right | (y == 0)) & (jnp.sum(right, dtype=jnp.int32) == 1)
+        excess = jnp.max(jnp.where(right, -jnp.inf, z)) - jnp.sum(jnp.where(right, z, 0))
+        return poisoned(valid, _positive_part(jnp.asarray(margin, z.dtype) + excess))
+
+    return batched(
+        example,
+        (y_true, y_pred),
+        core_ndims=(1, 1),
+        kinds=("number", "score"),
+        axis=axis,
+        weights=weights,
+        where=where,
+        reduction=reduction,
+    )
+
+
+@compiled
+def multi_margin(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    power: int = 1,
+    margin: float | Array = 1.0,
+    axis: int = -1,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Multi-class margin loss: `sum_{k != y} max(0, margin - z_y + z_k)^power / K`, with derivative 0 at the kinks.
+
+    Args:
+      y_true: (...) integer labels in 0..K-1.
+      y_pred: (..., K) scores; a class that the model excludes may have -inf, if it is wrong.
+      power: 1 or 2.
+      margin: by how much the right score must exceed another to cost nothing, at least 0.
+      axis: the class axis.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+
+    Raises:
+      ValueError: shapes that do not fit, a power other than 1 and 2, a negative margin. TypeError: labels of floating
+      dtype, or `y_pred` of integer dtype. A label outside 0..K-1 makes its example NaN, with zero gradient.
+
+    Example:
+      >>> print(multi_margin([1, 0], [[0.0, 2.5, 2.0], [1.0, 0.0, 0.5]]))  # (0.5 / 3 + 0.5 / 3) / 2
+      0.16666667
+
+    Source: Weston and Watkins 1999, European Symposium on Artificial Neural Networks. Agrees with
+    torch.nn.functional.multi_margin_loss.
+    """
+    check_option("multi_margin", "margin", margin, low=0)
+    if not isinstance(power, int) or power not in (1, 2):
+        raise ValueError(f"multi_margin: power must be the number 1 or 2, got {power}.")
+
+    def example(label: Array, z: Array) -> Array:
+        excess = z - pick(z, label, z)
+        terms = _positive_part(jnp.asarray(margin, z.dtype) + excess) ** power
+        loss = jnp.sum(jnp.where(is_at(label, z), 0, terms)) / z.size
+        return poisoned((label >= 0) & (label < z.size), loss)
+
+    return batched(
+        example,
+        (y_true, y_pred),
+        core_ndims=(0, 1),
+        kinds=("label", "score"),
+        axis=axis,
+        weights=weights,
+        where=where,
+        reduction=reduction,
+    )
+
+
+@compiled
+def multilabel_margin(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    axis: int = -1,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Multi-label margin loss: `sum_{j in y} sum_{k not in y} max(0, 1 - z_j + z_k) / K`, derivative 0 at the kinks.
+
+    Args:
+      y_true: (..., K) matrix of 0 and 1, or bool: 1 where the example has the class.
+      y_pred: (..., K) scores; a class that the model excludes may have -inf, if the example does not have it.
+      axis: the class axis.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+
+    Raises:
+      ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
+      A target other than 0 and 1 (such as a list of labels that ends in -1) makes its example NaN, with zero gradient.
+
+    Example:
+      >>> print(multilabel_margin([[1, 0, 0, 1]], [[0.1, 0.2, 0.4, 0.8]]))  # (1.1 + 1.3 + 0.4 + 0.6) / 4
+      0.85
+
+    Source: Elisseeff and Weston 2001, Advances in Neural Information Processing Systems 14, with K as divisor. Agrees
+    with torch.nn.functional.multilabel_margin_loss, whose targets are lists of labels.
+    """
+
+    def example(y: Array, z: Array) -> Array:
+        valid = jnp.all((y == 0) | (y == 1))
+        if in_explicit_mesh(z):  # pairs of classes cannot be spread along one axis of the mesh twice
+            whole = NamedSharding(jax.typeof(z).sharding.mesh, PartitionSpec(None))
+            y, z = jax.sharding.reshard(y, whole), jax.sharding.reshard(z, whole)
+        pairs = (y == 1)[:, None] & (y == 0)[None, :]
+        terms = _positive_part(1 - (z[:, None] - z[None, :]))
+        return poisoned(valid, jnp.sum(jnp.where(pairs, terms, 0)) / z.size)
+
+    return batched(
+        example,
+        (y_true, y_pred),
+        core_ndims=(1, 1),
+        kinds=("number", "score"),
+        axis=axis,
+        weights=weights,
+        where=where,
+        reduction=reduction,
+    )
+
+
+@compiled
+def multilabel_soft_margin(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    axis: int = -1,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Multi-label soft margin loss: the mean over the classes of `bce` from logits.
+
+    Args:
+      y_true: (..., K) matrix of targets in [0, 1]: 1 where the example has the class.
+      y_pred: (..., K) logits.
+      axis: the class axis.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+
+    Raises:
+      ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
+
+    Example:
+      >>> print(multilabel_soft_margin([[1, 0]], [[0.0, 0.0]]))  # log 2
+      0.6931472
+
+    Source: as for `bce`. Agrees with torch.nn.functional.multilabel_soft_margin_loss.
+    """
+
+    def example(y: Array, z: Array) -> Array:
+        return jnp.sum(bce_of_logit(y, z)) / z.size
+
+    return batched(
+        example,
+        (y_true, y_pred),
+        core_ndims=(1, 1),
+        kinds=("number", "score"),
+        axis=axis,
+        weights=weights,
+        where=where,
+        reduction=reduction,
+    )

@@ -1,0 +1,422 @@
+"""Losses of sequences whose alignment with the frames is unknown: the sum over all alignments, exactly.
+
+`T` frames, `K` classes, `L` places for labels, logits `z`. The unit is a sequence.
+
+Both losses sum over paths through a grid, one step a frame. In each step a state takes its probability from two
+predecessors, and what the derivative needs is only the share that came from the first: the shares lead back from the
+end, and the mass that arrives at a state is the probability that the path went through it. So the way back has neither
+logarithms nor magnitudes that grow with the number of frames, and its rounding errors stay those of one step.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._contract import ArrayLike, Kind, Reduction, batched, compiled, kept
+from jaxloss._math import poisoned, widened
+from jaxloss._paths import (
+    NEVER,
+    Log,
+    certain,
+    choose,
+    count,
+    divided,
+    either,
+    entry_at,
+    laid_out_as,
+    log_normaliser,
+    mesh_of,
+    minus_log,
+    on_both,
+    padded,
+    shifted,
+    times,
+)
+
+__all__ = ["ctc", "rnnt"]
+
+
+@compiled
+def ctc(
+    labels: ArrayLike,
+    logits: ArrayLike,
+    *,
+    label_lengths: ArrayLike | None = None,
+    logit_lengths: ArrayLike | None = None,
+    blank: int = 0,
+    infeasible: Literal["inf", "zero"] = "inf",
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Connectionist temporal classification: `-log sum_paths prod_t p_t[path_t]`, over all paths that spell the labels.
+
+    A path has one class a frame; what it spells is left after merging repeats and then dropping blanks. The
+    probabilities are the softmax of the logits. Padding of labels and frames may hold anything, NaN too.
+
+    Args:
+      labels: (..., L) integer labels in 0..K-1, none of them the blank.
+      logits: (..., T, K). A class of logit -inf is excluded.
+      label_lengths: (...) how many labels count, from the left; all of them by default.
+      logit_lengths: (...) how many frames count, from the left; all of them by default.
+      blank: the class that stands for no label.
+      infeasible: what a sequence costs that no path spells, since it has fewer frames than labels and repeats of a
+        label, or since all its paths meet a logit of -inf: "inf" or "zero". Its gradient is 0 in both cases.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over sequences; with `reduction="none"` one loss a sequence, of shape (...). It is never negative.
+
+    Raises:
+      ValueError: batch axes that differ, options out of range. TypeError: labels or lengths of floating dtype.
+      A label that is the blank or no class, or a length outside 0..L or 0..T, makes its sequence NaN, with zero
+      gradient.
+
+    Example:
+      >>> loss = ctc([[1]], [[[0.0, 0.0], [0.0, 0.0]]])  # of the paths 00, 01, 10, 11 the last three spell 1
+      >>> print(f"{loss:.6f}")  # -log 3/4
+      0.287682
+
+    The derivative is softmax minus the share of each class in the paths; it is written by hand and can be
+    differentiated again, in both modes.
+
+    Source: Graves, Fernandez, Gomez and Schmidhuber, ICML 2006, doi 10.1145/1143844.1143891. Agrees with
+    torch.nn.functional.ctc_loss of log-softmax, time first (whose "mean" divides each loss by its number of labels
+    before the mean over sequences), with optax.ctc_loss and keras.ops.ctc_loss where a path exists.
+    """
+    if infeasible not in ("inf", "zero"):
+        raise ValueError(f"ctc: infeasible must be 'inf' or 'zero', got {infeasible!r}.")
+    impossible = jnp.inf if infeasible == "inf" else 0.0
+
+    def example(labels: Array, scores: Array, *lengths: Array) -> Array:
+        frames, classes = scores.shape
+        _check_blank("ctc", blank, classes)
+        label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
+        counts = count(labels.size) < label_length
+        valid = fits & jnp.all(~counts | (labels >= 0) & (labels < classes) & (labels != blank))
+        labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
+        repeats = counts & (labels == shifted(labels, -1))
+        feasible = frame_count >= label_length + jnp.sum(repeats, dtype=jnp.int32)
+        loss = _ctc(widened(scores), labels, label_length, frame_count, valid & feasible, blank, impossible)
+        return poisoned(valid, loss)
+
+    return _batched(example, labels, logits, 2, label_lengths, logit_lengths, weights, where, reduction)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+def _ctc(
+    z: Array, labels: Array, label_length: Array, frame_count: Array, feasible: Array, blank: int, impossible: float
+) -> Array:
+    arrays = z, labels, label_length, frame_count, feasible
+    with mesh_of(z):
+        return _ctc_paths(*arrays, blank=blank, impossible=impossible, slope=False)[0]
+
+
+@_ctc.defjvp
+def _(blank: int, impossible: float, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    with mesh_of(primals[0]):
+        loss, slope = _ctc_paths(*primals, blank=blank, impossible=impossible, slope=True)
+    # Stored for the way back, since to recompute it costs as much as the loss.
+    return loss, jnp.sum(kept(slope) * tangents[0])
+
+
+def _ctc_paths(
+    z: Array,
+    labels: Array,
+    label_length: Array,
+    frame_count: Array,
+    feasible: Array,
+    *,
+    blank: int,
+    impossible: float,
+    slope: bool,
+) -> tuple[Array, Array]:
+    """The loss of one sequence and its derivative by the logits.
+
+    A state is a label or one of the blanks around the labels: blank 0, label 0, blank 1, label 1, ..., blank L.
+    """
+    frames = count(z.shape[0]) < frame_count
+    places = count(labels.size)
+    of_labels = jnp.where(frames[:, None], jnp.take(z, labels, axis=1, mode="clip"), 0)  # (T, L)
+    z = jnp.where(frames[:, None], z, 0)
+    shift, log_sum = log_normaliser(z)
+    log_blank = jnp.maximum((z[:, blank] - shift) - log_sum, NEVER)
+    log_label = jnp.maximum((of_labels - shift[:, None]) - log_sum[:, None], NEVER)
+    log_label = jnp.where(places < label_length, log_label, NEVER)
+    direct = labels != shifted(labels, -1)  # from the label before, without a blank
+
+    def forward(state: tuple[Log, Log], frame: Any) -> tuple[tuple[Log, Log], Any]:
+        blanks, marks = state
+        exists, log_blank, log_label = frame
+        into_blank, from_blank = either(blanks, on_both(lambda x, none: shifted(x, none, more=1), marks, (NEVER, 0)))
+        before = on_both(lambda through, beside: jnp.where(direct, through[:-1], beside[:-1]), into_blank, blanks)
+        into_label, stayed = either(marks, before)
+        moved = times(into_blank, log_blank), times(into_label, log_label)
+        # Without this the numbers would grow with the number of frames.
+        largest = jnp.maximum(jnp.max(moved[0][0]), jnp.max(moved[1][0], initial=NEVER))
+        state = choose(exists, (divided(moved[0], largest), divided(moved[1], largest)), state)
+        return state, (jnp.where(exists, largest, 0), *((from_blank, stayed) if slope else ()))
+
+    alike = laid_out_as(
+        z, labels, label_length, frame_count, feasible
+    )  # the state is laid out over devices as these are
+    first = count(labels.size + 1) == 0
+    (blanks, marks), (largest, *shares) = jax.lax.scan(
+        forward, (alike(certain(first, z.dtype)), alike(certain(first[1:], z.dtype))), (frames, log_blank, log_label)
+    )
+    last_blank = count(labels.size + 1) == label_length
+    last_label = places == label_length - 1
+    at_label = on_both(lambda x, none: jnp.where(label_length > 0, entry_at(last_label, x), none), marks, (NEVER, 0))
+    at_end, ends_blank = either(on_both(functools.partial(entry_at, last_blank), blanks), at_label)
+    loss, possible = minus_log(at_end, jnp.sum(largest), feasible, impossible)
+    if not slope:
+        return loss, z
+
+    def back(state: tuple[Array, Array], frame: Any) -> tuple[tuple[Array, Array], Any]:
+        blanks, marks = state
+        exists, from_blank, stayed = frame
+        came = (1 - stayed) * marks
+        into_blank = blanks + padded(jnp.where(direct, came, 0))
+        moved = (
+            from_blank * into_blank + padded(jnp.where(direct, 0, came)),
+            stayed * marks + ((1 - from_blank) * into_blank)[1:],
+        )
+        return choose(exists, moved, state), (jnp.sum(blanks), marks)
+
+    end = jnp.where(last_blank, ends_blank, 0), jnp.where(last_label, 1 - ends_blank, 0)
+    _, (blanks, marks) = jax.lax.scan(back, end, (frames, *shares), reverse=True)
+    classes = count(z.shape[1])[None]
+    one_hot = (labels[:, None] == classes).astype(z.dtype)
+    share = jnp.matmul(marks, one_hot, precision="highest") + jnp.where(classes == blank, blanks[:, None], 0)
+    softmax = jnp.exp((z - shift[:, None]) - log_sum[:, None])
+    return loss, jnp.where(possible & frames[:, None], softmax - share, 0)
+
+
+@compiled
+def rnnt(
+    labels: ArrayLike,
+    logits: ArrayLike,
+    *,
+    label_lengths: ArrayLike | None = None,
+    logit_lengths: ArrayLike | None = None,
+    blank: int = 0,
+    infeasible: Literal["inf", "zero"] = "inf",
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """The transducer loss: `-log sum_paths prod p`, over all ways to say the labels while reading the frames.
+
+    A path starts at frame 0 with no label said. At frame t after u labels it either says label u, with probability
+    `p[t, u, label u]`, or reads the next frame, with `p[t, u, blank]`; the last frame must be read, too. The
+    probabilities are the softmax of the logits. Padding of labels and frames may hold anything, NaN too.
+
+    Args:
+      labels: (..., L) integer labels in 0..K-1, none of them the blank.
+      logits: (..., T, L + 1, K): for each frame and each number of labels already said. A class of logit -inf is
+        excluded.
+      label_lengths: (...) how many labels count, from the left; all of them by default.
+      logit_lengths: (...) how many frames count, from the left; all of them by default.
+      blank: the class that reads the next frame.
+      infeasible: what a sequence costs that no path says, since it has labels but no frame, or since all its paths meet
+        a logit of -inf: "inf" or "zero". Its gradient is 0 in both cases.
+      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+
+    Returns:
+      The mean over sequences; with `reduction="none"` one loss a sequence, of shape (...). It is never negative.
+
+    Raises:
+      ValueError: batch axes that differ, logits not of one place more than there are labels, options out of range.
+      TypeError: labels or lengths of floating dtype.
+      A label that is the blank or no class, or a length outside 0..L or 0..T, makes its sequence NaN, with zero
+      gradient.
+
+    Example:
+      >>> loss = rnnt([[1]], [[[[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # 2 paths of 3 steps
+      >>> print(f"{loss:.6f}")  # -log 2/8
+      1.386294
+
+    The derivative is written by hand, from the probabilities of the steps, and can be differentiated again, in both
+    modes. It is as large as the logits and is stored when the loss is differentiated.
+
+    Source: Graves 2012, arXiv 1211.3711. Agrees with torchaudio.functional.rnnt_loss, whose blank is the last class by
+    default.
+    """
+    if infeasible not in ("inf", "zero"):
+        raise ValueError(f"rnnt: infeasible must be 'inf' or 'zero', got {infeasible!r}.")
+    impossible = jnp.inf if infeasible == "inf" else 0.0
+
+    def example(labels: Array, scores: Array, *lengths: Array) -> Array:
+        frames, places, classes = scores.shape
+        if places != labels.size + 1:
+            raise ValueError(
+                f"rnnt: logits have {places} places for labels, expected {labels.size + 1}: one more than there are "
+                f"labels, in the axis before the last."
+            )
+        _check_blank("rnnt", blank, classes)
+        label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
+        counts = count(labels.size) < label_length
+        valid = fits & jnp.all(~counts | (labels >= 0) & (labels < classes) & (labels != blank))
+        labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
+        z = widened(scores)
+        if frames == 0:
+            return poisoned(valid, jnp.where(label_length == 0, 0, jnp.asarray(impossible, z.dtype)))
+        loss = _rnnt(z, labels, label_length, frame_count, valid, blank, impossible)
+        return poisoned(valid, loss)
+
+    return _batched(example, labels, logits, 3, label_lengths, logit_lengths, weights, where, reduction)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+def _rnnt(
+    z: Array, labels: Array, label_length: Array, frame_count: Array, feasible: Array, blank: int, impossible: float
+) -> Array:
+    arrays = z, labels, label_length, frame_count, feasible
+    with mesh_of(z):
+        return _rnnt_paths(*arrays, blank=blank, impossible=impossible, slope=False)[0]
+
+
+@_rnnt.defjvp
+def _(blank: int, impossible: float, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    with mesh_of(primals[0]):
+        loss, slope = _rnnt_paths(*primals, blank=blank, impossible=impossible, slope=True)
+    return loss, jnp.sum(kept(slope) * tangents[0])
+
+
+def _rnnt_paths(
+    z: Array,
+    labels: Array,
+    label_length: Array,
+    frame_count: Array,
+    feasible: Array,
+    *,
+    blank: int,
+    impossible: float,
+    slope: bool,
+) -> tuple[Array, Array]:
+    """The loss of one sequence and its derivative by the logits.
+
+    Each step leads from one diagonal of the grid, of all (t, u) with the same sum, to the next one.
+    """
+    frames, said = count(z.shape[0])[:, None], count(z.shape[1])[None]
+    inside = (frames < frame_count) & (said <= label_length)
+    of_labels = jnp.take_along_axis(z[:, :-1], labels[None, :, None], axis=2, mode="clip")[..., 0]
+    of_labels = jnp.where(inside, jnp.pad(of_labels, ((0, 0), (0, 1))), 0)
+    z = jnp.where(inside[..., None], z, 0)
+    shift, log_sum = log_normaliser(z)
+    log_blank = jnp.maximum((z[..., blank] - shift) - log_sum, NEVER)
+    log_label = jnp.maximum((of_labels - shift) - log_sum, NEVER)
+
+    is_end = (frames == frame_count - 1) & (said == label_length)
+    log_last = entry_at(is_end, log_blank)
+    log_blank = jnp.where(frames < frame_count - 1, log_blank, NEVER)
+    log_label = jnp.where(said < label_length, log_label, NEVER)
+    steps = z.shape[0] + z.shape[1] - 2
+    exists = count(steps) < frame_count + label_length - 1
+
+    def forward(state: Log, step: Any) -> tuple[Log, Any]:
+        exists, log_blank, log_label = step
+        after_label = on_both(shifted, times(state, log_label), (NEVER, 0))
+        moved, from_blank = either(times(state, log_blank), after_label)
+        largest = jnp.max(moved[0])
+        state = choose(exists, divided(moved, largest), state)
+        return state, (jnp.where(exists, largest, 0), *((from_blank,) if slope else ()))
+
+    alike = laid_out_as(z, labels, label_length, frame_count, feasible)
+    start = alike(certain(said[0] == 0, z.dtype))
+    diagonals = exists, _skewed(log_blank, NEVER)[:steps], _skewed(log_label, NEVER)[:steps]
+    end, (largest, *shares) = jax.lax.scan(forward, start, diagonals)
+    at_end = times(on_both(functools.partial(entry_at, said[0] == label_length), end), log_last)
+    none = (frame_count == 0) & (label_length == 0)
+    at_end = choose(none, on_both(jnp.zeros_like, at_end), at_end)
+    loss, possible = minus_log(at_end, jnp.sum(largest), feasible & ((frame_count > 0) | none), impossible)
+    if not slope:
+        return loss, z
+
+    def back(state: Array, step: Any) -> tuple[Array, Any]:
+        exists, from_blank = step
+        by_blank = jnp.where(exists, from_blank * state, 0)
+        by_label = jnp.where(exists, padded(((1 - from_blank) * state)[1:]), 0)
+        return jnp.where(exists, by_blank + by_label, state), (by_blank, by_label)
+
+    at_end = alike((said[0] == label_length).astype(z.dtype))
+    _, edges = jax.lax.scan(back, at_end, (exists, *shares), reverse=True)
+    by_blank, by_label = (_straight(e, z.shape[0]) for e in edges)
+    by_blank += is_end.astype(z.dtype)
+    classes = count(z.shape[2])[None]
+    softmax = jnp.exp((z - shift[..., None]) - log_sum[..., None])
+    share = jnp.where(classes == blank, by_blank[..., None], 0)
+    share += jnp.where(padded(labels)[:, None] == classes, by_label[..., None], 0)
+    return loss, jnp.where(possible & inside[..., None], (by_blank + by_label)[..., None] * softmax - share, 0)
+
+
+def _skewed(x: Array, fill: float) -> Array:
+    """(T + L, L + 1): entry [t + u, u] is x[t, u], the others are the filling."""
+    frames, places = x.shape
+    rows = jnp.pad(x.T, ((0, 0), (0, places)), constant_values=fill)  # flat, each row starts one place too late
+    return rows.reshape(-1)[:-places].reshape(places, frames + places - 1).T
+
+
+def _straight(x: Array, frames: int) -> Array:
+    """(T, L + 1): entry [t, u] is x[t + u, u]. One row is added, the last one of `_skewed`."""
+    places = x.shape[1]
+    rows = jnp.pad(x, ((0, 1), (0, 0))).T
+    return jnp.pad(rows.reshape(-1), (0, places)).reshape(places, frames + places)[:, :frames].T
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What both losses need
+
+
+def _batched(
+    example: Callable[..., Array],
+    labels: ArrayLike,
+    logits: ArrayLike,
+    logits_ndim: int,
+    label_lengths: ArrayLike | None,
+    logit_lengths: ArrayLike | None,
+    weights: ArrayLike | None,
+    where: ArrayLike | None,
+    reduction: Reduction,
+) -> Array:
+    """`batched` with those lengths that are given as further arrays."""
+    inputs: list[tuple[str, Any, int, Kind]] = [
+        ("labels", labels, 1, "label"),
+        ("logits", logits, logits_ndim, "logits"),
+        ("label_lengths", label_lengths, 0, "length"),
+        ("logit_lengths", logit_lengths, 0, "length"),
+    ]
+    names, arrays, core_ndims, kinds = zip(*(i for i in inputs if i[1] is not None), strict=True)
+    return batched(
+        example,
+        arrays,
+        core_ndims=core_ndims,
+        kinds=kinds,
+        names=names,
+        weights=weights,
+        where=where,
+        reduction=reduction,
+    )
+
+
+def _check_blank(loss: str, blank: Any, classes: int) -> None:
+    if isinstance(blank, int) and not 0 <= blank < classes:
+        raise ValueError(f"{loss}: blank must be one of the {classes} classes, 0 to {classes - 1}, got {blank}.")
+
+
+def _lengths(
+    lengths: tuple[Array, ...], labels: Any, logits: Any, longest_label: int, frames: int
+) -> tuple[Array, Array, Array]:
+    """How many labels and frames count, and whether there are so many."""
+    given = iter(lengths)
+    label_length = jnp.asarray(longest_label) if labels is None else next(given)
+    frame_count = jnp.asarray(frames) if logits is None else next(given)
+    fits = (label_length >= 0) & (label_length <= longest_label) & (frame_count >= 0) & (frame_count <= frames)
+    label_length, frame_count = jnp.clip(label_length, 0, longest_label), jnp.clip(frame_count, 0, frames)
+    return label_length.astype(jnp.int32), frame_count.astype(jnp.int32), fits

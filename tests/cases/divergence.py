@@ -1,0 +1,131 @@
+"""Rows of the divergences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cases.classification import log, log_softmax
+from cases.row import CLASSES, Row, every
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inputs
+
+
+def distribution(rng, batch):
+    return 0.96 * rng.dirichlet(np.full(CLASSES, 2.0), batch) + 0.01
+
+
+def distributions(rng, batch):
+    return distribution(rng, batch), distribution(rng, batch)
+
+
+def log_distributions(rng, batch):
+    return np.log(distribution(rng, batch)), np.log(distribution(rng, batch))
+
+
+def teacher_student(rng, batch):
+    return 2 * rng.normal(size=(*batch, CLASSES)), 2 * rng.normal(size=(*batch, CLASSES))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Formulas
+
+
+def times(q, log_ratio):
+    return np.where(q == 0, 0, q * np.where(q == 0, 0, log_ratio))
+
+
+def with_logs(x, from_logs):
+    return (np.exp(x), np.where(np.isneginf(x), 0, x)) if from_logs else (x, log(x))
+
+
+def kl_divergence(q, p, from_logs=False):
+    q, log_q = with_logs(q, from_logs)
+    return times(q, log_q - with_logs(p, from_logs)[1]).sum(-1)
+
+
+def js_divergence(q, p, weight=0.5, from_logs=False):
+    (q, log_q), (p, log_p) = with_logs(q, from_logs), with_logs(p, from_logs)
+    log_m = log(weight * q + (1 - weight) * p)
+    return (weight * times(q, log_q - log_m) + (1 - weight) * times(p, log_p - log_m)).sum(-1)
+
+
+def total_variation(q, p):
+    return np.abs(q - p).sum(-1) / 2
+
+
+def distillation(teacher, student, temperature=1.0):
+    log_q = log_softmax(teacher / temperature)
+    excluded = np.isneginf(log_q)
+    log_p = np.where(excluded, 0, log_softmax(student / temperature))
+    return temperature**2 * (np.exp(log_q) * (np.where(excluded, 0, log_q) - log_p)).sum(-1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hard inputs
+
+
+def both(*batches):
+    return tuple(np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+
+
+HARD = [*np.eye(CLASSES)[:2], [0.5, 0.5, 0, 0], [0.25] * 4, [0, 1e-30, 1, 1e-7], [0.0] * 4]
+HARD_LOGITS = [[0.0] * 4, [1e4, -1e4, 0, 1], [-1e4, 1e4, 0, 1], [1e4] * 4, [20, 19, 18, 3], [1e-3, 0, 0, 1e-30]]
+with np.errstate(divide="ignore"):
+    HARD_LOGS = np.log([[0.5, 0.5, 0, 0], [0.25, 0.75, 0, 0], [0.25, 0.25, 0.25, 0.25]])
+FINITE_LOGS = [np.full(4, np.log(0.25)), np.full(4, -1e4), np.log([1e-30, 1e-30, 0.5, 0.5])]
+EXCLUDED = [[-np.inf, 1, 2, 0], [-np.inf, 1e4, -1e4, 0]]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows
+
+LOGS = {"from_logs": True}
+NO_DISTRIBUTION = (
+    [[0.2, 0.8, 0, 0], [0.2, 0.8, 0, 0], [-0.2, 0.4, 0.4, 0.4]],
+    [[1.2, 0, 0, 0], [-0.2, 1, 0, 0], [0.25] * 4],
+)
+
+ROWS = (
+    Row("kl_divergence", distributions, kl_divergence, hard=every(HARD, HARD), outside=NO_DISTRIBUTION),
+    Row(
+        "kl_divergence-logs",
+        log_distributions,
+        kl_divergence,
+        LOGS,
+        hard=both(every(HARD_LOGS[:2], [*HARD_LOGS, *FINITE_LOGS]), every(HARD_LOGS[2:], FINITE_LOGS)),
+        outside=([np.full(4, -1.0)], [[0.0, 1, 2, 3]]),
+    ),
+    Row(
+        "js_divergence",
+        distributions,
+        js_divergence,
+        {"weight": 0.3},
+        hard=every(HARD, HARD),
+        outside=NO_DISTRIBUTION,
+        refused=({"weight": -0.1}, {"weight": 1.1}, {"weight": float("nan")}),
+    ),
+    Row(
+        "js_divergence-logs",
+        log_distributions,
+        js_divergence,
+        LOGS,
+        hard=every(HARD_LOGS, [*HARD_LOGS, *FINITE_LOGS]),
+    ),
+    Row(
+        "total_variation",
+        distributions,
+        total_variation,
+        hard=every(HARD, HARD),
+        outside=NO_DISTRIBUTION,
+        ties=(HARD, HARD),
+    ),
+    Row(
+        "distillation",
+        teacher_student,
+        distillation,
+        {"temperature": 2.0},
+        hard=both(every(HARD_LOGITS, HARD_LOGITS), every(EXCLUDED, EXCLUDED)),
+        ties=(HARD_LOGITS, HARD_LOGITS),
+        refused=({"temperature": 0.0}, {"temperature": float("nan")}),
+    ),
+)

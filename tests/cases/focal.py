@@ -1,0 +1,142 @@
+"""Rows of the losses that weigh the cross-entropy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cases.classification import (
+    CLASS_WEIGHTS,
+    DISTRIBUTIONS,
+    EXCLUDED,
+    HARD_LOGIT,
+    HARD_LOGITS,
+    HARD_PROBABILITIES,
+    HARD_PROBABILITY,
+    LOGITS,
+    SMOOTHINGS,
+    bce,
+    distribution_logits,
+    distributions,
+    log,
+    log_softmax,
+    logit,
+    one_hot_logits,
+    probability,
+)
+from cases.row import Row, every
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Formulas
+
+
+def binary_focal(y, score, from_logits=False, gamma=2.0, alpha=None, label_smoothing=0.0):
+    y = (1 - label_smoothing) * y + label_smoothing / 2
+    if from_logits:
+        log_p, log_not_p = -np.logaddexp(0, -score), -np.logaddexp(0, score)
+        with np.errstate(divide="ignore"):
+            error = np.exp(gamma * np.logaddexp(np.log(y) + log_not_p, np.log(1 - y) + log_p))
+    else:
+        p = np.clip(score, 0, 1)
+        error = (y * (1 - p) + (1 - y) * p) ** gamma
+    factor = 1 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+    return factor * error * bce(y, score, from_logits)
+
+
+def log_rest(z):
+    """log(1 - softmax(z)), from the other classes."""
+    z = z - z.max(-1, keepdims=True)
+    others = [np.delete(z, k, -1) for k in range(z.shape[-1])]
+    with np.errstate(divide="ignore"):
+        sums = [np.logaddexp.reduce(o, -1) for o in others]
+    return np.stack(sums, -1) - np.logaddexp.reduce(z, -1, keepdims=True)
+
+
+def classes(scores, from_logits):
+    """log p, 1 - p and log(1 - p)."""
+    if from_logits:
+        log_p, log_not_p = log_softmax(scores), log_rest(scores)
+        return log_p, np.exp(log_not_p), log_not_p
+    total = scores.sum(-1, keepdims=True)
+    p = np.where(total > 0, scores / np.where(total > 0, total, 1), 1 / scores.shape[-1])
+    return log(p), 1 - p, np.log1p(-np.minimum(p, 1 - 1e-16))
+
+
+def weighed(q, terms):
+    return np.where(q == 0, 0, q * np.where(q == 0, 0, terms)).sum(-1)
+
+
+def categorical_focal(q, scores, from_logits=False, gamma=2.0, alpha=1.0, label_smoothing=0.0):
+    log_p, _, log_not_p = classes(scores, from_logits)
+    q = (1 - label_smoothing) * q + label_smoothing / q.shape[-1]
+    with np.errstate(invalid="ignore"):
+        return weighed(alpha * q, -log_p * np.exp(gamma * log_not_p))
+
+
+def poly1(q, scores, from_logits=False, epsilon=1.0):
+    log_p, not_p, _ = classes(scores, from_logits)
+    return weighed(q, -log_p + epsilon * not_p)
+
+
+def generalized_cce(q, scores, power=0.7, from_logits=False):
+    log_p = classes(scores, from_logits)[0]
+    return weighed(q, -np.expm1(power * log_p) / power if power else -log_p)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows
+
+GAMMAS = ({"gamma": -1.0}, {"gamma": float("nan")})
+ALPHAS = ({"alpha": -0.1}, {"alpha": 1.5})
+
+CERTAIN = tuple(
+    map(np.concatenate, zip(every(DISTRIBUTIONS, HARD_LOGITS), every([[0.0, 0, 0, 1]], EXCLUDED), strict=True))
+)
+PROBABLE = every(DISTRIBUTIONS, HARD_PROBABILITIES)
+NEGATIVE = [[0.0, 1, 0, 0]], [[-0.2, 0.4, 0.4, 0.4]]
+
+ROWS = (
+    Row(
+        "binary_focal-probability",
+        probability,
+        binary_focal,
+        hard=HARD_PROBABILITY,
+        outside=([0.0, 1.0, 0.0, 1.0], [1.2, 1.2, -0.2, -0.2]),
+        refused=(*SMOOTHINGS, *GAMMAS, *ALPHAS),
+    ),
+    Row("binary_focal-logit", logit, binary_focal, LOGITS, hard=HARD_LOGIT),
+    Row(
+        "binary_focal-all",
+        logit,
+        binary_focal,
+        {**LOGITS, "gamma": 0.5, "alpha": 0.25, "label_smoothing": 0.1},
+        hard=every([0.0, 1.0, 0.5], [0.0, 1e-30, 20.0, 104.0, -104.0, 1e4, -1e4, 1e30, -1e30]),
+    ),
+    Row("binary_focal-root", logit, binary_focal, {**LOGITS, "gamma": 0.5}, hard=HARD_LOGIT),
+    Row(
+        "categorical_focal-probabilities",
+        distributions,
+        categorical_focal,
+        hard=PROBABLE,
+        outside=NEGATIVE,
+        refused=(*SMOOTHINGS, *GAMMAS, {"alpha": -0.1}, {"alpha": [1.0, 2.0]}),
+    ),
+    Row("categorical_focal-one_hot_logits", one_hot_logits, categorical_focal, LOGITS, hard=CERTAIN),
+    Row(
+        "categorical_focal-all",
+        distribution_logits,
+        categorical_focal,
+        {**LOGITS, "gamma": 0.5, "alpha": CLASS_WEIGHTS, "label_smoothing": 0.1},
+        hard=every(DISTRIBUTIONS, HARD_LOGITS),
+    ),
+    Row("poly1-probabilities", distributions, poly1, hard=PROBABLE, outside=NEGATIVE),
+    Row("poly1-logits", distribution_logits, poly1, {**LOGITS, "epsilon": 2.0}, hard=CERTAIN),
+    Row(
+        "generalized_cce-probabilities",
+        distributions,
+        generalized_cce,
+        hard=PROBABLE,
+        outside=NEGATIVE,
+        refused=({"power": -0.5}, {"power": 1.5}, {"power": float("nan")}),
+    ),
+    Row("generalized_cce-logits", distribution_logits, generalized_cce, {**LOGITS, "power": 0.5}, hard=CERTAIN),
+)

@@ -1,0 +1,172 @@
+"""Rows of the likelihoods."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import gammaln
+
+from cases.row import Row, every
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inputs
+
+
+def spread(rng, batch):
+    return rng.normal(size=batch), rng.normal(size=batch), rng.uniform(0.3, 3, batch)
+
+
+def rates(rng, batch):
+    return rng.uniform(0.2, 4, batch), rng.uniform(0.2, 4, batch)
+
+
+def log_rates(rng, batch):
+    return rng.uniform(0.2, 4, batch), rng.normal(size=batch)
+
+
+def rates_and_dispersions(rng, batch):
+    return *rates(rng, batch), rng.uniform(0.1, 2, batch)
+
+
+def log_rates_and_dispersions(rng, batch):
+    return *log_rates(rng, batch), rng.uniform(0.1, 2, batch)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Formulas
+
+
+def gaussian_nll(y, mean, variance, full=False, eps=1e-6):
+    v = np.maximum(variance, eps)
+    return (np.log(v) + (y - mean) ** 2 / v + full * np.log(2 * np.pi)) / 2
+
+
+def laplace_nll(y, location, scale, full=False, eps=1e-6):
+    b = np.maximum(scale, eps)
+    return np.log(b) + np.abs(y - location) / b + full * np.log(2)
+
+
+def student_t_nll(y, location, scale, df=4.0, full=False, eps=1e-6):
+    s = np.maximum(scale, eps)
+    constant = gammaln(df / 2) - gammaln((df + 1) / 2) + np.log(np.pi * df) / 2
+    return np.log(s) + (df + 1) / 2 * np.log1p(((y - location) / s) ** 2 / df) + full * constant
+
+
+def poisson_nll(y, rate, log_rate=False, full=False):
+    with np.errstate(over="ignore"):
+        mean = np.exp(rate) if log_rate else rate
+    log = rate if log_rate else np.log(np.maximum(rate, np.finfo(np.float32).tiny))
+    return mean - y * log + full * gammaln(y + 1)
+
+
+def negative_binomial_nll(y, mean, dispersion, log_rate=False, full=False):
+    log = mean if log_rate else np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+    n = 1 / dispersion
+    log_total = np.logaddexp(np.log(n), log)
+    loss = gammaln(n) - gammaln(n + y) + n * (log_total - np.log(n)) + y * (log_total - log)
+    return loss + full * gammaln(y + 1)
+
+
+def tweedie(y, mean, power=1.5, log_rate=False, full=False):
+    m = np.exp(mean) if log_rate else np.maximum(mean, np.finfo(np.float32).tiny)
+    loss = m ** (2 - power) / (2 - power) - y * m ** (1 - power) / (1 - power)
+    return loss + full * y ** (2 - power) / ((1 - power) * (2 - power))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows
+
+
+def each(*columns):
+    """A hard batch: every combination."""
+    return tuple(x.ravel() for x in np.meshgrid(*map(np.asarray, columns)))
+
+
+PLACED = ("y_true", "location", "scale")
+HARD_PLACED = each([0.0, -65504.0, 1.7e38], [0.0, 1e-30, 65504.0, -1.7e38], [1e-6, 1e-3, 1.0, 65504.0, 1e30])
+OUTSIDE_PLACED = ([0.0, 0.0], [0.0, 1.0], [-1.0, -1e-3])
+COUNTS = [0.0, 1.0, 3.0, 30.0, 1e4]
+HARD_LOGS = each(COUNTS, [0.0, 1e-30, 1.0, 80.0, -80.0, 3e38, -1e4, -3e37])
+
+ROWS = (
+    Row(
+        "gaussian_nll",
+        spread,
+        gaussian_nll,
+        names=("y_true", "mean", "variance"),
+        hard=HARD_PLACED,
+        outside=OUTSIDE_PLACED,
+        refused=({"eps": -1.0},),
+    ),
+    Row(
+        "laplace_nll",
+        spread,
+        laplace_nll,
+        names=PLACED,
+        hard=HARD_PLACED,
+        outside=OUTSIDE_PLACED,
+        refused=({"eps": -1.0},),
+    ),
+    Row(
+        "student_t_nll",
+        spread,
+        student_t_nll,
+        {"df": 3.0, "full": True},
+        names=PLACED,
+        hard=HARD_PLACED,
+        outside=OUTSIDE_PLACED,
+        refused=({"eps": -1.0}, {"df": 0.0}, {"df": float("nan")}),
+    ),
+    Row(
+        "poisson_nll",
+        rates,
+        poisson_nll,
+        names=("y_true", "rate"),
+        hard=every(COUNTS, [0.0, 1e-38, 1e-30, 1e-7, 1.0, 30.0, 1e4, 3e38]),
+        outside=([-1.0, 1.0, 0.0], [1.0, -1.0, -0.1]),
+    ),
+    Row(
+        "poisson_nll-full",
+        log_rates,
+        poisson_nll,
+        {"log_rate": True, "full": True},
+        names=("y_true", "rate"),
+        hard=HARD_LOGS,
+        outside=([-1.0], [1.0]),
+    ),
+    Row(
+        "negative_binomial_nll",
+        rates_and_dispersions,
+        negative_binomial_nll,
+        names=("y_true", "mean", "dispersion"),
+        hard=each(COUNTS, [0.0, 1e-30, 1.0, 30.0, 1e4], [1e-2, 1.0, 100.0]),
+        outside=([-1.0, 1.0, 0.0], [1.0, -1.0, 1.0], [1.0, 1.0, -0.1]),
+    ),
+    Row(
+        "negative_binomial_nll-full",
+        log_rates_and_dispersions,
+        negative_binomial_nll,
+        {"log_rate": True, "full": True},
+        names=("y_true", "mean", "dispersion"),
+        hard=each(COUNTS, [0.0, 1e-30, 1.0, 80.0, -80.0, 1e4, -1e4], [1e-2, 1.0, 100.0]),
+        outside=([-1.0, 1.0], [1.0, 1.0], [1.0, -0.1]),
+    ),
+    Row(
+        "tweedie",
+        rates,
+        tweedie,
+        {"power": 1.75},
+        names=("y_true", "mean"),
+        hard=every(COUNTS, [0.0, 1e-30, 1e-7, 1.0, 30.0, 1e4, 3e38]),
+        outside=([-1.0, 1.0, 0.0], [1.0, -1.0, -0.1]),
+        refused=({"power": 0.5}, {"power": 3.0}, {"power": float("nan")}),
+    ),
+    Row(
+        "tweedie-full",
+        log_rates,
+        tweedie,
+        {"power": 1.25, "log_rate": True, "full": True},
+        names=("y_true", "mean"),
+        hard=each(COUNTS, [0.0, 1e-30, 1.0, 20.0, -20.0]),
+        outside=([-1.0], [1.0]),
+    ),
+)

@@ -1,0 +1,59 @@
+"""Rows of the losses of a linear layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cases import classification
+from cases.row import CLASSES, Row
+
+FEATURES = 3
+KERNEL = np.random.default_rng(0).normal(size=(FEATURES, CLASSES)).astype(np.float32)
+BIAS = np.array([0.5, -1.0, 0.0, 2.0], np.float32)
+
+
+def tokens(rng, batch):
+    return rng.integers(0, CLASSES, batch), rng.normal(size=(*batch, FEATURES))
+
+
+def linear_cce(label, hidden, kernel, bias=0.0, softcap=None, chunk=None, **options):
+    z = hidden @ np.float64(kernel) + bias
+    if softcap:
+        z = softcap * np.tanh(z / softcap)
+    return classification.sparse_cce(label, z, from_logits=True, **options)
+
+
+EXTREMES = np.array([[0.0, 0.0, 0.0], [30.0, -30.0, 30.0], [1e4, 0.0, 0.0], [0.0, -1e4, 1e-4]])
+REFUSED = ({"label_smoothing": -0.1}, {"label_smoothing": 1.1}, {"softcap": 0.0}, {"chunk": 0})
+
+ROWS = (
+    Row(
+        "linear_cce",
+        tokens,
+        linear_cce,
+        {"kernel": KERNEL},
+        shared=("kernel",),
+        names=("y_true", "hidden"),
+        labels=0,
+        hard=(np.arange(4), EXTREMES),
+        outside=(np.array([-1, CLASSES, -100, 2**31 - 1]), np.ones((4, FEATURES))),
+        refused=REFUSED,
+    ),
+    Row(
+        "linear_cce-all",
+        tokens,
+        linear_cce,
+        {
+            "kernel": KERNEL,
+            "bias": BIAS,
+            "label_smoothing": 0.1,
+            "class_weights": classification.CLASS_WEIGHTS,
+            "z_loss": 0.1,
+            "softcap": 2.0,
+            "chunk": 2,
+        },
+        shared=("kernel",),
+        names=("y_true", "hidden"),
+        labels=0,
+    ),
+)

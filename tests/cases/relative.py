@@ -1,0 +1,70 @@
+"""Rows of the losses that (almost) ignore the scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cases.row import CLASSES, Row, every
+
+
+def away_from_zero(rng, batch):
+    sign = rng.choice([-1.0, 1.0], batch)
+    return sign * rng.uniform(0.5, 2, batch), sign * rng.uniform(0.5, 2, batch)
+
+
+def above_minus_one(rng, batch):
+    return rng.uniform(-0.5, 3, batch), rng.uniform(-0.5, 3, batch)
+
+
+def vectors(rng, batch):
+    return rng.normal(size=(*batch, CLASSES)), rng.normal(size=(*batch, CLASSES))
+
+
+def mape(y, p, eps=1e-7):
+    return 100 * np.abs(p - y) / np.maximum(np.abs(y), eps)
+
+
+def smape(y, p, eps=1e-7):
+    return 200 * np.abs(p - y) / np.maximum(np.abs(y) + np.abs(p), eps)
+
+
+def msle(y, p):
+    return (np.log1p(p) - np.log1p(y)) ** 2
+
+
+def cosine_distance(y, p, eps=0.0):
+    norms = [np.maximum(np.sqrt((x**2).sum(-1)), eps) for x in (y, p)]
+    product = norms[0] * norms[1]
+    return 1 - np.where(product > 0, (y * p).sum(-1) / np.where(product > 0, product, 1), 0)
+
+
+HARD_RATIOS = every([0.0, 1e-30, 1.0, -65504.0, 1.7e38], [0.0, 1e-30, 1.0, 1e4, -65504.0, 1.7e38, -1.7e38])
+HARD_LOGS = every([0.0, -0.999, 1e-30, 65504.0, 1.7e38], [0.0, -0.999, 1e-30, 1e-3, 1.0, 65504.0, 3e38])
+HARD_VECTORS = [
+    *([0.0] * 4, [1.0, 0, 0, 0], [-1.0, 0, 0, 0], [1e-3, 1, 2, 3], [3e-3, 3, 6, 9], [1e-15, 2e-15, 0, 1e-18]),
+    *([1e-30, 1e30, 0, 0], [1e38, 2e38, 3e38, -3e38], [65504.0, -65504, 65504, 0]),
+]
+TIES = ([0.0, 2.5, -1.0], [0.0, 2.5, -1.0])
+EPS = ({"eps": -1.0}, {"eps": float("nan")})
+
+ROWS = (
+    Row("mape", away_from_zero, mape, hard=HARD_RATIOS, ties=TIES, refused=EPS),
+    Row("smape", away_from_zero, smape, hard=HARD_RATIOS, ties=TIES, refused=EPS),
+    Row(
+        "msle",
+        above_minus_one,
+        msle,
+        hard=HARD_LOGS,
+        ties=([0.0, 2.5], [0.0, 2.5]),
+        outside=([-2.0, -2.0, 1.0], [-1.5, 1.0, -2.0]),
+    ),
+    Row(
+        "cosine_distance",
+        vectors,
+        cosine_distance,
+        hard=every(HARD_VECTORS, HARD_VECTORS),
+        ties=([[0.0] * 4, [0.0] * 4, [1, 2, 3, 4]], [[0.0] * 4, [1, 2, 3, 4], [0.0] * 4]),
+        refused=EPS,
+    ),
+    Row("cosine_distance-eps", vectors, cosine_distance, {"eps": 1.5}),
+)

@@ -1,0 +1,137 @@
+"""Rows of the losses of masks: (pixels, example, class) arrays, of which a loss sees all pixels at once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cases.row import Row
+
+EXAMPLES, K = 8, 3  # as many examples as the test mesh has devices
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def probabilities(rng, batch):
+    shape = (*batch, EXAMPLES, K)
+    return 0.9 * rng.random(shape) + 0.05, 0.9 * rng.random(shape) + 0.05
+
+
+def logits(rng, batch):
+    return 0.9 * rng.random((*batch, EXAMPLES, K)) + 0.05, 2 * rng.normal(size=(*batch, EXAMPLES, K))
+
+
+def labelled_logits(rng, batch):
+    z = 2 * rng.normal(size=(*batch, EXAMPLES, K))
+    return rng.integers(0, 2, z.shape) * 1.0, z
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Formulas: axis 0 holds the pixels, the last one the classes
+
+
+def over(n, d):
+    return np.where(d > 0, n / np.where(d > 0, d, 1), 0)
+
+
+def tversky(y, p, alpha=0.5, beta=0.5, smooth=0.0, from_logits=False, axis=0):
+    p = softmax(p) if from_logits else p
+    tp, fp, fn = (y * p).sum(0), ((1 - y) * p).sum(0), (y * (1 - p)).sum(0)
+    return over(alpha * fp + beta * fn, tp + alpha * fp + beta * fn + smooth)
+
+
+def dice(y, p, smooth=0.0, from_logits=False, axis=0):
+    p = softmax(p) if from_logits else p
+    total = y.sum(0) + p.sum(0)
+    return over(total - 2 * (y * p).sum(0), total + 2 * smooth)
+
+
+def jaccard(y, p, smooth=0.0, from_logits=False, axis=0):
+    p = softmax(p) if from_logits else p
+    shared = (y * p).sum(0)
+    union = y.sum(0) + p.sum(0) - shared
+    return over(union - shared, union + smooth)
+
+
+def focal_tversky(y, p, gamma=4 / 3, alpha=0.3, beta=0.7, smooth=0.0, from_logits=False, axis=0):
+    return tversky(y, p, alpha, beta, smooth, from_logits) ** (1 / gamma)
+
+
+def generalized_dice(y, p, from_logits=False, axis=0):
+    p = softmax(p) if from_logits else p
+    size = y.sum(0)
+    w = over(1, size**2)
+    rarest = w.max(-1, keepdims=True)
+    w = np.where(size > 0, w, np.where(rarest > 0, rarest, 1))
+    return over((w * (y + p - 2 * y * p).sum(0)).sum(-1), (w * (y + p).sum(0)).sum(-1))
+
+
+def lovasz(y, errors):
+    """The Lovasz extension from its definition, one unit and one pixel at a time."""
+    losses = np.zeros(y.shape[1:])
+    for unit in np.ndindex(losses.shape):
+        truth, e = y[:, *unit] == 1, errors[:, *unit]
+        wrong, before = np.zeros(len(e), bool), 0.0
+        for i in np.argsort(-e, kind="stable"):
+            wrong[i] = True
+            kept, union = (truth & ~wrong).sum(), (truth | wrong).sum()
+            jaccard_loss = 1 - kept / union
+            losses[unit] += e[i] * (jaccard_loss - before)
+            before = jaccard_loss
+    return losses
+
+
+def lovasz_hinge(y, z, axis=0):
+    return lovasz(y, np.maximum(0, 1 - (2 * y - 1) * z))
+
+
+def lovasz_softmax(y, p, from_logits=False, axis=0):
+    return lovasz(y, np.abs(y - (softmax(p) if from_logits else p)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hard inputs: an example each for right, wrong, absent, full and nothing at all
+
+ONE, TWO, THREE = np.eye(K)
+HARD_TARGETS = np.array([[ONE, TWO], [ONE, ONE], [ONE, ONE], [TWO, TWO], [0 * ONE, 0 * ONE]]).swapaxes(0, 1)
+HARD_SCORES = np.array([[ONE, TWO], [TWO, TWO], [THREE, ONE], [ONE / 3, TWO / 3], [0 * ONE, 0 * ONE]]).swapaxes(0, 1)
+HARD = (HARD_TARGETS, HARD_SCORES)
+HARD_LOGITS = (HARD_TARGETS, np.array([1e4, -1e4]).reshape(2, 1, 1) * HARD_SCORES)
+PIXELS = {"axis": 0}
+NEGATIVE = ({"smooth": -1.0},)
+
+ROWS = (
+    Row("dice", probabilities, dice, PIXELS, pooled=True, hard=HARD, refused=NEGATIVE),
+    Row(
+        "tversky",
+        logits,
+        tversky,
+        {"alpha": 0.3, "beta": 0.7, "smooth": 1.0, "from_logits": True, **PIXELS},
+        pooled=True,
+        hard=HARD_LOGITS,
+        refused=({"alpha": -1.0}, {"beta": -1.0}, {"smooth": -1.0}),
+    ),
+    Row(
+        "focal_tversky",
+        probabilities,
+        focal_tversky,
+        {"gamma": 4 / 3, **PIXELS},
+        pooled=True,
+        hard=HARD,
+        refused=({"gamma": 0.0},),
+    ),
+    Row("jaccard", probabilities, jaccard, PIXELS, pooled=True, hard=HARD, refused=NEGATIVE),
+    Row("generalized_dice", logits, generalized_dice, {"from_logits": True, **PIXELS}, pooled=True, hard=HARD_LOGITS),
+    Row("lovasz_hinge", labelled_logits, lovasz_hinge, PIXELS, pooled=True, detached=(0,), hard=HARD_LOGITS),
+    Row(
+        "lovasz_softmax",
+        labelled_logits,
+        lovasz_softmax,
+        {"from_logits": True, **PIXELS},
+        pooled=True,
+        detached=(0,),
+        hard=HARD_LOGITS,
+    ),
+)

@@ -1,0 +1,140 @@
+"""Rows of the losses of sequences."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from cases.classification import log_softmax
+from cases.row import CLASSES, Row
+
+LABELS, FRAMES = 2, 4
+BLANK = 1
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inputs: the frames always suffice for the labels
+
+
+def labels_logits(rng, batch):
+    return (
+        rng.choice([0, 2, 3], (*batch, LABELS)),
+        2 * rng.normal(size=(*batch, FRAMES, CLASSES)),
+        rng.integers(0, LABELS + 1, batch),
+        rng.integers(LABELS + 1, FRAMES + 1, batch),
+    )
+
+
+def labels_grids(rng, batch):
+    return (
+        rng.choice([0, 2, 3], (*batch, LABELS)),
+        2 * rng.normal(size=(*batch, FRAMES - 1, LABELS + 1, CLASSES)),
+        rng.integers(0, LABELS + 1, batch),
+        rng.integers(1, FRAMES, batch),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Formulas: the forward recursions as the papers have them, in plain logarithms
+
+
+def each(oracle):
+    """The oracle of one sequence, for a batch of them."""
+
+    @functools.wraps(oracle)
+    def losses(labels, logits, label_lengths, logit_lengths, blank):
+        batch = np.shape(labels)[:-1]
+        z = log_softmax(logits).reshape(-1, *logits.shape[len(batch) :])
+        y = np.reshape(labels, (len(z), -1))
+        lengths = np.ravel(label_lengths), np.ravel(logit_lengths)
+        return np.reshape([-oracle(*one, blank) for one in zip(y, z, *lengths, strict=True)], batch)
+
+    return losses
+
+
+@each
+def ctc(labels, log_p, label_length, frames, blank):
+    spelled = [blank]
+    for label in labels[:label_length]:
+        spelled += [label, blank]
+    alpha = np.full(len(spelled), -np.inf)
+    alpha[0] = 0  # one frame before the first
+    for t in range(frames):
+        before = alpha
+        alpha = before.copy()
+        alpha[1:] = np.logaddexp(alpha[1:], before[:-1])
+        for s in range(3, len(spelled), 2):
+            if spelled[s] != spelled[s - 2]:
+                alpha[s] = np.logaddexp(alpha[s], before[s - 2])
+        alpha = alpha + log_p[t, spelled]
+    return np.logaddexp.reduce(alpha[-2:])
+
+
+@each
+def rnnt(labels, log_p, label_length, frames, blank):
+    alpha = np.full((frames, label_length + 1), -np.inf)
+    alpha[0, 0] = 0
+    for t in range(frames):
+        for u in range(label_length + 1):
+            if t:
+                alpha[t, u] = np.logaddexp(alpha[t, u], alpha[t - 1, u] + log_p[t - 1, u, blank])
+            if u:
+                alpha[t, u] = np.logaddexp(alpha[t, u], alpha[t, u - 1] + log_p[t, u - 1, labels[u - 1]])
+    return alpha[-1, -1] + log_p[frames - 1, label_length, blank]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hard inputs: frames that are all alike
+
+FRAME = np.array([[0.0] * 4, [1e4, -1e4, 0, 1], [-1e4, 1e4, 0, 1], [20, 17, 0, 1], [88, -88, 104, -104], [1e30] * 4])
+EXCLUDED = np.array([[0, 1, 2, -np.inf], [0, 1, -np.inf, -np.inf]])
+
+
+def hard(*core):
+    """Two different labels, and twice the same one."""
+    batches = []
+    for labels, excluded in (([0, 2], EXCLUDED[:1]), ([0, 0], EXCLUDED)):
+        frames = np.concatenate([FRAME, excluded])
+        batches.append(whole(labels, np.expand_dims(frames, tuple(range(1, 1 + len(core)))), core))
+    return joined(*batches)
+
+
+def outside(*core):
+    frames = np.ones((len(WRONG_LABELS), *(1,) * len(core), CLASSES))
+    labels, logits, _, _ = whole([0, 2], frames, core)
+    return joined(whole(WRONG_LABELS, frames, core), (labels, logits, [LABELS + 1, -1, 1, 1], [2, 2, 9, -1]))
+
+
+def whole(labels, frames, core):
+    """All labels and frames count."""
+    n = len(frames)
+    logits = np.broadcast_to(frames, (n, *core, CLASSES))
+    return np.broadcast_to(labels, (n, LABELS)), logits, np.full(n, LABELS), np.full(n, core[0])
+
+
+def joined(*batches):
+    return tuple(map(np.concatenate, zip(*batches, strict=True)))
+
+
+WRONG_LABELS = np.array([[0, BLANK], [0, CLASSES], [-1, 0], [2**31 - 1, 0]])
+SHARED = {
+    "options": {"blank": BLANK},
+    "names": ("labels", "logits", "label_lengths", "logit_lengths"),
+    "keywords": ("label_lengths", "logit_lengths"),
+    "refused": ({"blank": CLASSES}, {"blank": -1}, {"infeasible": "nan"}),
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows
+
+ROWS = (
+    Row("ctc", labels_logits, ctc, hard=hard(FRAMES), outside=outside(FRAMES), **SHARED),
+    Row(
+        "rnnt",
+        labels_grids,
+        rnnt,
+        hard=hard(FRAMES - 1, LABELS + 1),
+        outside=outside(FRAMES - 1, LABELS + 1),
+        **SHARED,
+    ),
+)

@@ -1,0 +1,203 @@
+"""Values from elsewhere: reference vectors (tests/data), the log densities of SciPy, and the limits of the formulas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract import x64
+from scipy import stats
+
+import jaxloss
+
+DATA = Path(__file__).parent / "data"
+
+
+def groups(name: str) -> list[dict[str, Any]]:
+    return json.loads((DATA / f"{name}.json").read_text())["groups"]
+
+
+def graded(loss: Callable[..., Any], *arrays: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The losses and their derivatives by the last array."""
+
+    def summed(last: Any) -> Any:
+        losses = loss(*arrays[:-1], last, **options, reduction="none")
+        return jnp.sum(losses), losses
+
+    slopes, losses = jax.grad(summed, has_aux=True)(jnp.asarray(arrays[-1]))
+    return np.asarray(losses), np.asarray(slopes)
+
+
+def compared(loss: Callable[..., Any], residuals: Any, values: Any, slopes: Any, **options: Any) -> None:
+    for dtype, rtol in ((np.float32, 2e-6), (np.float64, 1e-12)):
+        with x64():
+            e = np.asarray(residuals, dtype)
+            losses, derivatives = graded(loss, np.zeros_like(e), e, **options)
+        assert losses.dtype == dtype
+        np.testing.assert_allclose(losses, values, rtol, 1e-12)
+        np.testing.assert_allclose(derivatives, slopes, rtol, 1e-12)
+
+
+@pytest.mark.parametrize("group", groups("balanced_l1"), ids=lambda group: f"beta={group['beta']}")
+def test_balanced_l1(group: dict[str, Any]):
+    options = {key: group[key] for key in ("alpha", "gamma", "beta")}
+    residuals, values, slopes = (group[key] for key in ("diff_pred_minus_target", "value", "grad_wrt_pred"))
+    compared(jaxloss.balanced_l1, residuals, values, slopes, **options)
+
+
+def test_balanced_l1_is_continuous_at_half():
+    """beta = 0.5, which the vectors lack: the integral of its slope, from the definition."""
+    e = np.linspace(0, 1, 100_001)
+    slope = np.where(e < 0.5, 0.5 * np.log1p(np.expm1(3) * e / 0.5), 1.5)
+    integral = np.concatenate([[0], np.cumsum((slope[1:] + slope[:-1]) / 2 * np.diff(e))])
+    some = slice(None, None, 10_000)
+    with x64():
+        losses, slopes = graded(jaxloss.balanced_l1, np.zeros_like(e)[some], e[some], beta=0.5)
+    np.testing.assert_allclose(losses, integral[some], rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(slopes, slope[some], rtol=1e-12)
+
+
+@pytest.mark.parametrize("group", groups("smooth_l1_huber"), ids=lambda group: f"width={group['beta_or_delta']:.2g}")
+@pytest.mark.parametrize(("name", "option"), [("smooth_l1", "beta"), ("huber", "delta")])
+def test_smooth_l1_and_huber(name: str, option: str, group: dict[str, Any]):
+    values, slopes = group[f"{name}_value"], group[f"{name}_grad"]
+    compared(jaxloss.LOSSES[name], group["diff_pred_minus_target"], values, slopes, **{option: group["beta_or_delta"]})
+
+
+@pytest.mark.parametrize("beta", [0, 0.0, np.float32(0)], ids=["int", "float", "traced"])
+def test_smooth_l1_of_width_0_is_mae(beta: Any):
+    e = np.float32([0, 1e-30, -2, 3e38])
+    for got, want in zip(graded(jaxloss.smooth_l1, 0 * e, e, beta=beta), graded(jaxloss.mae, 0 * e, e), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Barron's family at the alphas where its formula divides by 0
+
+E = np.float32([0, 1e-18, 1e-3, -0.5, 1, 3, 100, 1e10])
+HALF_SQUARE = E.astype(np.float64) ** 2 / 2
+LIMITS = {2: HALF_SQUARE, 0: np.log1p(HALF_SQUARE), -np.inf: -np.expm1(-HALF_SQUARE)}
+
+
+@pytest.mark.parametrize("alpha", LIMITS)
+@pytest.mark.parametrize("given", [float, np.float32], ids=["constant", "traced"])
+def test_barron_at_its_limits(alpha: float, given: Callable[[float], Any]):
+    losses, slopes = graded(jaxloss.barron, 0 * E, E, alpha=given(alpha))
+    np.testing.assert_allclose(losses, LIMITS[alpha], rtol=1e-6)
+    assert np.isfinite(slopes).all()
+    beside = jaxloss.barron(0 * E, E, alpha=jnp.maximum(alpha, -1e30) * 0.9999999, reduction="none")
+    np.testing.assert_allclose(losses, beside, rtol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [-np.inf, -1e30, -2, -1e-6, 0, 1e-6, 1, 2, np.nextafter(np.float32(2), 3), 5])
+def test_the_derivatives_by_alpha_and_scale_are_finite(alpha: float):
+    def loss(alpha: Any, scale: Any) -> Any:
+        return jaxloss.barron(0 * E[:-1], E[:-1], alpha=alpha, scale=scale)
+
+    first = jax.grad(loss, (0, 1))(jnp.float32(alpha), jnp.float32(0.5))
+    assert np.isfinite(first).all()
+
+
+@pytest.mark.parametrize("alpha", [2.5, 1.5, 0.5, 0.0, -1.0, -8.0])
+def test_the_derivative_by_alpha(alpha: float):
+    e = np.linspace(-3, 3, 7)
+    with x64():
+        loss = lambda alpha: jaxloss.barron(0 * e, e, alpha=alpha)  # noqa: E731
+        got = jax.grad(loss)(jnp.float64(alpha))
+        want = (loss(jnp.float64(alpha + 1e-6)) - loss(jnp.float64(alpha - 1e-6))) / 2e-6
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The likelihoods, complete, are the log densities of SciPy
+
+PLACES = [np.array([0.3, -2.0, 5.0, 1.0]), np.array([0.1, 3.0, 5.0, -40.0]), np.array([0.5, 2.0, 0.01, 7.0])]
+COUNTS = [np.array([0.0, 0, 1, 3, 17, 400]), np.array([0.2, 30, 1.5, 3, 20, 350])]
+LOGS = [COUNTS[0], np.log(COUNTS[1])]
+DISPERSIONS = np.array([0.5, 2, 1e-3, 40, 0.1, 0.01])
+
+
+def nbinom(y: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    return stats.nbinom.logpmf(y, 1 / dispersion, 1 / (1 + dispersion * mean))
+
+
+DENSITIES: dict[str, tuple[list[np.ndarray], dict[str, Any], Callable[..., np.ndarray]]] = {
+    "gaussian_nll": (PLACES, {}, lambda y, m, v: stats.norm.logpdf(y, m, np.sqrt(v))),
+    "laplace_nll": (PLACES, {}, lambda y, m, b: stats.laplace.logpdf(y, m, b)),
+    "student_t_nll": (PLACES, {}, lambda y, m, s: stats.t.logpdf(y, 4, m, s)),
+    "student_t_nll-many": (PLACES, {"df": 3000.0}, lambda y, m, s: stats.t.logpdf(y, 3000, m, s)),
+    "student_t_nll-few": (PLACES, {"df": 0.75}, lambda y, m, s: stats.t.logpdf(y, 0.75, m, s)),
+    "poisson_nll": (COUNTS, {}, stats.poisson.logpmf),
+    "poisson_nll-log": (LOGS, {"log_rate": True}, lambda y, z: stats.poisson.logpmf(y, np.exp(z))),
+    "negative_binomial_nll": ([*COUNTS, DISPERSIONS], {}, nbinom),
+    "negative_binomial_nll-log": ([*LOGS, DISPERSIONS], {"log_rate": True}, lambda y, z, a: nbinom(y, np.exp(z), a)),
+}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-12)], ids=["single", "double"])
+@pytest.mark.parametrize("case", DENSITIES)
+def test_full_likelihoods_are_the_log_densities(case: str, dtype: Any, tolerance: float):
+    arrays, options, log_density = DENSITIES[case]
+    loss = jaxloss.LOSSES[case.partition("-")[0]]
+    traced = {key: dtype(value) if isinstance(value, float) else value for key, value in options.items()}
+    with x64():
+        given = [x.astype(dtype) for x in arrays]
+        results = [np.asarray(loss(*given, **some, full=True, reduction="none")) for some in (options, traced)]
+    want = -log_density(*(x.astype(np.float64) for x in given))
+    for result in results:
+        assert result.dtype == dtype
+        np.testing.assert_allclose(result, want, rtol=tolerance, atol=tolerance)
+
+
+def test_large_counts_do_not_cancel():
+    """Here the logarithms of gamma are a million, and SciPy has ten digits left of sixteen."""
+    y, mean, dispersion = np.float32([1e5, 1e6, 1e6]), np.float32([1.01e5, 1e6, 1.1e6]), np.float32([1e-5, 1e-6, 0.1])
+    exact = [x.astype(np.float64) for x in (y, mean, dispersion)]
+    poisson = jaxloss.poisson_nll(y[:2], mean[:2], full=True, reduction="none")
+    np.testing.assert_allclose(poisson, -stats.poisson.logpmf(*(x[:2] for x in exact[:2])), rtol=1e-6)
+    binomial = jaxloss.negative_binomial_nll(y, mean, dispersion, full=True, reduction="none")
+    np.testing.assert_allclose(binomial, -nbinom(*exact), rtol=1e-6)
+
+
+def test_the_negative_binomial_becomes_poisson():
+    y, rate = (x.astype(np.float32) for x in COUNTS)
+    for full in (False, True):
+        limit = jaxloss.negative_binomial_nll(y, rate, np.zeros_like(y), full=full, reduction="none")
+        np.testing.assert_allclose(limit, jaxloss.poisson_nll(y, rate, full=full, reduction="none"), rtol=2e-6)
+
+
+@pytest.mark.parametrize("power", [1, 1.25, 2])
+@pytest.mark.parametrize("log_rate", [False, True], ids=["mean", "log"])
+def test_tweedie_from_poisson_to_gamma(power: float, log_rate: bool):
+    y, mean = np.array([0.5, 1, 2, 3]), np.array([1.0, 1 + 1e-4, 0.2, 9])
+    if power == 1:
+        exact = mean - y * np.log(mean), y * np.log(y / mean) + mean - y
+    elif power == 2:
+        exact = np.log(mean) + y / mean, y / mean - 1 - np.log(y / mean)
+    else:
+        u, w = 2 - power, 1 - power
+        short = mean**u / u - y * mean**w / w
+        exact = short, short + y**u / (u * w)
+    with x64():
+        given = np.log(mean) if log_rate else mean
+        for full, want in zip((False, True), exact, strict=True):
+            losses, slopes = graded(jaxloss.tweedie, y, given, power=power, full=full, log_rate=log_rate)
+            np.testing.assert_allclose(losses, want, rtol=1e-12, atol=1e-14)
+            np.testing.assert_allclose(slopes, (mean - y) * mean ** (log_rate - power), rtol=1e-10)
+
+
+def test_cosine_distance_of_any_length():
+    """Its first derivative, too, neither overflows nor vanishes, and small angles are not lost to cancellation."""
+    for length in (1e-30, 1e-10, 1.0, 1e30):
+        y, p = np.float32([[3, 4, 0]]), np.float32([[4 * length, 3 * length, 0]])
+        losses, slopes = graded(jaxloss.cosine_distance, y, p)
+        np.testing.assert_allclose(losses, [0.04], rtol=1e-6)
+        np.testing.assert_allclose(slopes * length, [[0.0336, -0.0448, 0]], rtol=1e-5, atol=1e-9)
+    near = jaxloss.cosine_distance(np.float32([[1, 0]]), np.float32([[1, 1e-6]]))
+    np.testing.assert_allclose(near, 5e-13, rtol=1e-6)
