@@ -5,9 +5,9 @@ dtype can represent, from the smallest normal number to the largest, both signs 
 grid around 1. The truth is the textbook formula in mpmath with some hundred digits, and its derivative.
 
 A cell is the largest relative error over the inputs, value / derivative, in units of the last place of the inputs'
-dtype; jaxloss returns a float32 for half precision, so that its values can be much closer than 1. Where the truth is below the smallest normal number, any such result is right.
-"lost" means an error of at least half the truth, with the share of the inputs where it is so; "NaN" counts results
-that are no finite number where the truth is one of the dtype.
+dtype; jaxloss returns a float32 for half precision, so that its values can be much closer than 1. Where the truth is
+below the smallest normal number, any such result is right. "lost" means an error of at least half the truth, with the
+share of the inputs where it is so; "NaN" counts results that are no finite number where the truth is one of the dtype.
 """
 
 from __future__ import annotations
@@ -145,107 +145,130 @@ def measure(curve: Curve, dtype: str, size: int) -> dict[str, tuple[str, str]]:
         losses = getattr(curve, name)
         if losses is None or (name in PEERS and not globals().get(name)):
             continue
-        got, slope = (with_torch if name == "torch" else with_jax)(losses, x)
+        try:
+            got, slope = (with_torch if name == "torch" else with_jax)(losses, x)
+        except NotImplementedError:  # PyTorch has not every kernel for half precision
+            continue
         cells[name] = worst(got, values, dtype), worst(slope, slopes, dtype)
     return cells
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Curves
+# Calls: each makes of a loss a function of x alone
 
 
-def unreduced(loss: str, y: Any, **options: Any) -> Callable[[Any], Any]:
-    """A loss of elements, for the target y."""
-    return lambda x: jl.LOSSES[loss](jnp.full(x.shape, y, x.dtype), x, **options, reduction="none")
+def ours(loss: str, y: Any, **options: Any) -> Callable[[Any], Any]:
+    """For the target y: a number, a row of them, or the label (an int) of a row."""
+
+    def call(x: Any) -> Any:
+        of_labels = isinstance(y, int)
+        units = x.shape[: x.ndim - (1 if of_labels else np.ndim(y))]
+        target = jnp.asarray(y, jnp.int32 if of_labels else x.dtype)
+        y_true = jnp.broadcast_to(target, (*units, *target.shape))
+        return jl.LOSSES[loss](y_true, x, **options, reduction="none")
+
+    return call
 
 
-def of_rows(loss: str, y: Any, **options: Any) -> Callable[[Any], Any]:
-    """A loss of classes: x is the logit of the first of two, the other is 0."""
-    return lambda x: jl.LOSSES[loss](
-        jnp.broadcast_to(jnp.asarray(y), (*x.shape, *np.shape(y))), pairs(x), **options, reduction="none"
-    )
+def of_optax(loss: str, y: float, **options: Any) -> Callable[[Any], Any]:
+    return lambda x: getattr(optax.losses, loss)(x, jnp.full_like(x, y), **options)
 
 
-def pairs(x: Any) -> Any:
-    return jnp.stack([x, jnp.zeros_like(x)], -1)
-
-
-def of_probability(loss: str, y: Any, **options: Any) -> Callable[[Any], Any]:
-    return lambda x: jl.LOSSES[loss](
-        jnp.broadcast_to(jnp.asarray(y), (*x.shape, *np.shape(y))), x, **options, reduction="none"
-    )
-
-
-def by_keras(loss: str, y: float, **options: Any) -> Callable[[Any], Any]:
+def of_keras(loss: str, y: float, **options: Any) -> Callable[[Any], Any]:
     """Keras takes the mean over the last axis."""
     return lambda x: getattr(keras.losses, loss)(jnp.full((*x.shape, 1), y, x.dtype), x[:, None], **options)
 
 
-def by_torch(loss: str, y: float, **options: Any) -> Callable[[Any], Any]:
+def of_torch(loss: str, y: float, **options: Any) -> Callable[[Any], Any]:
     return lambda x: getattr(F, loss)(x, torch.full_like(x, y), reduction="none", **options)
 
 
+def beside_0(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A loss of two classes: x is the logit of the first, that of the other is 0."""
+    return lambda x: call(jnp.stack([x, jnp.zeros_like(x)], -1))
+
+
+def beside_rest(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A loss of two classes with the probabilities x and 1 - x."""
+    return lambda x: call(jnp.stack([x, 1 - x], -1))
+
+
+def torch_cce(x: Any) -> Any:
+    rows = torch.stack([x, torch.zeros_like(x)], -1)
+    return F.cross_entropy(rows, torch.zeros(len(x), dtype=torch.long), reduction="none")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Formulas, in mpmath
+
+half = mpf(1) / 2
+
+
 def huber(x: Any) -> Any:
-    return x * x / 2 if abs(x) <= 1 else abs(x) - mpf(1) / 2
+    return x * x / 2 if abs(x) <= 1 else abs(x) - half
 
 
 def log1pexp(x: Any) -> Any:
     return mpmath.log1p(mpmath.exp(x)) if x <= 0 else x + mpmath.log1p(mpmath.exp(-x))
 
 
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + mpmath.exp(-x))
+
+
+def balanced_l1(x: Any) -> Any:
+    b, e = mpmath.exp(3) - 1, abs(x)
+    if e < 1:
+        return half / b * (b * e + 1) * mpmath.log1p(b * e) - half * e
+    return mpf(3) / 2 * e + mpf(3) / 2 / b - half
+
+
+def barron(x: Any, alpha: float) -> Any:
+    b = abs(mpf(alpha) - 2)
+    return b / alpha * ((x * x / b + 1) ** (mpf(alpha) / 2) - 1)
+
+
+def js_divergence(x: Any) -> Any:
+    """Of (1/2, 1/2) and (x, 1 - x)."""
+    kl = lambda q, p: sum(a * mpmath.log(a / b) for a, b in zip(q, p, strict=True) if a)  # noqa: E731
+    q, p = (half, half), (x, 1 - x)
+    m = [(a + b) / 2 for a, b in zip(q, p, strict=True)]
+    return (kl(q, m) + kl(p, m)) / 2
+
+
+def sparsemax(x: Any) -> Any:
+    """For the target 1."""
+    return mpf(0) if x >= 1 else -x if x <= -1 else (x - 1) ** 2 / 4
+
+
+def tweedie(x: Any) -> Any:
+    """For the observation 1 and the power 3/2."""
+    return 2 * mpmath.sqrt(x) + 2 / mpmath.sqrt(x)
+
+
+def negative_binomial(x: Any) -> Any:
+    """For the count 2 and the dispersion 1/2, without what does not depend on the mean."""
+    return 4 * mpmath.log1p(x / 2) - 2 * mpmath.log(x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Curves: the name, the domain, the truth, and the calls of jaxloss, optax, Keras and PyTorch
+
+ONE_HOT = np.array([1.0, 0.0])
+EVEN = np.array([0.5, 0.5])
+LOG = {"from_logits": True}
+
 CURVES = [
-    Curve(
-        "mse",
-        "real",
-        lambda x: x * x,
-        unreduced("mse", 0),
-        lambda x: optax.squared_error(x, jnp.zeros_like(x)),
-        by_keras("mean_squared_error", 0),
-        by_torch("mse_loss", 0),
-    ),
-    Curve(
-        "mae",
-        "real",
-        abs,
-        unreduced("mae", 0),
-        None,
-        by_keras("mean_absolute_error", 0),
-        by_torch("l1_loss", 0),
-    ),
-    Curve(
-        "huber",
-        "real",
-        huber,
-        unreduced("huber", 0),
-        lambda x: optax.huber_loss(x, jnp.zeros_like(x)),
-        by_keras("huber", 0),
-        by_torch("huber_loss", 0),
-    ),
-    Curve(
-        "log_cosh",
-        "real",
-        lambda x: abs(x) + mpmath.log1p(mpmath.exp(-2 * abs(x))) - mpmath.log(2),
-        unreduced("log_cosh", 0),
-        lambda x: optax.log_cosh(x, jnp.zeros_like(x)),
-        by_keras("log_cosh", 0),
-    ),
-    Curve(
-        "msle y=0",
-        "positive",
-        lambda x: mpmath.log1p(x) ** 2,
-        unreduced("msle", 0),
-        None,
-        by_keras("mean_squared_logarithmic_error", 0),
-    ),
+    # classification
     *(
         Curve(
             f"bce logits y={y}",
             "logit",
             functools.partial(lambda x, y: log1pexp(-x if y else x), y=y),
-            unreduced("bce", y, from_logits=True),
-            functools.partial(lambda x, y: optax.sigmoid_binary_cross_entropy(x, jnp.full_like(x, y)), y=y),
-            by_keras("binary_crossentropy", y, from_logits=True),
-            by_torch("binary_cross_entropy_with_logits", y),
+            ours("bce", float(y), **LOG),
+            of_optax("sigmoid_binary_cross_entropy", y),
+            of_keras("binary_crossentropy", y, **LOG),
+            of_torch("binary_cross_entropy_with_logits", y),
         )
         for y in (1, 0)
     ),
@@ -254,10 +277,10 @@ CURVES = [
             f"bce y={y}",
             "probability",
             functools.partial(lambda x, y: -mpmath.log(x) if y else -mpmath.log1p(-x), y=y),
-            unreduced("bce", y),
+            ours("bce", float(y)),
             None,
-            by_keras("binary_crossentropy", y),
-            by_torch("binary_cross_entropy", y),
+            of_keras("binary_crossentropy", y),
+            of_torch("binary_cross_entropy", y),
         )
         for y in (1, 0)
     ),
@@ -265,30 +288,251 @@ CURVES = [
         "cce logits",
         "logit",
         lambda x: log1pexp(-x),
-        of_rows("cce", np.array([1.0, 0.0], np.float32), from_logits=True),
-        lambda x: optax.softmax_cross_entropy(pairs(x), pairs(jnp.ones_like(x))),
-        lambda x: keras.losses.categorical_crossentropy(pairs(jnp.ones_like(x)), pairs(x), from_logits=True),
-        lambda x: F.cross_entropy(
-            torch.stack([x, torch.zeros_like(x)], -1),
-            torch.zeros(len(x), dtype=torch.long),
-            reduction="none",
+        beside_0(ours("cce", ONE_HOT, **LOG)),
+        beside_0(
+            lambda z: optax.losses.softmax_cross_entropy(z, jnp.broadcast_to(jnp.asarray(ONE_HOT, z.dtype), z.shape))
         ),
+        beside_0(
+            lambda z: keras.losses.categorical_crossentropy(
+                jnp.broadcast_to(jnp.asarray(ONE_HOT, z.dtype), z.shape), z, **LOG
+            )
+        ),
+        torch_cce,
     ),
     Curve(
         "sparse_cce logits",
         "logit",
         lambda x: log1pexp(-x),
-        of_rows("sparse_cce", 0, from_logits=True),
-        lambda x: optax.softmax_cross_entropy_with_integer_labels(pairs(x), jnp.zeros(x.shape, jnp.int32)),
-        lambda x: keras.losses.sparse_categorical_crossentropy(
-            jnp.zeros(x.shape, jnp.int32), pairs(x), from_logits=True
+        beside_0(ours("sparse_cce", 0, **LOG)),
+        beside_0(
+            lambda z: optax.losses.softmax_cross_entropy_with_integer_labels(z, jnp.zeros(z.shape[:-1], jnp.int32))
         ),
-        lambda x: F.cross_entropy(
-            torch.stack([x, torch.zeros_like(x)], -1),
-            torch.zeros(len(x), dtype=torch.long),
+        beside_0(lambda z: keras.losses.sparse_categorical_crossentropy(jnp.zeros(z.shape[:-1], jnp.int32), z, **LOG)),
+        torch_cce,
+    ),
+    *(
+        Curve(
+            f"binary_focal gamma={gamma}",
+            "logit",
+            functools.partial(lambda x, gamma: sigmoid(-x) ** mpf(gamma) * log1pexp(-x), gamma=gamma),
+            ours("binary_focal", 1.0, gamma=gamma, **LOG),
+            of_optax("sigmoid_focal_loss", 1, gamma=gamma),
+            of_keras("binary_focal_crossentropy", 1, gamma=gamma, **LOG),
+        )
+        for gamma in (0.5, 2.0)
+    ),
+    Curve(
+        "categorical_focal logits",
+        "logit",
+        lambda x: sigmoid(-x) ** 2 * log1pexp(-x),
+        beside_0(ours("categorical_focal", ONE_HOT, **LOG)),
+    ),
+    Curve(
+        "poly1 logits",
+        "logit",
+        lambda x: log1pexp(-x) + sigmoid(-x),
+        beside_0(ours("poly1", ONE_HOT, **LOG)),
+        beside_0(
+            lambda z: optax.losses.poly_loss_cross_entropy(
+                z, jnp.broadcast_to(jnp.asarray(ONE_HOT, z.dtype), z.shape), epsilon=1.0
+            )
+        ),
+    ),
+    Curve(
+        "generalized_cce logits",
+        "logit",
+        lambda x: 2 * (1 - mpmath.sqrt(sigmoid(x))),
+        beside_0(ours("generalized_cce", ONE_HOT, power=0.5, **LOG)),
+    ),
+    Curve("nll", "logarithm", lambda x: -x, lambda x: ours("nll", 0)(x[..., None])),
+    Curve(
+        "hinge",
+        "real",
+        lambda x: max(mpf(0), 1 - x),
+        ours("hinge", 1.0),
+        of_optax("hinge_loss", 1),
+        of_keras("hinge", 1),
+    ),
+    Curve(
+        "squared_hinge",
+        "real",
+        lambda x: max(mpf(0), 1 - x) ** 2,
+        ours("squared_hinge", 1.0),
+        None,
+        of_keras("squared_hinge", 1),
+    ),
+    Curve(
+        "soft_margin",
+        "logit",
+        lambda x: log1pexp(-x),
+        ours("soft_margin", 1.0),
+        None,
+        None,
+        of_torch("soft_margin_loss", 1),
+    ),
+    Curve("perceptron", "real", lambda x: max(mpf(0), -x), ours("perceptron", 1.0), of_optax("perceptron_loss", 1)),
+    Curve("sparsemax", "real", sparsemax, ours("sparsemax", 1.0), of_optax("sparsemax_loss", 1)),
+    Curve(
+        "categorical_hinge",
+        "real",
+        lambda x: max(mpf(0), 1 - x),
+        beside_0(ours("categorical_hinge", ONE_HOT)),
+        beside_0(lambda z: optax.losses.multiclass_hinge_loss(z, jnp.zeros(z.shape[:-1], jnp.int32))),
+    ),
+    Curve(
+        "multi_margin",
+        "real",
+        lambda x: max(mpf(0), 1 - x) / 2,
+        beside_0(ours("multi_margin", 0)),
+        None,
+        None,
+        lambda x: F.multi_margin_loss(
+            torch.stack([x, torch.zeros_like(x)], -1), torch.zeros(len(x), dtype=torch.long), reduction="none"
+        ),
+    ),
+    # divergence
+    Curve(
+        "kl_divergence q=1/2",
+        "probability",
+        lambda x: -mpmath.log(2) - (mpmath.log(x) + mpmath.log(1 - x)) / 2,
+        beside_rest(ours("kl_divergence", EVEN)),
+        None,
+        beside_rest(lambda p: keras.losses.kl_divergence(jnp.full_like(p, 0.5), p)),
+    ),
+    Curve("js_divergence q=1/2", "probability", js_divergence, beside_rest(ours("js_divergence", EVEN))),
+    Curve(
+        "total_variation",
+        "probability",
+        lambda x: abs(x - half),
+        beside_rest(ours("total_variation", EVEN)),
+    ),
+    # regression
+    Curve(
+        "mse",
+        "real",
+        lambda x: x * x,
+        ours("mse", 0.0),
+        of_optax("squared_error", 0),
+        of_keras("mean_squared_error", 0),
+        of_torch("mse_loss", 0),
+    ),
+    Curve("mae", "real", abs, ours("mae", 0.0), None, of_keras("mean_absolute_error", 0), of_torch("l1_loss", 0)),
+    Curve(
+        "huber",
+        "real",
+        huber,
+        ours("huber", 0.0),
+        of_optax("huber_loss", 0),
+        of_keras("huber", 0),
+        of_torch("huber_loss", 0),
+    ),
+    Curve("smooth_l1", "real", huber, ours("smooth_l1", 0.0), None, None, of_torch("smooth_l1_loss", 0)),
+    Curve("balanced_l1", "real", balanced_l1, ours("balanced_l1", 0.0)),
+    Curve(
+        "log_cosh",
+        "real",
+        lambda x: abs(x) + mpmath.log1p(mpmath.exp(-2 * abs(x))) - mpmath.log(2),
+        ours("log_cosh", 0.0),
+        of_optax("log_cosh", 0),
+        of_keras("log_cosh", 0),
+    ),
+    Curve(
+        "quantile 0.75",
+        "real",
+        lambda x: -x * mpf(0.75) if x < 0 else x / 4,
+        ours("quantile", 0.0, level=0.75),
+    ),
+    Curve("expectile 0.5", "real", lambda x: x * x / 2, ours("expectile", 0.0)),
+    Curve("charbonnier", "real", lambda x: mpmath.sqrt(x * x + 1) - 1, ours("charbonnier", 0.0)),
+    Curve("cauchy", "real", lambda x: mpmath.log1p(x * x / 2), ours("cauchy", 0.0)),
+    Curve("welsch", "real", lambda x: -mpmath.expm1(-x * x / 2), ours("welsch", 0.0)),
+    Curve("barron -2", "real", functools.partial(barron, alpha=-2.0), ours("barron", 0.0, alpha=-2.0)),
+    Curve("barron 1.5", "real", functools.partial(barron, alpha=1.5), ours("barron", 0.0, alpha=1.5)),
+    Curve(
+        "mape y=2",
+        "real",
+        lambda x: 50 * abs(x - 2),
+        ours("mape", 2.0),
+        None,
+        of_keras("mean_absolute_percentage_error", 2),
+    ),
+    Curve("smape y=2", "positive", lambda x: 200 * abs(x - 2) / (x + 2), ours("smape", 2.0)),
+    Curve(
+        "msle y=0",
+        "positive",
+        lambda x: mpmath.log1p(x) ** 2,
+        ours("msle", 0.0),
+        None,
+        of_keras("mean_squared_logarithmic_error", 0),
+    ),
+    Curve(
+        "cosine_distance to (1, 0)",
+        "real",
+        lambda x: 1 - x / mpmath.sqrt(x * x + 1),
+        lambda x: ours("cosine_distance", ONE_HOT)(jnp.stack([x, jnp.ones_like(x)], -1)),
+        lambda x: optax.losses.cosine_distance(
+            jnp.stack([x, jnp.ones_like(x)], -1), jnp.stack([jnp.ones_like(x), jnp.zeros_like(x)], -1)
+        ),
+        lambda x: (
+            1
+            + keras.losses.cosine_similarity(
+                jnp.stack([jnp.ones_like(x), jnp.zeros_like(x)], -1), jnp.stack([x, jnp.ones_like(x)], -1)
+            )
+        ),
+        lambda x: F.cosine_embedding_loss(
+            torch.stack([x, torch.ones_like(x)], -1),
+            torch.stack([torch.ones_like(x), torch.zeros_like(x)], -1),
+            torch.ones_like(x),
             reduction="none",
         ),
     ),
+    # likelihood
+    Curve(
+        "gaussian_nll, variance",
+        "positive",
+        lambda x: (mpmath.log(x) + 4 / x) / 2,
+        lambda x: jl.gaussian_nll(jnp.full_like(x, 1), jnp.full_like(x, 3), x, eps=0.0, reduction="none"),
+        None,
+        None,
+        lambda x: F.gaussian_nll_loss(torch.full_like(x, 3), torch.full_like(x, 1), x, eps=0, reduction="none"),
+    ),
+    Curve(
+        "laplace_nll, scale",
+        "positive",
+        lambda x: mpmath.log(x) + 2 / x,
+        lambda x: jl.laplace_nll(jnp.full_like(x, 1), jnp.full_like(x, 3), x, eps=0.0, reduction="none"),
+    ),
+    Curve(
+        "student_t_nll, location",
+        "real",
+        lambda x: mpf(5) / 2 * mpmath.log1p(x * x / 4),
+        lambda x: jl.student_t_nll(jnp.zeros_like(x), x, jnp.ones_like(x), reduction="none"),
+    ),
+    Curve(
+        "poisson_nll y=2",
+        "positive",
+        lambda x: x - 2 * mpmath.log(x),
+        ours("poisson_nll", 2.0),
+        None,
+        of_keras("poisson", 2),
+        of_torch("poisson_nll_loss", 2, log_input=False),
+    ),
+    Curve(
+        "poisson_nll y=2, log",
+        "logit",
+        lambda x: mpmath.exp(x) - 2 * x,
+        ours("poisson_nll", 2.0, log_rate=True),
+        of_optax("poisson_nll_loss", 2) if hasattr(getattr(optax, "losses", None), "poisson_nll_loss") else None,
+        None,
+        of_torch("poisson_nll_loss", 2),
+    ),
+    Curve(
+        "negative_binomial_nll y=2",
+        "positive",
+        negative_binomial,
+        lambda x: jl.negative_binomial_nll(jnp.full_like(x, 2), x, jnp.full_like(x, 0.5), reduction="none"),
+    ),
+    Curve("tweedie y=1", "positive", tweedie, ours("tweedie", 1.0)),
 ]
 
 
@@ -305,14 +549,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     rows: list[Mapping[str, Any]] = []
     worse = []
-    print(f"{'loss':<24}{'dtype':<10}" + "".join(f"{name:<26}" for name in ("jaxloss", *PEERS)))
+    print(f"{'loss':<28}{'dtype':<10}" + "".join(f"{name:<28}" for name in ("jaxloss", *PEERS)))
     for curve in CURVES:
         if options.only not in curve.name:
             continue
         for dtype in DTYPES:
             cells = measure(curve, dtype, options.size)
             shown = (" / ".join(cells[name]) if name in cells else "-" for name in ("jaxloss", *PEERS))
-            print(f"{curve.name:<24}{dtype:<10}" + "".join(f"{text:<26}" for text in shown), flush=True)
+            print(f"{curve.name:<28}{dtype:<10}" + "".join(f"{text:<28}" for text in shown), flush=True)
             rows.append({"loss": curve.name, "dtype": dtype, **cells})
             for place, what in enumerate(("value", "derivative")):
                 best = min((judge(cells[p][place]) for p in PEERS if p in cells), default=None)
