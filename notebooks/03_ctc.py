@@ -53,7 +53,7 @@ from sklearn.model_selection import train_test_split
 import jaxloss as jl
 
 # %%
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#666666"
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 plt.rcParams.update(
     {
         "figure.figsize": (8, 3.4),
@@ -114,10 +114,10 @@ def text(labels):
     return " ".join(map(str, labels))
 
 
-def draw(axes, strip, title, width=None, colour="black"):
-    axes.imshow(strip[:, :width], cmap="gray_r", vmin=0, vmax=1, aspect="equal")
-    axes.set_title(title, color=colour, fontsize=11, family="monospace")
-    axes.set(xticks=[], yticks=[])
+def draw(axes, strip, title, aspect="equal"):
+    axes.imshow(strip, cmap="gray_r", vmin=0, vmax=1, aspect=aspect)
+    axes.set_title(title, loc="left", fontsize=11, family="monospace")
+    axes.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     axes.spines[:].set_visible(False)
 
 
@@ -239,7 +239,7 @@ def objective(params, batch, key):
     )
 
 
-steps, batch_size = 900, 64
+steps, batch_size = 800, 64
 optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, 4e-3))
 
 
@@ -319,8 +319,8 @@ strip, width = test["strips"][example], int(test["widths"][example])
 label = test["labels"][example, : test["lengths"][example]]
 frames = (width + 1) // 2
 
-figure, (top, before, after) = plt.subplots(3, 1, figsize=(8, 6.4), height_ratios=(1, 1.5, 1.5))
-draw(top, strip, text(label), width)
+figure, (top, before, after) = plt.subplots(3, 1, figsize=(8, 6.4), height_ratios=(0.8, 1, 1))
+draw(top, strip[:, :width], text(label), aspect="auto")
 for axes, p, title in ((before, untrained, "before the training"), (after, params, "after the training")):
     posterior = jax.nn.softmax(network(p, strip[None])[0, :frames])
     image = axes.imshow(
@@ -329,7 +329,7 @@ for axes, p, title in ((before, untrained, "before the training"), (after, param
     axes.set_yticks(range(11), [*map(str, range(10)), "blank"], fontsize=8)
     axes.set(title=title, xlim=(-0.5, width - 0.5), ylabel="class")
 after.set_xlabel("column")
-figure.colorbar(image, ax=(before, after), label="probability")
+figure.colorbar(image, ax=(top, before, after), label="probability")
 plt.show()
 
 # %% [markdown]
@@ -348,17 +348,17 @@ def alignment(params):
     return jax.nn.softmax(z) - jax.grad(jl.ctc, argnums=1)(label, z, blank=BLANK)
 
 
-figure, (top, before, after) = plt.subplots(3, 1, figsize=(8, 5.6), height_ratios=(1, 1, 1), sharex=True)
-draw(top, strip, text(label), width)
+figure, (top, before, after) = plt.subplots(3, 1, figsize=(8, 5.6), height_ratios=(1, 0.8, 0.8), sharex=True)
+draw(top, strip[:, :width], text(label), aspect="auto")
 top.set_xlim(-0.5, width - 0.5)
-colours = {k: plt.get_cmap("tab10")(k) for k in range(10)}
+colours = dict(zip(dict.fromkeys(label.tolist()), (BLUE, ORANGE, GREEN, "#cc79a7", "#a07800"), strict=False))
 centres = 2 * np.arange(frames) + 0.5
 for axes, p, title in ((before, untrained, "before the training"), (after, params, "after the training")):
     share = np.asarray(alignment(p))
     np.testing.assert_allclose(share.sum(-1), 1, atol=1e-5)
     axes.fill_between(centres, share[:, BLANK], color="#dddddd", step="mid", linewidth=0, label="blank")
-    for k in dict.fromkeys(label.tolist()):
-        axes.step(centres, share[:, k], where="mid", color=colours[k], label=str(k))
+    for k, colour in colours.items():
+        axes.step(centres, share[:, k], where="mid", color=colour, label=str(k))
     axes.set(title=title, ylabel="share of the paths", ylim=(0, 1.05))
 after.set_xlabel("column")
 after.set_xticks(range(0, width, 10))
@@ -369,7 +369,7 @@ plt.show()
 # %% [markdown]
 # ## 6. Errors
 #
-# Strips that were misread, with what was read in orange and the truth in black.
+# Strips that were misread: the truth in black, what was read in orange.
 
 # %%
 wrong = [i for i, (r, t) in enumerate(zip(read(params, test), truth(test), strict=True)) if r != t]
@@ -381,8 +381,8 @@ for axes in grid.flat:
     axes.axis("off")
 for axes, i, reading in zip(grid.flat, wrong, readings, strict=False):
     draw(axes, test["strips"][i], "")
-    axes.set_title(text(reading), color=ORANGE, loc="right", family="monospace", fontsize=11)
     axes.set_title(text(truth(test)[i]), loc="left", family="monospace", fontsize=11)
+    axes.set_title(text(reading), color=ORANGE, loc="center", family="monospace", fontsize=11)
 plt.show()
 
 # %% [markdown]
