@@ -218,6 +218,7 @@ def measure(case: Case, ways: Sequence[str], rounds: int, errors: bool, notes: d
         if exact is not None:
             wrong[way] = float(np.linalg.norm(as_numpy(slope) - exact) / np.linalg.norm(exact))
         del value, slope
+        print(f"{case.key}: {way}", file=sys.stderr)
     samples = interleaved({way: contender.call for way, contender in made.items()}, rounds)
     held = {way: c.temporaries for way, c in made.items() if c.temporaries is not None}
     return Cell(case, samples, held, wrong)
@@ -260,8 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         for size in options.sizes:
             for dtype in options.dtypes:
-                case = Case(*size, dtype)
-                print(case.key, file=sys.stderr)
+                case = Case(size[0], size[1], size[2], dtype)
                 cells.append(measure(case, ways, options.rounds, not options.no_errors, notes))
                 release()
     except KeyboardInterrupt:

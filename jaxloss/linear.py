@@ -283,11 +283,11 @@ class _Program:
         hidden = token["hidden"]
         if token["exists"] is not None:
             hidden = jnp.where(token["exists"][..., None], hidden, 0)
-        return _dot(hidden, kernel, hidden.ndim - 1, 0, self.dtype)
+        return _dot(hidden, kernel, (hidden.ndim - 1,), (0,), self.dtype)
 
     def losses(self, z: Array, layer: dict[str, Array], token: dict[str, Any]) -> tuple[Array, LinearStats]:
         """The formula: the losses of a chunk from its logits."""
-        given = {k: jnp.asarray(v, self.dtype) for k, v in (self.constants | layer).items() if v is not None}
+        given = {k: jnp.asarray(v, self.dtype) for k, v in {**self.constants, **layer}.items() if v is not None}
         if "bias" in given:
             z = z + _row(given["bias"], z)
         if "softcap" in given:
@@ -383,7 +383,7 @@ class _Program:
                     found["kernel"] = _dot(hidden, dz, batch, batch, self.dtype)
                 by_token = {"shares": d_shares} if "shares" in wanted else {}
                 if "hidden" in wanted:
-                    by_token["hidden"] = _dot(dz, kernel, z.ndim - 1, 1, self.dtype)
+                    by_token["hidden"] = _dot(dz, kernel, (z.ndim - 1,), (1,), self.dtype)
                 slopes = {k: slopes[k] + found[k].astype(self.dtype) for k in slopes}
                 return (value + more, slopes), (by_token, stats)
 
@@ -436,10 +436,9 @@ def _is_at(label: Array, x: Array) -> Array:
     return _row(jnp.arange(x.shape[-1], dtype=label.dtype), x) == label[..., None]
 
 
-def _dot(a: Array, b: Array, over_a: int | tuple[int, ...], over_b: int | tuple[int, ...], dtype: np.dtype) -> Array:
+def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: np.dtype) -> Array:
     """The product, summed over the given axes, accumulated in the dtype."""
-    pairs = tuple((x,) if isinstance(x, int) else x for x in (over_a, over_b))
-    return jax.lax.dot_general(a, b, (pairs, ((), ())), preferred_element_type=dtype)
+    return jax.lax.dot_general(a, b, ((over_a, over_b), ((), ())), preferred_element_type=dtype)
 
 
 def _row(x: Array, z: Array) -> Array:
