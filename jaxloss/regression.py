@@ -218,7 +218,7 @@ def balanced_l1(
       ValueError: shapes that differ, alpha or gamma not above 0, a negative beta.
 
     Example:
-      >>> print(balanced_l1([0.0], [1.0]).round(5))  # 1.5 + 1.5 / (exp(3) - 1) - 0.5
+      >>> print(f"{balanced_l1([0.0], [1.0]):.5f}")  # 1.5 + 1.5 / (exp(3) - 1) - 0.5
       1.07859
 
     Source: Pang et al. 2019, Libra R-CNN, arXiv 1904.02701, where beta is 1; this is the integral of the slope above
@@ -229,7 +229,7 @@ def balanced_l1(
     check_option("balanced_l1", "beta", beta, low=0)
 
     constant = isinstance(alpha, (int, float)) and isinstance(gamma, (int, float))
-    formula = _balanced_l1(steep=not constant or gamma / alpha > STEEP)
+    formula = _balanced_l1(steep=not constant or bool(gamma / alpha > STEEP))
 
     def example(y: Array, p: Array) -> Array:
         return formula(p - y, *(jnp.asarray(option, p.dtype) for option in (alpha, gamma, beta)))
@@ -313,7 +313,7 @@ def log_cosh(
       ValueError: shapes that differ.
 
     Example:
-      >>> print(log_cosh([0.0, 0.0], [1.0, -1.0]).round(5))  # log((exp(1) + exp(-1)) / 2)
+      >>> print(f"{log_cosh([0.0, 0.0], [1.0, -1.0]):.5f}")  # log((exp(1) + exp(-1)) / 2)
       0.43378
 
     Source: Green 1990, doi 10.1109/42.52985. Agrees with keras.losses.LogCosh and optax.log_cosh, which lose small
@@ -430,7 +430,7 @@ def expectile(
 def _expectile_slope(e: Array, level: Array) -> Array:
     zero, one, two = constants(0, 1, 2, like=e)
     level = barrier(level)
-    return two * ((one - level) * jnp.maximum(e, zero) + level * jnp.minimum(e, zero))
+    return two * (one - level) * jnp.maximum(e, zero) + two * level * jnp.minimum(e, zero)
 
 
 @slopes(_expectile_slope, lambda e, level: -e * jnp.abs(e))

@@ -173,7 +173,7 @@ def msle(
       ValueError: shapes that differ. A number below -1 makes its element NaN.
 
     Example:
-      >>> print(msle([0.0], [1.0]).round(5))  # log(2)^2
+      >>> print(f"{msle([0.0], [1.0]):.5f}")  # log(2)^2
       0.48045
 
     Source: Kaggle 2012, Herbal and Online Product Sales ("RMSLE"). Agrees with sklearn.metrics.mean_squared_log_error,

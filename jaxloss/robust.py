@@ -131,7 +131,7 @@ def cauchy(
       ValueError: shapes that differ, a scale not above 0.
 
     Example:
-      >>> print(cauchy([0.0], [2.0]).round(5))  # log(3)
+      >>> print(f"{cauchy([0.0], [2.0]):.5f}")  # log(3)
       1.09861
 
     Source: Black and Anandan 1996, doi 10.1006/cviu.1996.0006. No function of optax, Keras or PyTorch computes it;
@@ -170,7 +170,7 @@ def welsch(
       ValueError: shapes that differ, a scale not above 0.
 
     Example:
-      >>> print(welsch([0.0], [1.0]).round(5))  # 1 - exp(-1/2)
+      >>> print(f"{welsch([0.0], [1.0]):.5f}")  # 1 - exp(-1/2)
       0.39347
 
     Source: Dennis and Welsch 1978, doi 10.1080/03610917808812083. No function of optax, Keras or PyTorch computes it.

@@ -439,8 +439,9 @@ def _of_pixels(
     _check_shapes(loss, names, inputs, (len(core),) * 2, batch_axes)
     targets, scores = inputs
     has_classes = scores.ndim - 1 in batch_axes[1]
+    core = tuple(a % scores.ndim for a in core)
     if over_classes and has_classes:
-        core = (*core, -1)
+        core = (*core, scores.ndim - 1)
 
     # A pixel that does not exist becomes one that is rightly not predicted: no formula here notices such a pixel.
     pixels = exists = None
@@ -453,6 +454,9 @@ def _of_pixels(
         scores = widened(scores)
         scores = jax.nn.softmax(scores) if has_classes and scores.shape[-1] > 1 else jax.nn.sigmoid(scores)
         scores = scores if pixels is None else _select(pixels, scores, 0)
+
+    if over_classes and not has_classes:
+        core, targets, scores = (*core, scores.ndim), targets[..., None], scores[..., None]
 
     @functools.wraps(unit)
     def example(y: Array, p: Array) -> Array:
@@ -518,4 +522,7 @@ def _lovasz(y: Array, errors: Array) -> Array:
 
 def _replicated(x: Array) -> Array:
     # Explicit shardings have no rule for sorting along an axis that is spread over devices.
-    return jax.sharding.reshard(x, jax.sharding.PartitionSpec(None)) if in_explicit_mesh(x) else x
+    if not in_explicit_mesh(x):
+        return x
+    everywhere = jax.sharding.NamedSharding(jax.typeof(x).sharding.mesh, jax.sharding.PartitionSpec(None))
+    return jax.sharding.reshard(x, everywhere)

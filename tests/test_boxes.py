@@ -13,9 +13,9 @@ from contract import run, x64
 from jax.sharding import PartitionSpec as P
 
 import jaxloss
-from jaxloss.boxes import from_cxcywh
+from jaxloss import boxes, wiou
 
-LOSSES: dict[str, Any] = {name: jaxloss.LOSSES[name] for name in (*jaxloss.boxes.__all__, *jaxloss.wiou.__all__)}
+LOSSES: dict[str, Any] = {name: jaxloss.LOSSES[name] for name in (*boxes.__all__, *wiou.__all__)}
 LOSSES |= {f"alpha_{base}": functools.partial(jaxloss.alpha_iou, base=base) for base in ("giou", "diou", "ciou")}
 LOSSES |= {name: functools.partial(LOSSES[name], iou_loss_mean=0.6) for name in ("wiou_v2", "wiou_v3")}
 
@@ -60,7 +60,7 @@ def test_small_boxes_in_normalised_coordinates():
         np.testing.assert_allclose(jaxloss.iou(np.array(target), np.array(box)), 9 / 17, rtol=1e-11)
         np.testing.assert_allclose(jaxloss.giou(np.array(target), np.array(box)), 9 / 17 + 2 / 36, rtol=1e-11)
     offset = np.full(4, 0.5, np.float32)
-    shifted = [np.float32(x) - offset for x in (target, box)]  # what float32 holds of them
+    shifted = [np.array(x, np.float32) - offset for x in (target, box)]  # what float32 holds of them
     np.testing.assert_allclose(jaxloss.iou(target, box), jaxloss.iou(*shifted), rtol=1e-6)
 
 
@@ -100,8 +100,8 @@ def test_finite_in_float32():
 
 
 def test_almost_identical_boxes_are_exact_in_float32():
-    target, box = np.float32([100, 200, 300, 500]), np.float32([100, 200, 300, 500.0001])
-    box[3] = np.nextafter(target[3], np.float32(np.inf))
+    target = np.array([100, 200, 300, 500], np.float32)
+    box = np.array([100, 200, 300, np.nextafter(target[3], np.float32(np.inf))], np.float32)
     gap = float(box[3]) - 500
     np.testing.assert_allclose(jaxloss.iou(target, box), gap / (300 + gap), rtol=1e-6)
 
@@ -113,12 +113,13 @@ def test_inverted_boxes_have_no_area():
 
 
 def test_every_target_with_every_prediction():
-    targets, boxes = (x.astype(np.float32) for x in some_boxes(2, 1000))
+    targets, predictions = (x.astype(np.float32) for x in some_boxes(2, 1000))
     pairwise = jax.jit(jax.vmap(jax.vmap(jaxloss.giou, in_axes=(None, 0)), in_axes=(0, None)))
-    costs = pairwise(targets, boxes)
+    costs = pairwise(targets, predictions)
     assert costs.shape == (1000, 1000)
-    np.testing.assert_allclose(np.diag(costs), jaxloss.giou(targets, boxes, reduction="none"), rtol=1e-6)
-    np.testing.assert_allclose(costs[3], jaxloss.giou(np.tile(targets[3], (1000, 1)), boxes, reduction="none"), 1e-6)
+    np.testing.assert_allclose(np.diag(costs), jaxloss.giou(targets, predictions, reduction="none"), rtol=1e-6)
+    row = jaxloss.giou(np.tile(targets[3], (1000, 1)), predictions, reduction="none")
+    np.testing.assert_allclose(costs[3], row, rtol=1e-6)
 
 
 def test_the_last_axis_holds_four_numbers():
@@ -127,13 +128,13 @@ def test_the_last_axis_holds_four_numbers():
 
 
 def test_from_cxcywh():
-    np.testing.assert_array_equal(from_cxcywh([[5, 5, 4, 2], [0, 0, 1, 0]]), [[3, 4, 7, 6], [-0.5, 0, 0.5, 0]])
-    assert from_cxcywh(jnp.ones((2, 3, 4), jnp.bfloat16)).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(boxes.from_cxcywh([[5, 5, 4, 2], [0, 0, 1, 0]]), [[3, 4, 7, 6], [-0.5, 0, 0.5, 0]])
+    assert boxes.from_cxcywh(jnp.ones((2, 3, 4), jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_focal_eiou_detached_pulls_boxes_together():
     """At a small overlap the derivative of the weight would push them apart."""
-    target = np.float32([0, 0, 10, 10])
+    target = np.array([0, 0, 10, 10], np.float32)
 
     def slope(detach: bool) -> Any:
         def moved(x: Any) -> Any:

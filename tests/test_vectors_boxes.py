@@ -18,6 +18,7 @@ import pytest
 from contract import run, x64
 
 import jaxloss
+from jaxloss import boxes, wiou
 
 DATA = Path(__file__).parent / "data" / "boxes"
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -68,7 +69,7 @@ def test_vectors(name: str, dtype: Any):
 
 def test_every_loss_has_vectors():
     tested = {OPTIONS.get(name, (name, {}))[0] for name in FILES}
-    assert tested == {*jaxloss.boxes.__all__, *jaxloss.wiou.__all__}
+    assert tested == {*boxes.__all__, *wiou.__all__}
 
 
 @pytest.mark.parametrize("sequence", json.loads((DATA / "wiou_state_sequence.json").read_text())["sequences"])
@@ -88,16 +89,16 @@ def test_wiou_with_its_running_mean(sequence: dict[str, Any]):
 
         return jax.grad(summed, has_aux=True)(pred)
 
-    def all_steps(mean: Any, boxes: Any) -> Any:
+    def all_steps(mean: Any, batches: Any) -> Any:
         results = []
-        for target, pred in boxes:
+        for target, pred in batches:
             grads, (mean, losses) = step(mean, target, pred)
             results.append((mean, losses, grads))
         return results
 
-    boxes = [[np.array(s[key], np.float64) for key in ("target", "pred")] for s in sequence["steps"]]
+    batches = [[np.array(s[key], np.float64) for key in ("target", "pred")] for s in sequence["steps"]]
     with x64():
-        results = run(all_steps, np.float64(sequence["initial_mean"]), boxes)
+        results = run(all_steps, np.float64(sequence["initial_mean"]), batches)
     for wanted, (mean, losses, grads) in zip(sequence["steps"], results, strict=True):
         np.testing.assert_allclose(mean, wanted["mean_after"], rtol=1e-12)
         np.testing.assert_allclose(losses, wanted["value"], rtol=1e-12)
