@@ -401,7 +401,10 @@ def siou(
     check_option("siou", "theta", theta, low=1)
 
     def example(b: Pair) -> Array:
-        tempo = 2 - ratio(2 * absolute(b.dx) * absolute(b.dy), b.dx * b.dx + b.dy * b.dy)
+        # The direction knows no unit: in that of the offset, no square underflows.
+        unit = jax.lax.stop_gradient(jnp.maximum(jnp.abs(b.dx), jnp.abs(b.dy)))
+        across, down = ratio(absolute(b.dx), unit), ratio(absolute(b.dy), unit)
+        tempo = 2 - ratio(2 * across * down, across * across + down * down)
         offsets = ratio(b.dx, b.around_w), ratio(b.dy, b.around_h)
         far = sum(-jnp.expm1(-tempo * offset * offset) for offset in offsets)
         changes = (b.dw, b.w, b.target_w), (b.dh, b.h, b.target_h)

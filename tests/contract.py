@@ -56,6 +56,10 @@ def same_arrays(row: Row) -> Any:
     return row.cores, row.differentiable, row.coupled, row.pooled
 
 
+def same_layout(row: Row) -> Any:
+    return row.cores, row.differentiable, row.coupled, row.pooled, bool(row.traceable), "class_weights" in row.options
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Tools
 
@@ -186,7 +190,7 @@ def documentation(row: Row, loss: Loss) -> None:
     assert "Returns:" in (inspect.getdoc(loss) or ""), "no docstring with a Returns line"
 
 
-@check(alike=same_loss)
+@check(alike=same_arrays)
 def lists(row: Row, loss: Loss) -> None:
     """Nested lists and tuples, NumPy arrays and jax arrays are the same; so are Python numbers for elements."""
     arrays = row.make((2,))
@@ -219,7 +223,7 @@ def integers(row: Row, loss: Loss) -> None:
         assert losses.dtype == np.float32
 
 
-@check()
+@check(alike=same_loss)
 def shapes(row: Row, loss: Loss) -> None:
     """Nothing is broadcast: an error names the loss, both shapes and the likely cure."""
     arrays = row.make((3,))
@@ -237,7 +241,7 @@ def shapes(row: Row, loss: Loss) -> None:
             refused(i, x[..., :1] if x.ndim > 1 else x[:1])
 
 
-@check()
+@check(alike=same_loss)
 def dtypes(row: Row, loss: Loss) -> None:
     """What no formula can use is a TypeError that names the argument: complex, text, None, swapped arguments."""
     arrays = row.make((3,))
@@ -282,7 +286,7 @@ def options_refused(row: Row, loss: Loss) -> None:
         refuses(ValueError, words, loss, *arrays, **{**row.options, **options})
 
 
-@check()
+@check(alike=same_loss)
 def one_trace(row: Row, loss: Loss) -> None:
     """A second call with the same shapes and constants traces nothing, whatever its traced options are."""
     traces = []
@@ -336,7 +340,7 @@ def value(row: Row, loss: Loss) -> None:
         refuses(ValueError, (row.name, "axis"), loss, *arrays, **row.options, axis=3)
 
 
-@check(alike=same_loss)
+@check(alike=same_arrays)
 def transformations(row: Row, loss: Loss) -> None:
     """vmap, scan and checkpoint do what a loop does, for the value and for the gradient."""
     batches = [row.make((3,), seed=seed) for seed in (1, 2)]
@@ -430,7 +434,7 @@ def traced_options(row: Row, loss: Loss) -> None:
     close(swept[1], row.losses(arrays, **{k: v / 2 for k, v in traced.items()}), "vmap, the second")
 
 
-@check()
+@check(alike=same_arrays)
 def precision(row: Row, loss: Loss) -> None:
     """Half precision is computed and summed in float32, float64 stays float64, gradients have the input's dtype."""
     halves = {np.dtype(d): row.make((3,), d) for d in (jnp.float16, jnp.bfloat16, np.float32)}
@@ -473,7 +477,7 @@ def precision(row: Row, loss: Loss) -> None:
     compared(narrow, singles, np.float32, np.float32, 1e-6, 2e-6)
 
 
-@check(lambda row: bool(row.hard))
+@check(lambda row: bool(row.hard), alike=same_loss)
 def hard_inputs(row: Row, loss: Loss) -> None:
     """No NaN in the value or in a derivative, and the right value, at the edges of the domain."""
     with np.errstate(over="ignore", under="ignore"):
@@ -550,7 +554,7 @@ def outside_domain(row: Row, loss: Loss) -> None:
 # Units: reduced, weighted, masked
 
 
-@check(alike=same_loss)
+@check(alike=same_arrays)
 def reductions(row: Row, loss: Loss) -> None:
     """All reductions, with weights and a mask and without, follow from the losses of the units."""
     arrays = row.make((3, 2))
@@ -579,7 +583,7 @@ def reductions(row: Row, loss: Loss) -> None:
         close(both, np.stack([l * m, w]), f"what a function receives, {key}")
 
 
-@check()
+@check(alike=same_loss)
 def mask(row: Row, loss: Loss) -> None:
     """A mask leaves units out: nothing under it is noticed, by the value or by any gradient, and its gradient is 0."""
     arrays = row.make((4,))
@@ -625,7 +629,7 @@ def mask(row: Row, loss: Loss) -> None:
         assert all((x == 0).all() for x in under), f"the gradient under the mask is {under}, {what}"
 
 
-@check(alike=same_loss)
+@check(alike=same_arrays)
 def weights(row: Row, loss: Loss) -> None:
     """mean = sum(w l) / sum(w): scaling changes nothing, a 0 is a mask, an integer repeats the unit."""
     arrays = row.make((3,))
@@ -652,7 +656,7 @@ def weights(row: Row, loss: Loss) -> None:
         close(got["counts"][0], got["rows"], "integer weights against repeated rows")
 
 
-@check(lambda row: not row.pooled, alike=same_loss)
+@check(lambda row: not row.pooled, alike=same_arrays)
 def from_the_left(row: Row, loss: Loss) -> None:
     """(batch,) weights and masks fit (batch, time): they mean the same for all times. A 2 x 2 batch tells the sides."""
     arrays = row.make((2, 2))
@@ -676,7 +680,7 @@ def from_the_left(row: Row, loss: Loss) -> None:
     close(by_both, (w * l[0]).sum() / w.sum(), "where of shape (batch,), weights of shape (batch, time)")
 
 
-@check(alike=same_loss)
+@check(alike=same_arrays)
 def nothing_left(row: Row, loss: Loss) -> None:
     """An empty batch, or one that is masked away, gives 0 with a gradient of 0 for every reduction to a scalar."""
     arrays = [x.copy() for x in row.make((2,))]
@@ -753,7 +757,7 @@ def automatic_sharding(row: Row, loss: Loss) -> None:
     _spread_equals_whole(row, loss, AxisType.Auto)
 
 
-@check(alike=lambda row: (same_arrays(row), frozenset(row.options)))
+@check(alike=same_layout)
 def explicit_sharding(row: Row, loss: Loss) -> None:
     """Shardings that are part of the types."""
     _spread_equals_whole(row, loss, AxisType.Explicit)
