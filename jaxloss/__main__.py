@@ -26,8 +26,8 @@ try:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
     from tqdm import trange
-except ModuleNotFoundError as missing:
-    sys.exit(f'The demonstration needs {missing.name}, which is not installed: pip install "jaxloss[demo]"')
+except ModuleNotFoundError as _missing:
+    sys.exit(f'The demonstration needs {_missing.name}, which is not installed: pip install "jaxloss[demo]"')
 
 Params = dict[str, Array]
 Curves = dict[str, Callable[[Array], Array]]
@@ -35,7 +35,7 @@ Curves = dict[str, Callable[[Array], Array]]
 # ---------------------------------------------------------------------------------------------------------------------
 # The documented outputs
 
-DOCUMENTED = (
+DOCUMENTED: tuple[tuple[str, list[Any], list[Any], float], ...] = (
     ("cce", [[0, 1, 0], [0, 0, 1]], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]], 1.176939),
     ("bce", [[0], [1]], [[0.4], [0.6]], 0.5108254),
     ("mae", [[0.0], [0.0]], [[1.0], [1.0]], 1.0),

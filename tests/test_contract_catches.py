@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from cases import ROWS
 from contract import CHECKS
+from jax.core import Tracer
 
 import jaxloss
 from jaxloss._contract import reduce
@@ -117,7 +118,7 @@ def ignores_the_axis(y_true, y_pred, *, axis=-1, **options):
 
 @fault("sparse_cce-logits", "value", "compiled", "lists")
 def differs_when_compiled(y_true, y_pred, **options):
-    return sparse_cce(y_true, y_pred, **options) * (1 + 1e-4 * isinstance(y_pred, jax.core.Tracer))
+    return sparse_cce(y_true, y_pred, **options) * (1 + 1e-4 * isinstance(y_pred, Tracer))
 
 
 @jax.custom_batching.custom_vmap
