@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched
+from jaxloss._special import positive, ratio
 
 
 class Pair(NamedTuple):
@@ -108,32 +109,6 @@ def _around(low: Array, high: Array, target_low: Array, target_high: Array) -> A
         jnp.where(high < low, low, high), jnp.where(target_high < target_low, target_low, target_high)
     )
     return highest - lowest
-
-
-@jax.custom_jvp
-def ratio(n: Array, d: Array) -> Array:
-    """n / d, and 0 with derivatives 0 unless d > 0. No derivative divides by d d, which might underflow."""
-    return jnp.where(d > 0, n / jnp.where(d > 0, d, 1), 0)
-
-
-@ratio.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (n, d), (dn, dd) = primals, tangents
-    q = ratio(n, d)
-    return q, ratio(dn - q * dd, d)
-
-
-def positive(x: Array) -> Array:
-    """max(x, 0) with derivative 0 at 0."""
-    return jnp.where(x > 0, x, 0)
-
-
-def raised(x: Array, a: float | Array) -> Array:
-    """x^a for x >= 0, with derivatives 0 at x = 0, also where a < 1; rounding below 0 counts as 0."""
-    if isinstance(a, int | float) and a == 1:
-        return x
-    a = jnp.asarray(a, x.dtype)
-    return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** a, (a == 0).astype(x.dtype))
 
 
 def log_iou(b: Pair) -> Array:

@@ -277,6 +277,12 @@ def check_option(loss: str, name: str, value: Any, low: float = -np.inf, high: f
         raise ValueError(f"{loss}: {name} must be {span}, got {value}.")
 
 
+def check_positive(loss: str, name: str, value: Any) -> None:
+    """Raise a ValueError for a constant option that is not above 0; traced ones cannot be seen here."""
+    if isinstance(value, (bool, int, float)) and not 0 < value < np.inf:
+        raise ValueError(f"{loss}: {name} must be above 0 and finite, got {value}.")
+
+
 def _check_dtype(loss: str, name: str, x: Array, kind: Kind) -> None:
     if jnp.issubdtype(x.dtype, jnp.complexfloating) or x.dtype == jax.dtypes.float0:
         raise TypeError(f"{loss}: {name} must hold real numbers, got {x.dtype}.")
@@ -347,11 +353,7 @@ def check_units(
 ) -> tuple[Array | None, Array | None]:
     """The weights and the mask as arrays, after a check that they fit the units, and that the reduction is known."""
     if where is not None:
-        where = jnp.asarray(where)
-        if where.dtype != bool:
-            raise TypeError(
-                f"{loss}: where must be bool, got {where.dtype}. Did you mean weights=, or where=mask.astype(bool)?"
-            )
+        where = check_mask(loss, where)
         _check_leads(loss, "where", where, shape)
     if weights is not None:
         weights = jnp.asarray(weights)
@@ -360,6 +362,15 @@ def check_units(
     if not callable(reduction) and reduction not in REDUCTIONS:
         raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.")
     return weights, where
+
+
+def check_mask(loss: str, where: ArrayLike) -> Array:
+    mask = jnp.asarray(where)
+    if mask.dtype != bool:
+        raise TypeError(
+            f"{loss}: where must be bool, got {mask.dtype}. Did you mean weights=, or where=mask.astype(bool)?"
+        )
+    return mask
 
 
 def _check_leads(loss: str, name: str, x: Array, shape: tuple[int, ...]) -> None:

@@ -87,6 +87,27 @@ def is_zero(option: Any) -> bool:
     return isinstance(option, (int, float)) and option == 0
 
 
+def smoothed(y: Array, label_smoothing: float | Array, classes: int) -> Array:
+    """Targets mixed with the uniform distribution."""
+    if is_zero(label_smoothing):
+        return y
+    a = jnp.asarray(label_smoothing, y.dtype)
+    return (1 - a) * y + a / classes
+
+
+def share_of(row: Array) -> Callable[[Array], Array]:
+    """Division by the sum of a row, for its entries; each of a row of zeros has the same share, with zero gradient."""
+    total = jnp.sum(row)
+    empty = total <= 0
+    total = jnp.where(empty, 1, total)
+    return lambda p: jnp.where(empty, 1 / row.size, p / total)
+
+
+def finite_where_zero(y: Array, x: Array) -> Array:
+    """x, but 0 for an infinite x whose factor y is 0: an excluded class, of logit -inf, costs nothing."""
+    return jnp.where((y == 0) & jnp.isinf(x), 0, x)
+
+
 def rounding(x: Any) -> float:
     """How far rounding in the dtype of x may carry a probability outside [0, 1]."""
     dtype = jnp.result_type(x)
@@ -170,5 +191,5 @@ def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Any, Any]) -> 
 
 
 def is_at(label: Array, row: Array) -> Array:
-    """Which entry of a row the label names."""
-    return jax.lax.broadcasted_iota(label.dtype, row.shape, 0) == label
+    """Which entry of a row (the last axis) the label names."""
+    return jax.lax.broadcasted_iota(label.dtype, row.shape, row.ndim - 1) == label[..., None]

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._math import absolute, constants, slopes
-
-
-def check_positive(loss: str, name: str, value: Any) -> None:
-    """Raise a ValueError for a constant option that is not above 0; traced ones cannot be seen here."""
-    if isinstance(value, (bool, int, float)) and not 0 < value < math.inf:
-        raise ValueError(f"{loss}: {name} must be above 0 and finite, got {value}.")
 
 
 def above(x: Array | float, bound: Array | float) -> Array:
@@ -42,6 +36,32 @@ def above_zero(x: Array) -> Array:
 def quotient(x: Array, y: Array) -> Array:
     """x / y, whose derivative does not square y, which could overflow or vanish."""
     return x / y
+
+
+@jax.custom_jvp
+def ratio(n: Array, d: Array) -> Array:
+    """n / d, and 0 with derivatives 0 unless d > 0. No derivative divides by d d, which might underflow."""
+    return jnp.where(d > 0, n / jnp.where(d > 0, d, 1), 0)
+
+
+@ratio.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (n, d), (dn, dd) = primals, tangents
+    q = ratio(n, d)
+    return q, ratio(dn - q * dd, d)
+
+
+def positive(x: Array) -> Array:
+    """max(x, 0) with derivative 0 at 0."""
+    return jnp.where(x > 0, x, 0)
+
+
+def raised(x: Array, a: float | Array) -> Array:
+    """x^a for x >= 0, with derivatives 0 at x = 0, also where a < 1; rounding below 0 counts as 0."""
+    if isinstance(a, int | float) and a == 1:
+        return x
+    a = jnp.asarray(a, x.dtype)
+    return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** a, (a == 0).astype(x.dtype))
 
 
 def _log1p_square_slope(x: Array, scale: Array) -> Array:

@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._boxes import Pair, aspect, distance, each_pair, log_iou, raised, ratio
+from jaxloss._boxes import Pair, aspect, distance, each_pair, log_iou
 from jaxloss._contract import ArrayLike, Reduction, check_option, compiled
 from jaxloss._math import absolute
+from jaxloss._special import raised, ratio
 
 __all__ = ["alpha_iou", "ciou", "diou", "eiou", "focal_eiou", "giou", "iou", "iou_log", "siou"]
 

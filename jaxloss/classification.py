@@ -14,6 +14,7 @@ from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compi
 from jaxloss._math import (
     STEEPEST,
     constants,
+    finite_where_zero,
     is_zero,
     log_complement,
     log_normaliser,
@@ -22,7 +23,9 @@ from jaxloss._math import (
     poisoned,
     rounding,
     row_sum,
+    share_of,
     slopes,
+    smoothed,
     softplus,
     widened,
 )
@@ -81,14 +84,10 @@ def cce(
     def example(y: Array, scores: Array) -> Array:
         row = widened(scores)
         valid, surprise, _, penalty = _surprise(row, scores, from_logits, z_loss, slack)
-        if not is_zero(label_smoothing):
-            a = jnp.asarray(label_smoothing, row.dtype)
-            y = (1 - a) * y + a / y.size
+        y = smoothed(y, label_smoothing, y.size)
         if class_weights is not None:
             y = y * _per_class("cce", class_weights, row)
-        s = surprise(row)
-        s = jnp.where((y == 0) & jnp.isinf(s), 0, s)  # an excluded class, of logit -inf, costs nothing
-        return poisoned(valid, jnp.sum(y * s) + penalty)
+        return poisoned(valid, jnp.sum(y * finite_where_zero(y, surprise(row))) + penalty)
 
     return batched(
         example,
@@ -190,12 +189,10 @@ def _surprise(
 
         return True, lambda z: log_sum - (z - shift), mean_of_logits, penalty
 
-    total = jnp.sum(row)
-    empty = total <= 0
-    total = jnp.where(empty, 1, total)
+    share = share_of(row)
 
     def surprise(p: Array) -> Array:
-        return -log_probability(jnp.where(empty, 1 / row.size, p / total))
+        return -log_probability(share(p))
 
     def mean(weight: Array | None) -> Array:
         return jnp.mean(surprise(row) if weight is None else weight * surprise(row))
@@ -258,9 +255,7 @@ def bce(
         arrays = (y_true, y_pred, _per_entry(pos_weight, jnp.asarray(y_pred)))
 
     def example(y: Array, score: Array, positive: Array | None = None) -> Array:
-        if not is_zero(label_smoothing):
-            a = jnp.asarray(label_smoothing, y.dtype)
-            y = (1 - a) * y + a / 2
+        y = smoothed(y, label_smoothing, 2)
         loss = bce_of_logit(y, score) if from_logits else bce_of_probability(y, score, slack)
         if positive is not None:
             loss += (positive - 1) * y * (softplus(-score) if from_logits else -log_probability(score))

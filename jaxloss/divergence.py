@@ -14,6 +14,7 @@ from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
 from jaxloss._math import absolute, log_normaliser, log_probability, poisoned, rounding
+from jaxloss._special import power_series
 
 __all__ = ["distillation", "js_divergence", "kl_divergence", "total_variation"]
 
@@ -269,10 +270,8 @@ def _divided(logits: Array, t: Array) -> Array:
 def _kl_of_logits(a: Array, b: Array) -> Array:
     """KL(softmax(a), softmax(b)), as sum q (exp(x) - 1 - x) with x = log p - log q: no term is negative."""
     q, p, x, close = _compared(a, b)
-    series = jnp.zeros_like(x)
     small = jnp.where(jnp.abs(x) < 0.5, x, 0)
-    for n in range(16, 1, -1):  # exp(x) - 1 - x = x^2 sum_{n >= 2} x^(n - 2) / n!
-        series = 1 / math.factorial(n) + small * series
+    series = power_series(small, [1 / math.factorial(n) for n in range(2, 17)])  # exp(x) - 1 - x = x^2 series
     rise = jnp.expm1(jnp.minimum(x, 1)) - x
     near = q * jnp.where(jnp.abs(x) < 0.5, x * x * series, rise)
     return jnp.sum(jnp.where(close, near, p - q - q * x))

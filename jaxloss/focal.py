@@ -19,13 +19,17 @@ from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compi
 from jaxloss._math import (
     STEEPEST,
     barrier,
+    finite_where_zero,
     is_zero,
     log_complement,
     log_probability,
     poisoned,
     rounding,
+    share_of,
     slopes,
+    smoothed,
 )
+from jaxloss._special import power_series
 from jaxloss.classification import bce_of_logit, bce_of_probability
 
 __all__ = ["binary_focal", "categorical_focal", "generalized_cce", "poly1"]
@@ -79,9 +83,7 @@ def binary_focal(
 
     def example(y: Array, score: Array) -> Array:
         valid: Array | bool = True
-        if not is_zero(label_smoothing):
-            a = jnp.asarray(label_smoothing, y.dtype)
-            y = (1 - a) * y + a / 2
+        y = smoothed(y, label_smoothing, 2)
         if from_logits:
             loss = _power_of_error(y, score, gamma) * bce_of_logit(y, score)
         else:
@@ -149,9 +151,7 @@ def categorical_focal(
     slack = rounding(y_pred)
 
     def example(y: Array, row: Array) -> Array:
-        if not is_zero(label_smoothing):
-            a = jnp.asarray(label_smoothing, y.dtype)
-            y = (1 - a) * y + a / y.size
+        y = smoothed(y, label_smoothing, y.size)
         if alpha is not None:
             factors = jnp.asarray(alpha, y.dtype)
             if factors.ndim and factors.shape != y.shape:
@@ -162,7 +162,7 @@ def categorical_focal(
             y = y * (factors * jnp.ones_like(y))  # laid out over the devices as the row is
         if from_logits:
             return _over_logits(_focal(gamma), y, row, jnp.asarray(gamma, row.dtype))
-        p = _normalised(row)
+        p = share_of(row)(row)
         terms = -log_probability(p) * _power(1 - p, log_complement(p), gamma)
         return poisoned(jnp.min(row) >= -slack, jnp.sum(y * terms))
 
@@ -223,7 +223,7 @@ def poly1(
         raised = jnp.asarray(epsilon, row.dtype)
         if from_logits:
             return _over_logits(_POLY1, y, row, raised)
-        p = _normalised(row)
+        p = share_of(row)(row)
         return poisoned(jnp.min(row) >= -slack, jnp.sum(y * (raised * (1 - p) - log_probability(p))))
 
     return batched(
@@ -283,7 +283,7 @@ def generalized_cce(
         if from_logits:
             # The limit for power 0 is poly1 with epsilon 0.
             return _over_logits(_POLY1 if is_zero(power) else _GENERALIZED, y, row, exponent)
-        terms = _box_cox(-log_probability(_normalised(row)), exponent)
+        terms = _box_cox(-log_probability(share_of(row)(row)), exponent)
         return poisoned(jnp.min(row) >= -slack, jnp.sum(y * terms))
 
     return batched(
@@ -393,13 +393,6 @@ def _log_error(y: Array, z: Array) -> Array:
 # K classes
 
 
-def _normalised(row: Array) -> Array:
-    """Probabilities divided by their sum; a row of zeros counts as uniform, with zero gradient."""
-    total = jnp.sum(row)
-    empty = total <= 0
-    return jnp.where(empty, 1 / row.size, row / jnp.where(empty, 1, total))
-
-
 class _Parts(NamedTuple):
     """Of each class of a row of logits: -log p, p, 1 - p and its logarithm; exact also where p is almost 0 or 1."""
 
@@ -420,7 +413,7 @@ class _Rule(NamedTuple):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _over_logits(rule: _Rule, y: Array, row: Array, option: Array) -> Array:
     """The sum over the classes of y_k times the loss; a class without weight may have the logit -inf."""
-    return jnp.sum(y * _finite_where_zero(y, rule.loss(_parts(row), option)))
+    return jnp.sum(y * finite_where_zero(y, rule.loss(_parts(row), option)))
 
 
 @functools.partial(_over_logits.defjvp, symbolic_zeros=True)
@@ -430,17 +423,13 @@ def _(rule: _Rule, primals: tuple[Array, Array, Array], tangents: tuple[Any, Any
     value = _over_logits(rule, y, row, option)
     parts, slope = _parts(row), jnp.zeros_like(value)
     if not isinstance(dy, SymbolicZero):
-        slope += jnp.sum(_finite_where_zero(y, rule.loss(parts, option)) * dy)
+        slope += jnp.sum(finite_where_zero(y, rule.loss(parts, option)) * dy)
     if not isinstance(dz, SymbolicZero):
         c = y * rule.by_surprise(parts, option)
         slope += jnp.sum((parts.p * (jnp.sum(c) - c) - c * parts.rest) * dz)  # so that nothing cancels for a one-hot y
     if not isinstance(d_option, SymbolicZero):
-        slope += jnp.sum(y * _finite_where_zero(y, rule.by_option(parts, option))) * d_option
+        slope += jnp.sum(y * finite_where_zero(y, rule.by_option(parts, option))) * d_option
     return value, slope
-
-
-def _finite_where_zero(y: Array, x: Array) -> Array:
-    return jnp.where((y == 0) & jnp.isinf(x), 0, x)
 
 
 def _parts(row: Array) -> _Parts:
@@ -539,9 +528,8 @@ def _bounded(x: Array) -> Array:
 def _slope_by_power(s: Array, power: Array) -> Array:
     x = power * s
     small = x < 0.5
-    series, x_small = jnp.zeros_like(x), jnp.where(small, x, 0)
-    for n in range(14, 1, -1):  # ((1 + x) exp(-x) - 1) / x^2 = -sum_{n >= 2} (n - 1) (-x)^(n - 2) / n!
-        series = -(n - 1) / math.factorial(n) - x_small * series
+    # ((1 + x) exp(-x) - 1) / x^2 = -sum_{n >= 2} (n - 1) (-x)^(n - 2) / n!
+    series = power_series(-jnp.where(small, x, 0), [-(n - 1) / math.factorial(n) for n in range(2, 15)])
     large = ((1 + x) * jnp.exp(-x) - 1) / jnp.where(small, 1, power) ** 2
     return jnp.where(small, jnp.where(small, s, 0) ** 2 * series, large)
 

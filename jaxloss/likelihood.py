@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
+from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
 from jaxloss._math import STEEPEST, absolute, constants, slopes
 from jaxloss._special import (
     HALF_LOG_TWO_PI,
@@ -18,7 +18,6 @@ from jaxloss._special import (
     above_zero,
     atanh_rest,
     blend,
-    check_positive,
     digamma,
     expm1_ratio,
     log1p_square,

@@ -32,7 +32,7 @@ from jaxloss._contract import (
     reduce,
     total,
 )
-from jaxloss._math import barrier, is_zero, poisoned
+from jaxloss._math import barrier, is_at, is_zero, poisoned
 from jaxloss.sharding import mean_over
 
 __all__ = ["linear_cce"]
@@ -297,7 +297,7 @@ class _Program:
         shift, log_sum, picked, mean = _statistics(z, label, class_weights)
         loss = log_sum - picked
         if class_weights is not None:
-            loss = jnp.sum(jnp.where(_is_at(label, z), class_weights, 0), axis=-1) * loss
+            loss = jnp.sum(jnp.where(is_at(label, z), class_weights, 0), axis=-1) * loss
         if not is_zero(self.constants.get("label_smoothing")):
             a = given["label_smoothing"]
             mean_weight = 1 if class_weights is None else jnp.mean(class_weights)
@@ -411,7 +411,7 @@ def _statistics(z: Array, label: Array, class_weights: Array | None) -> tuple[Ar
     z, shift = barrier((z, jnp.where(jnp.isneginf(largest), 0, largest)))
     sum_exp = jnp.sum(jnp.exp(z - shift[..., None]), axis=-1)
     log_sum = jnp.log(jnp.where(sum_exp == 0, 1, sum_exp))
-    picked = jnp.sum(jnp.where(_is_at(label, z), z, 0), axis=-1) - shift
+    picked = jnp.sum(jnp.where(is_at(label, z), z, 0), axis=-1) - shift
     z, shift = barrier((z, shift))
     s = z - shift[..., None]
     return shift, log_sum, picked, jnp.mean(s if class_weights is None else class_weights * s, axis=-1)
@@ -425,15 +425,10 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     z, later, shift, log_sum = barrier((z, label, shift, log_sum))
     s = z - shift[..., None]
     d_log_sum = jnp.sum(jnp.exp(s - log_sum[..., None]) * dz, axis=-1)
-    d_picked = jnp.sum(_is_at(later, z).astype(z.dtype) * dz, axis=-1)
+    d_picked = jnp.sum(is_at(later, z).astype(z.dtype) * dz, axis=-1)
     d_mean = jnp.mean(dz if class_weights is None else class_weights * dz + d_weights * s, axis=-1)
     # The sum of shift and log_sum does not depend on the shift, so that it may count as a constant.
     return (shift, log_sum, picked, mean), (jnp.zeros_like(shift), d_log_sum, d_picked, d_mean)
-
-
-def _is_at(label: Array, x: Array) -> Array:
-    """Which entry of the last axis the label names."""
-    return _row(jnp.arange(x.shape[-1], dtype=label.dtype), x) == label[..., None]
 
 
 def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: np.dtype) -> Array:

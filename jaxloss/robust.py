@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
+from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
 from jaxloss._math import absolute, constants, slopes
-from jaxloss._special import check_positive, expm1_ratio, log1p_square, quotient, separate
+from jaxloss._special import expm1_ratio, log1p_square, quotient, separate
 
 __all__ = ["barron", "cauchy", "charbonnier", "welsch"]
 

@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._boxes import positive, raised, ratio
 from jaxloss._contract import (
     ArrayLike,
     Reduction,
@@ -33,12 +32,14 @@ from jaxloss._contract import (
     _sharded_as,
     _spread,
     batched,
+    check_mask,
     check_option,
     compiled,
     in_explicit_mesh,
     total,
 )
 from jaxloss._math import absolute, poisoned, rounding, widened
+from jaxloss._special import positive, raised, ratio
 
 __all__ = ["dice", "focal_tversky", "generalized_dice", "jaccard", "lovasz_hinge", "lovasz_softmax", "tversky"]
 
@@ -478,11 +479,7 @@ def _of_pixels(
 
 
 def _pixel_mask(loss: str, where: ArrayLike, scores: Array) -> Array:
-    pixels = jnp.asarray(where)
-    if pixels.dtype != bool:
-        raise TypeError(
-            f"{loss}: where must be bool, got {pixels.dtype}. Did you mean weights=, or where=mask.astype(bool)?"
-        )
+    pixels = check_mask(loss, where)
     if pixels.shape != scores.shape[: pixels.ndim]:
         raise ValueError(
             f"{loss}: where has shape {pixels.shape}, y_pred has shape {scores.shape}. where masks pixels and must "

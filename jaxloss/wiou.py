@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._boxes import Pair, each_pair, ratio
+from jaxloss._boxes import Pair, each_pair
 from jaxloss._contract import ArrayLike, Reduction, _spread, check_option, compiled, total
+from jaxloss._special import ratio
 from jaxloss.boxes import iou
 
 __all__ = ["wiou_v1", "wiou_v2", "wiou_v3"]
