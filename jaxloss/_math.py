@@ -192,4 +192,6 @@ def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Any, Any]) -> 
 
 def is_at(label: Array, row: Array) -> Array:
     """Which entry of a row (the last axis) the label names."""
-    return jax.lax.broadcasted_iota(label.dtype, row.shape, row.ndim - 1) == label[..., None]
+    # One row of numbers: as large as x they would be a constant of a loop, which XLA keeps in memory.
+    places = jnp.arange(row.shape[-1], dtype=label.dtype)
+    return jnp.expand_dims(places, tuple(range(row.ndim - 1))) == label[..., None]
