@@ -126,11 +126,16 @@ def log_normaliser(row: Array, stored: Array) -> tuple[Array, Array]:
     They stay apart because the difference of a logit and the maximum is exact where their sum would absorb it.
     The value is read from `stored`: the same row as it lies in memory, perhaps of a narrower dtype.
     """
-    pieces = _pieces(stored)
-    largest = _by_piece(jnp.max, pieces).astype(row.dtype)
-    shift = barrier(jnp.where(jnp.isneginf(largest), 0, largest))
-    sum_exp = _by_piece(jnp.sum, jnp.exp(pieces.astype(row.dtype) - shift))
-    return shift, jnp.log(jnp.where(sum_exp == 0, 1, sum_exp))
+    shift, log_sum = _normaliser(_pieces(stored), row.dtype, barrier)
+    return shift, log_sum
+
+
+def _normaliser(pieces: Array, dtype: Any, apart: Callable[[Array], Array]) -> tuple[Array, Array]:
+    # Bounds in place of selects, with which XLA's CPU compiler would not fuse: a row of -inf has the maximum -inf, and
+    # no other row has a sum below 1.
+    largest = _by_piece(jnp.max, pieces).astype(dtype)
+    shift = apart(jnp.maximum(largest, -jnp.finfo(dtype).max))
+    return shift, jnp.log(jnp.maximum(_by_piece(jnp.sum, jnp.exp(pieces.astype(dtype) - shift)), 1))
 
 
 @log_normaliser.defjvp
@@ -140,6 +145,58 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[tuple[
     softmax = jnp.exp((row - shift) - log_sum)
     # The sum of the two parts does not depend on the shift, so that it may count as a constant.
     return (shift, log_sum), (jnp.zeros_like(shift), jnp.sum(softmax * tangents[0]))
+
+
+def targets(classes: int, y: Array, label_smoothing: float | Array = 0.0, weight: Array | None = None) -> Array:
+    y = smoothed(y, label_smoothing, classes)
+    return y if weight is None else weight * y
+
+
+@jax.custom_jvp
+def cross_entropy(given: dict[str, Array], row: Array, stored: Array) -> Array:
+    """sum(-y log softmax(row)), read from `stored` as above; a class of logit -inf and target 0 costs nothing.
+
+    The targets are given by the arguments of `targets`: made outside, they would be stored for the derivative.
+    """
+    pieces = _pieces(stored)
+    y = targets(row.size, **{key: _pieces(x) if x.ndim else x for key, x in given.items()})
+    # Without a barrier the CPU reads a short row once for all three of its reductions.
+    apart = barrier if pieces.ndim > 1 else lambda x: x
+    shift, log_sum = apart(_normaliser(pieces, row.dtype, apart))
+    surprise = log_sum - (apart(pieces).astype(row.dtype) - shift)
+    # 0 where y is 0, infinite elsewhere: a bound, since a select would not fuse. As a product of two constants it would
+    # be 0 times infinity.
+    (huge,) = constants(float(jnp.finfo(row.dtype).max), like=row)
+    return _by_piece(jnp.sum, y * jnp.minimum(surprise, (jnp.abs(y) * huge) * huge))
+
+
+def _cross_entropy_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    given, row, stored = primals
+    d_given, d_row, _ = tangents
+    value = cross_entropy(given, row, stored)
+    row, given = reread(row, stored), {key: barrier(x) for key, x in given.items()}
+    shift, log_sum = log_normaliser(row, stored)
+    y, slope = targets(row.size, **given), jnp.zeros_like(value)
+    if not isinstance(d_row, SymbolicZero):
+        slope += jnp.sum(y) * jnp.sum(jnp.exp((row - shift) - log_sum) * d_row) - jnp.sum(y * d_row)
+    if moved := {key: t for key, t in d_given.items() if not isinstance(t, SymbolicZero)}:
+        _, dy = jax.jvp(lambda part: targets(row.size, **(given | part)), ({k: given[k] for k in moved},), (moved,))
+        slope += jnp.sum(finite_where_zero(y, log_sum - (row - shift)) * dy)
+    return value, slope
+
+
+cross_entropy.defjvp(_cross_entropy_slope, symbolic_zeros=True)
+
+
+@jax.custom_jvp
+def reread(row: Array, stored: Array) -> Array:
+    """The row, read from memory once more, so that nothing computed of it is kept for here."""
+    return barrier(stored).astype(row.dtype)
+
+
+@reread.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    return reread(*primals), tangents[0]
 
 
 @jax.custom_jvp

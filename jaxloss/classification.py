@@ -14,7 +14,7 @@ from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compi
 from jaxloss._math import (
     STEEPEST,
     constants,
-    finite_where_zero,
+    cross_entropy,
     is_zero,
     log_complement,
     log_normaliser,
@@ -27,6 +27,7 @@ from jaxloss._math import (
     slopes,
     smoothed,
     softplus,
+    targets,
     widened,
 )
 
@@ -84,10 +85,13 @@ def cce(
     def example(y: Array, scores: Array) -> Array:
         row = widened(scores)
         valid, surprise, _, penalty = _surprise(row, scores, from_logits, z_loss, slack)
-        y = smoothed(y, label_smoothing, y.size)
+        given = {"y": y}
+        if not is_zero(label_smoothing):
+            given["label_smoothing"] = jnp.asarray(label_smoothing, row.dtype)
         if class_weights is not None:
-            y = y * _per_class("cce", class_weights, row)
-        return poisoned(valid, jnp.sum(y * finite_where_zero(y, surprise(row))) + penalty)
+            given["weight"] = _per_class("cce", class_weights, row)
+        loss = cross_entropy(given, row, scores) if from_logits else jnp.sum(targets(row.size, **given) * surprise(row))
+        return poisoned(valid, loss + penalty)
 
     return batched(
         example,
