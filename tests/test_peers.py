@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from peers import PEERS, VERSIONS, load
+from peers import PEERS, VERSIONS, Result, load
 from peers.differences import COUNTS, DIFFERENCES, NOT_OURS, complaints, page
 
 TESTS = Path(__file__).resolve().parent
@@ -54,3 +54,20 @@ def test_the_list_adds_up():
         assert differ == sum(entry.count for entry in DIFFERENCES if entry.peer == peer)
         assert other == sum(entry.count for entry in NOT_OURS if entry.peer == peer)
     assert all("|" not in entry.about + entry.reason for entry in DIFFERENCES), "it would end a cell of the table"
+
+
+def test_the_list_is_strict():
+    """What must fail does, each by a complaint that names the test."""
+    listed, other = "DiceLossTest.test_improved_shape_handling", "RankingLossesTest.test_computes_loss_value0"
+    wrong = {
+        "not on the list": Result("HuberLossTest.test_scalar", "differ", "a reason"),
+        "has no loss of ours, and is not on the list": Result("HuberLossTest.test_batched", "not ours"),
+        "on the list, but agrees": Result(listed, "agree"),
+        "on the list as not ours, but agrees": Result(other, "agree"),
+    }
+    found = complaints("optax", list(wrong.values()))
+    for what, result in wrong.items():
+        assert any(line.startswith(f"{result.test}: ") for line in found), what
+    assert any("names 0 tests" in line for line in found)
+    twice = complaints("optax", [Result(listed, "differ")] * 2)
+    assert f"{listed}: 2 tests have this name" in twice

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / ".pytest_cache" / "peers"
-PEERS = ("optax",)
+PEERS = ("optax", "keras", "torch")
 
 # For these the list in differences.py holds; the extra `peers` of pyproject.toml installs them.
 VERSIONS = {"optax": "0.2.8", "keras": "3.15.1", "torch": "2.13.0"}
@@ -33,7 +33,7 @@ class Result:
     """What came of one test of a peer.
 
     test: its name: `Class.test`, or for PyTorch `function[number of the sample]` and the sample in words.
-    outcome: it passes with our losses; it does not; or it calls none of them.
+    outcome: it passes with our losses; it does not; or it asks for none that we have.
     why: the beginning of the error, where it differs.
     """
 

@@ -59,7 +59,7 @@ class Judge(unittest.TestResult):
 
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
-        outcome = "differ" if self.error else "agree" if self.calls else "not ours"
+        outcome = "not ours" if not self.calls else "differ" if self.error else "agree"
         self.results.append(Result(name_of(test), outcome, self.error))
 
 
