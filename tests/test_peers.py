@@ -38,7 +38,8 @@ def test_all_differences_are_on_the_list(peer: str):
     # A process of its own: promotion of dtypes, warnings and devices are the peer's, not those of our conftest.
     paths = os.pathsep.join(filter(None, [str(TESTS.parent), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "peers", peer]
-    run = subprocess.run(command, cwd=TESTS, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": paths}
+    run = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=1500)
     assert run.returncode == 0, run.stderr
     found = complaints(peer, load(peer))
     assert not found, "\n".join(found)
