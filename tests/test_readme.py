@@ -16,7 +16,7 @@ import jaxloss
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "DIFFERENCES.md")
 SHARED = ("axis", "weights", "where", "reduction")
 
 
