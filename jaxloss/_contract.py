@@ -137,7 +137,7 @@ def batched(
     inputs = [jnp.asarray(a) for a in arrays]
     for name, x, kind in zip(names, inputs, kinds, strict=True):
         _check_dtype(loss, name, x, kind)
-    batch_axes = [_check_axis(loss, axis, x.ndim, n) for x, n in zip(inputs, core_ndims, strict=True)]
+    batch_axes = [_check_axis(loss, axis, *given) for given in zip(names, inputs, core_ndims, strict=True)]
     shape = _check_shapes(loss, names, inputs, core_ndims, batch_axes)
     weights, where = check_units(loss, shape, weights, where, reduction)
 
@@ -296,8 +296,9 @@ def _check_dtype(loss: str, name: str, x: Array, kind: Kind) -> None:
         raise TypeError(f"{loss}: {name} must be of floating dtype, got {x.dtype}. Were y_true and y_pred swapped?")
 
 
-def _check_axis(loss: str, axis: Any, ndim: int, core_ndim: int) -> list[int]:
+def _check_axis(loss: str, axis: Any, name: str, x: Array, core_ndim: int) -> list[int]:
     """The places of the batch axes: all but those of the core."""
+    ndim = x.ndim
     if isinstance(axis, tuple):
         core = {a % ndim for a in axis if isinstance(a, int) and -ndim <= a < ndim}
         if len(core) != len(axis):
@@ -310,7 +311,9 @@ def _check_axis(loss: str, axis: Any, ndim: int, core_ndim: int) -> list[int]:
             raise ValueError(f"{loss}: an array of {ndim} axes was given where at least {core_ndim} are needed.")
         return list(range(ndim - core_ndim))
     if not -ndim <= axis < ndim:
-        raise ValueError(f"{loss}: axis {axis} is out of range for y_pred with {ndim} axes.")
+        raise ValueError(f"{loss}: axis {axis} is out of range for {name} with {ndim} axes.")
+    if x.shape[axis] == 0 and jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{loss}: {name} has shape {x.shape}. Its axis {axis} must have at least one entry.")
     return [i for i in range(ndim) if i != axis % ndim]
 
 

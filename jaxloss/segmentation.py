@@ -436,7 +436,7 @@ def _of_pixels(
     _check_dtype(loss, "y_true", inputs[0], "number")
     _check_dtype(loss, "y_pred", inputs[1], "score")
     core = axis if isinstance(axis, tuple) else (axis,)
-    batch_axes = [_check_axis(loss, core, x.ndim, len(core)) for x in inputs]
+    batch_axes = [_check_axis(loss, core, name, x, len(core)) for name, x in zip(names, inputs, strict=True)]
     _check_shapes(loss, names, inputs, (len(core),) * 2, batch_axes)
     targets, scores = inputs
     has_classes = scores.ndim - 1 in batch_axes[1]

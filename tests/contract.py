@@ -239,6 +239,10 @@ def shapes(row: Row, loss: Loss) -> None:
         refused(i, x[0])
         if len({a.shape for a in arrays}) == 1:
             refused(i, x[..., :1] if x.ndim > 1 else x[:1])
+    if max(row.cores) == 1 and "axis" in inspect.signature(loss).parameters:
+        empty = [x[..., :0] if core else x for x, core in zip(arrays, row.cores, strict=True)]
+        options = {k: v[:0] if isinstance(v, np.ndarray) else v for k, v in row.options.items()}
+        refuses(ValueError, (row.name, "(3, 0)", "at least one"), loss, *empty, **options)
 
 
 @check(alike=same_loss)
