@@ -289,7 +289,7 @@ def sparsemax(
 
 
 def _sparse_sigmoid_minus(y: Array, z: Array) -> Array:
-    return (jnp.clip(z, -1, 1) + 1) / 2 - y
+    return (jnp.clip(z, -1, 1) - (2 * y - 1)) / 2  # one rounding, where (c + 1) / 2 would lose a c near -1 or 1
 
 
 @slopes(lambda y, z: 2 * y - 1 - z, _sparse_sigmoid_minus)
