@@ -45,7 +45,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     The result is that of the function, compiled as by `jax.jit`. It costs a look at all inputs and, at each call, a
     wait for the devices, so it is for finding errors. Wrap the outermost function: `checked(jax.jit(step))`,
     `checked(jax.value_and_grad(loss))`, `checked(jax.vmap(loss))`. Eager `jax.grad` and `jax.vmap` may also come last,
-    as in `jax.grad(checked(loss))`. Where several losses or inputs are bad, the first one is reported.
+    as in `jax.grad(checked(loss))`. Where several losses or inputs are bad, the first one is reported; inside
+    `jax.shard_map`, its index is that in its shard. Under `jax.vmap` jax computes both branches of a `jax.lax.cond`, so
+    both are looked at.
 
     Args:
       function: a loss, or any function of arrays that jax can compile. As for a loss, a Python number, bool, string
@@ -120,10 +122,11 @@ _FOUND = re.compile(r"(?:at mapped index ([\d, ]+): )?([^\t]*)\t(\d+)\t(\d+)\t\[
 
 def _sentence(shard: str | None, rule: str, bad: str, total: str, shape: str, place: str, value: str) -> str:
     axes = [int(n) for n in shape.split() if int(n) >= 0]
+    value = value if value.lstrip("-").isdigit() else f"{float(value):.7g}"
     if not axes:
         return f"{rule}, got {value}."
     index = tuple(map(int, np.unravel_index(int(place), axes)))
-    at = f"{index}" if shard is None else f"{index} of shard {shard}"
+    at = f"{index}" if shard is None else f"{index} of shard {shard.split()[-1]}"
     return f"{rule}: {bad} of {total} {'is' if bad == '1' else 'are'} not, the first at index {at}, which is {value}."
 
 
@@ -259,7 +262,8 @@ AXES = 16  # of an array; what is left over is -1
 @custom_vmap
 def _first(bad: Array, exists: Array, shown: Array) -> tuple[Array, ...]:
     """How many entries are bad, of how many, the shape of the array, the place of the first one in it, its value."""
-    shape = jnp.asarray(bad.shape + (-1,) * (AXES - bad.ndim), jnp.int32)
+    # Scalars, since an array would be a constant, which custom_vmap cannot have inside a mapped lax.cond.
+    shape = jnp.stack([jnp.full((), n, jnp.int32) for n in (*bad.shape, *[-1] * (AXES - bad.ndim))])
     bad, shown = bad.ravel(), shown.ravel()
     place = jnp.argmax(bad).astype(jnp.int32) if bad.size else jnp.zeros((), jnp.int32)
     value = shown[place] if bad.size else jnp.zeros((), shown.dtype)
