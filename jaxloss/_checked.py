@@ -7,6 +7,7 @@ that was traced without checks is never taken for one with them, nor the other w
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -243,8 +244,37 @@ def report(rule: str, holds: Array, shown: Array, exists: Array | None = None) -
     shown = jax.lax.stop_gradient(shown)
     if jnp.issubdtype(shown.dtype, jnp.floating):
         shown = shown.astype(jnp.promote_types(shown.dtype, jnp.float32))
-    bad, *found = _first(*_gathered(~holds & exists, exists, shown))
-    checkify.check(bad == 0, re.sub("([{}])", r"\1\1", rule) + _NUMBERS, bad, *found)
+    found = _first(*_gathered(~holds & exists, exists, shown))
+
+    def branch(bad: Array, *found: Array) -> Array:
+        checkify.check(bad == 0, re.sub("([{}])", r"\1\1", rule) + _NUMBERS, bad, *found)
+        return jnp.zeros((), bool)
+
+    # The same branch twice, since in shard_map both must be of the same type.
+    _reports.get().append(jax.lax.cond(found[0] == 0, branch, branch, *found))
+
+
+# The reports of the loss that is being traced.
+_reports: contextvars.ContextVar[list[Array]] = contextvars.ContextVar("_reports", default=[])
+
+
+def reporting(loss: Callable[..., R]) -> Callable[..., R]:
+    """Make the result of a loss depend on its reports.
+
+    What has no result is lost where jax differentiates a scan, and with it the check, were it not for this and for the
+    cond above, which jax does not look into there.
+    """
+
+    @functools.wraps(loss)
+    def call(*args: Any, **kwargs: Any) -> R:
+        reset = _reports.set([])
+        try:
+            result = loss(*args, **kwargs)
+            return jax.lax.optimization_barrier((result, _reports.get()))[0]
+        finally:
+            _reports.reset(reset)
+
+    return call
 
 
 def _gathered(*arrays: Array) -> Sequence[Array]:
@@ -256,7 +286,7 @@ def _gathered(*arrays: Array) -> Sequence[Array]:
     return [jax.sharding.reshard(x, whole) for x in arrays]
 
 
-AXES = 16  # of an array; what is left over is -1
+AXES = 8  # of an array; what is left over is -1
 
 
 @custom_vmap

@@ -79,7 +79,14 @@ def compiled(loss: Callable[P, R]) -> Callable[P, R]:
 
     @functools.lru_cache(maxsize=PROGRAMS, typed=True)
     def program(**constants: Any) -> Callable[..., R]:
-        return jax.jit(functools.partial(loss, **constants), inline=True)
+        def body(*args: Any, **options: Any) -> R:
+            if checking.value:
+                from jaxloss import _checked
+
+                return _checked.reporting(loss)(*args, **constants, **options)
+            return loss(*args, **constants, **options)
+
+        return jax.jit(functools.wraps(loss)(body), inline=True)
 
     @functools.wraps(loss)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -37,8 +37,9 @@ ALL_ROWS = [pytest.param(row, id=row.id, marks=[] if FIRST[alike(row)] == row.id
 
 def refused(message: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """The call raises a BadValueError of exactly this message."""
-    with pytest.raises(BadValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(BadValueError) as caught:
         call(*args, **kwargs)
+    assert str(caught.value) == message
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -338,8 +339,9 @@ def test_labels_of_narrow_dtypes(dtype: type):
 
 
 def test_half_precision_is_given_its_rounding():
-    p = jax.nn.softmax(np.random.default_rng(0).normal(size=(64, 50)).astype(jnp.bfloat16))
-    assert abs(np.float32(p).sum(-1) - 1).max() > 1e-3
+    exact = np.exp(np.random.default_rng(0).normal(size=(64, 4)))
+    p = (exact / exact.sum(-1, keepdims=True)).astype(jnp.bfloat16)
+    assert abs(p.astype(np.float64).sum(-1) - 1).max() > 1e-3
     checked(jaxloss.sparse_cce)(np.zeros(64, int), p)
 
 
@@ -539,6 +541,8 @@ def test_outside_the_mode_no_program_differs(row: Row, monkeypatch: pytest.Monke
     without = plain(row, loss)
     assert with_rules.as_text() == without.as_text()
     if row.id in ("sparse_cce-probabilities", "huber", "ctc"):
-        texts = [re.sub(r", metadata={[^}]*}", "", p.compile().as_text() or "") for p in (with_rules, without)]
+        texts = [p.compile().as_text() or "" for p in (with_rules, without)]
+        # But for the lines of Python that it was traced from.
+        texts = [re.sub(r", metadata={[^}]*}|^\d+ .*\n", "", text, flags=re.MULTILINE) for text in texts]
+        assert "ENTRY" in texts[0]
         assert texts[0] == texts[1]
-        assert "fusion" in texts[0] or "ENTRY" in texts[0]
