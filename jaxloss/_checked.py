@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 
 from jaxloss._contract import PROGRAMS, Domain, Finding, _spread, _widen, checking, in_explicit_mesh
-from jaxloss._math import is_binary, is_label, is_probability, rounding
+from jaxloss._math import is_binary, is_label, is_probability, rounding, widened
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -224,7 +224,7 @@ def _rules(domain: Domain, name: str, x: Array, classes: int | None) -> Iterator
 
 
 def _sum_is_one(name: str, x: Array, slack: float) -> Iterator[Finding]:
-    total = jnp.sum(x, dtype=jnp.promote_types(x.dtype, jnp.float32))
+    total = jnp.sum(widened(x))
     yield f"the sum of each row of {name} must be 1", jnp.abs(total - 1) <= max(slack, 1e-3 * (slack > 0)), total
 
 
@@ -241,9 +241,7 @@ def report(rule: str, holds: Array, shown: Array, exists: Array | None = None) -
     from jax.experimental import checkify
 
     exists = jnp.ones_like(holds) if exists is None else exists
-    shown = jax.lax.stop_gradient(shown)
-    if jnp.issubdtype(shown.dtype, jnp.floating):
-        shown = shown.astype(jnp.promote_types(shown.dtype, jnp.float32))
+    shown = jax.lax.stop_gradient(widened(shown) if jnp.issubdtype(shown.dtype, jnp.floating) else shown)
     found = _first(*_gathered(~holds & exists, exists, shown))
 
     def branch(bad: Array, *found: Array) -> Array:
@@ -251,30 +249,27 @@ def report(rule: str, holds: Array, shown: Array, exists: Array | None = None) -
         return jnp.zeros((), bool)
 
     # The same branch twice, since in shard_map both must be of the same type.
-    _reports.get().append(jax.lax.cond(found[0] == 0, branch, branch, *found))
+    told = jax.lax.cond(found[0] == 0, branch, branch, *found)
+    if (reports := _reports.get()) is not None:
+        reports.append(told)
 
 
 # The reports of the loss that is being traced.
-_reports: contextvars.ContextVar[list[Array]] = contextvars.ContextVar("_reports", default=[])
+_reports: contextvars.ContextVar[list[Array] | None] = contextvars.ContextVar("_reports", default=None)
 
 
-def reporting(loss: Callable[..., R]) -> Callable[..., R]:
-    """Make the result of a loss depend on its reports.
+def reporting(loss: Callable[..., R], *args: Any, **options: Any) -> R:
+    """The result of a loss, so that it depends on its reports.
 
-    What has no result is lost where jax differentiates a scan, and with it the check, were it not for this and for the
-    cond above, which jax does not look into there.
+    Where jax differentiates a scan, it drops a check without a word, since nothing depends on it. Here the result does,
+    and the cond in `report` is kept as a whole where jax separates what it differentiates.
     """
-
-    @functools.wraps(loss)
-    def call(*args: Any, **kwargs: Any) -> R:
-        reset = _reports.set([])
-        try:
-            result = loss(*args, **kwargs)
-            return jax.lax.optimization_barrier((result, _reports.get()))[0]
-        finally:
-            _reports.reset(reset)
-
-    return call
+    reports: list[Array] = []
+    before = _reports.set(reports)
+    try:
+        return jax.lax.optimization_barrier((loss(*args, **options), reports))[0]
+    finally:
+        _reports.reset(before)
 
 
 def _gathered(*arrays: Array) -> Sequence[Array]:

@@ -79,14 +79,17 @@ def compiled(loss: Callable[P, R]) -> Callable[P, R]:
 
     @functools.lru_cache(maxsize=PROGRAMS, typed=True)
     def program(**constants: Any) -> Callable[..., R]:
+        given = functools.partial(loss, **constants)
+
+        @functools.wraps(loss)
         def body(*args: Any, **options: Any) -> R:
             if checking.value:
                 from jaxloss import _checked
 
-                return _checked.reporting(loss)(*args, **constants, **options)
-            return loss(*args, **constants, **options)
+                return _checked.reporting(given, *args, **options)
+            return given(*args, **options)
 
-        return jax.jit(functools.wraps(loss)(body), inline=True)
+        return jax.jit(body, inline=True)
 
     @functools.wraps(loss)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
