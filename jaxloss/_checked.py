@@ -63,10 +63,10 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
       RuntimeError: when called inside `jax.jit`, `jax.lax.scan` and the like, from where no error can come out.
 
     Example:
-      >>> import numpy as np
+      >>> import jaxloss
       >>> labels, logits = np.array([2, 0, 3]), np.zeros((3, 3), np.float32)
       >>> try:
-      ...     checked(sparse_cce)(labels, logits, from_logits=True)
+      ...     checked(jaxloss.sparse_cce)(labels, logits, from_logits=True)
       ... except ValueError as error:
       ...     print(error)
       sparse_cce: y_true must be in 0..2: 1 of 3 is not, the first at index (2,), which is 3.
