@@ -49,7 +49,15 @@ def each_pair(
             raise ValueError(f"{loss}: the last axis must hold x1, y1, x2, y2, but its size is {box.size}.")
         return formula(compare(target, box))
 
-    return batched(example, (y_true, y_pred), core_ndims=(1, 1), weights=weights, where=where, reduction=reduction)
+    return batched(
+        example,
+        (y_true, y_pred),
+        core_ndims=(1, 1),
+        domains=("box", "box"),
+        weights=weights,
+        where=where,
+        reduction=reduction,
+    )
 
 
 def compare(target: Array, box: Array) -> Pair:

@@ -32,10 +32,34 @@ Kind: TypeAlias = Literal["number", "score", "label", "length", "logits"]
 """What an input is: any number; a prediction, so of floating dtype; an integer class label; a number of
 entries that count; a row of logits."""
 
+Domain: TypeAlias = Literal[
+    "any",
+    "number",
+    "logits",
+    "label",
+    "at least 0",
+    "above -1",
+    "sign",
+    "binary",
+    "one-hot",
+    "probability",
+    "distribution",
+    "log probability",
+    "log distribution",
+    "box",
+]
+"""Which values an input may hold: what `jaxloss.checked` looks at. `_rules` in `_checked.py` says what each means."""
+
+Finding: TypeAlias = tuple[str, Array, Array]
+"""A rule ("y_true must be 0 or 1"), where it holds, and what to show where it does not."""
+
 REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size")
 
 # Programs kept for each loss, one for each set of constant options: new lambdas at every step must not fill the memory.
 PROGRAMS = 128
+
+# Whether losses look at the values of their inputs, see `_checked.py`. A part of the keys of jax's caches.
+checking = jax.make_user_context(default_value=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -55,7 +79,17 @@ def compiled(loss: Callable[P, R]) -> Callable[P, R]:
 
     @functools.lru_cache(maxsize=PROGRAMS, typed=True)
     def program(**constants: Any) -> Callable[..., R]:
-        return jax.jit(functools.partial(loss, **constants), inline=True)
+        given = functools.partial(loss, **constants)
+
+        @functools.wraps(loss)
+        def body(*args: Any, **options: Any) -> R:
+            if checking.value:
+                from jaxloss import _checked
+
+                return _checked.reporting(given, *args, **options)
+            return given(*args, **options)
+
+        return jax.jit(body, inline=True)
 
     @functools.wraps(loss)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -114,6 +148,8 @@ def batched(
     kinds: Sequence[Kind] = ("number", "number"),
     axis: int | tuple[int, ...] = -1,
     names: Sequence[str] = ("y_true", "y_pred"),
+    domains: Sequence[Domain | None] | None = None,
+    rules: Callable[..., Sequence[Finding]] | None = None,
 ) -> Array:
     """Turn the formula for one example into the loss of a batch.
 
@@ -128,6 +164,9 @@ def batched(
         labels stay integers; logits stay as they are, since the formulas find their maximum before they widen them.
       axis: where the core axis of the inputs lies, if there is one; a tuple says it of several.
       names: what the caller calls the arrays, for error messages.
+      domains: which values each array may hold, for checked mode; None is what its kind says: labels are classes,
+        logits may be -inf, and numbers are finite.
+      rules: further ones that concern several arrays, as a function of the cores of one example.
 
     Raises:
       ValueError: shapes that differ, an axis out of range, an unknown reduction.
@@ -140,6 +179,13 @@ def batched(
     batch_axes = [_check_axis(loss, axis, *given) for given in zip(names, inputs, core_ndims, strict=True)]
     shape = _check_shapes(loss, names, inputs, core_ndims, batch_axes)
     weights, where = check_units(loss, shape, weights, where, reduction)
+    if checking.value:
+        from jaxloss import _checked
+
+        by_kind: dict[Kind, Domain] = {"label": "label", "logits": "logits", "length": "any"}
+        given = domains or [None] * len(inputs)
+        allowed: list[Domain] = [d or by_kind.get(k, "number") for d, k in zip(given, kinds, strict=True)]
+        _checked.inspect(loss, names, inputs, allowed, core_ndims, batch_axes, where, rules)
 
     wide = any(x.dtype == jnp.float64 and not x.weak_type for x in inputs)
     dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
@@ -160,7 +206,17 @@ def batched(
         mapped = jax.vmap(mapped, in_axes=(exists_axis, *(batch[i] - i for batch in batch_axes)))
     # The derivative is recomputed from the inputs: nothing as large as they are is stored for it.
     mapped = jax.checkpoint(mapped, policy=jax.checkpoint_policies.save_only_these_names("jaxloss"))
-    return reduce(mapped(where, *inputs), weights, where, reduction)
+    losses = mapped(where, *inputs)
+    if checking.value:
+        report_nan(loss, losses)
+    return reduce(losses, weights, where, reduction)
+
+
+def report_nan(loss: str, losses: Array) -> None:
+    """In checked mode: what no rule foresaw is not silent either."""
+    from jaxloss import _checked
+
+    _checked.report(f"{loss}: the loss must be a number", ~jnp.isnan(losses), losses)
 
 
 def kept(x: Array) -> Array:
@@ -271,16 +327,27 @@ def total(x: Array) -> Array:
 
 
 def check_option(loss: str, name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> None:
-    """Raise a ValueError for a constant option outside [low, high]; traced ones cannot be seen here."""
-    if isinstance(value, (bool, int, float)) and not low <= value <= high:
-        span = f"between {low:g} and {high:g}" if np.isfinite(high) else f"at least {low:g}"
-        raise ValueError(f"{loss}: {name} must be {span}, got {value}.")
+    """Raise a ValueError for a constant option outside [low, high]; traced ones are seen in checked mode."""
+    span = f"between {low:g} and {high:g}" if np.isfinite(high) else f"at least {low:g}"
+    span = "a number" if np.isinf(low) and np.isinf(high) else span
+    _check_option(loss, name, value, f"must be {span}", lambda x: (low <= x) & (x <= high))
 
 
 def check_positive(loss: str, name: str, value: Any) -> None:
-    """Raise a ValueError for a constant option that is not above 0; traced ones cannot be seen here."""
-    if isinstance(value, (bool, int, float)) and not 0 < value < np.inf:
-        raise ValueError(f"{loss}: {name} must be above 0 and finite, got {value}.")
+    """Raise a ValueError for a constant option that is not above 0; traced ones are seen in checked mode."""
+    _check_option(loss, name, value, "must be above 0 and finite", lambda x: (x > 0) & (x < np.inf))
+
+
+def _check_option(loss: str, name: str, value: Any, rule: str, holds: Callable[[Any], Any]) -> None:
+    if isinstance(value, (bool, int, float)):
+        if not holds(value):
+            raise ValueError(f"{loss}: {name} {rule}, got {value}.")
+    elif checking.value and value is not None:
+        from jaxloss import _checked
+
+        x = jnp.asarray(value)
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+        _checked.report(f"{loss}: {name} {rule}", holds(x), x)
 
 
 def _check_dtype(loss: str, name: str, x: Array, kind: Kind) -> None:
@@ -362,6 +429,10 @@ def check_units(
         weights = jnp.asarray(weights)
         if weights.ndim:
             _check_leads(loss, "weights", weights, shape)
+        if checking.value:
+            from jaxloss import _checked
+
+            _checked.report_weights(loss, weights, where)
     if not callable(reduction) and reduction not in REDUCTIONS:
         raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.")
     return weights, where

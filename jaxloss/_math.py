@@ -82,6 +82,18 @@ def poisoned(valid: Array | bool, loss: Array) -> Array:
     return jnp.where(valid, loss, jnp.nan)
 
 
+def is_label(label: Array, classes: int) -> Array:
+    return (label >= 0) & (label < classes)
+
+
+def is_binary(y: Array) -> Array:
+    return (y == 0) | (y == 1)
+
+
+def is_probability(p: Array, slack: float) -> Array:
+    return (p >= -slack) & (p <= 1 + slack)
+
+
 def is_zero(option: Any) -> bool:
     """Whether an option is the constant 0, so that its term can be left out of the program."""
     return isinstance(option, (int, float)) and option == 0

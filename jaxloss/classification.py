@@ -15,6 +15,7 @@ from jaxloss._math import (
     STEEPEST,
     constants,
     cross_entropy,
+    is_label,
     is_zero,
     log_complement,
     log_normaliser,
@@ -80,6 +81,7 @@ def cce(
     torch.nn.functional.cross_entropy (both from logits).
     """
     check_option("cce", "label_smoothing", label_smoothing, 0, 1)
+    check_option("cce", "class_weights", class_weights)
     slack = rounding(y_pred)
 
     def example(y: Array, scores: Array) -> Array:
@@ -98,6 +100,7 @@ def cce(
         (y_true, y_pred),
         core_ndims=(1, 1),
         kinds=("number", "logits" if from_logits else "score"),
+        domains=("distribution", "logits" if from_logits else "distribution"),
         axis=axis,
         weights=weights,
         where=where,
@@ -146,6 +149,7 @@ def sparse_cce(
     weights is this one with `weights=class_weights[y_true]` instead.
     """
     check_option("sparse_cce", "label_smoothing", label_smoothing, 0, 1)
+    check_option("sparse_cce", "class_weights", class_weights)
     slack = rounding(y_pred)
 
     def example(label: Array, scores: Array) -> Array:
@@ -158,13 +162,14 @@ def sparse_cce(
         if not is_zero(label_smoothing):
             a = jnp.asarray(label_smoothing, row.dtype)
             loss = (1 - a) * loss + a * mean_surprise(weight)
-        return poisoned(valid & (label >= 0) & (label < scores.size), loss + penalty)
+        return poisoned(valid & is_label(label, scores.size), loss + penalty)
 
     return batched(
         example,
         (y_true, y_pred),
         core_ndims=(0, 1),
         kinds=("label", "logits" if from_logits else "score"),
+        domains=("label", "logits" if from_logits else "distribution"),
         axis=axis,
         weights=weights,
         where=where,
@@ -270,6 +275,7 @@ def bce(
         arrays,
         core_ndims=(0, 0, 0)[: len(arrays)],
         kinds=("number", "score", "number")[: len(arrays)],
+        domains=("probability", "number" if from_logits else "probability", "at least 0")[: len(arrays)],
         names=("y_true", "y_pred", "pos_weight")[: len(arrays)],
         weights=weights,
         where=where,
@@ -353,6 +359,7 @@ def nll(
     Source: Bishop, Pattern Recognition and Machine Learning (2006), 4.3.4. Agrees with torch.nn.functional.nll_loss,
     whose mean with class weights is this one with `weights=class_weights[y_true]` instead.
     """
+    check_option("nll", "class_weights", class_weights)
 
     def example(label: Array, scores: Array) -> Array:
         row = widened(scores)
@@ -360,13 +367,14 @@ def nll(
         if class_weights is not None:
             weight = _per_class("nll", class_weights, row)
             loss = pick(weight, label, weight) * loss
-        return poisoned((label >= 0) & (label < row.size), loss)
+        return poisoned(is_label(label, row.size), loss)
 
     return batched(
         example,
         (y_true, y_pred),
         core_ndims=(0, 1),
         kinds=("label", "logits"),
+        domains=("label", "log distribution"),
         axis=axis,
         weights=weights,
         where=where,

@@ -97,7 +97,13 @@ def binary_focal(
         return poisoned(valid, loss)
 
     return batched(
-        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+        example,
+        (y_true, y_pred),
+        kinds=("number", "score"),
+        domains=("probability", "number" if from_logits else "probability"),
+        weights=weights,
+        where=where,
+        reduction=reduction,
     )
 
 
@@ -171,6 +177,7 @@ def categorical_focal(
         (y_true, y_pred),
         core_ndims=(1, 1),
         kinds=("number", "score"),
+        domains=("distribution", "logits" if from_logits else "distribution"),
         axis=axis,
         weights=weights,
         where=where,
@@ -231,6 +238,7 @@ def poly1(
         (y_true, y_pred),
         core_ndims=(1, 1),
         kinds=("number", "score"),
+        domains=("distribution", "logits" if from_logits else "distribution"),
         axis=axis,
         weights=weights,
         where=where,
@@ -291,6 +299,7 @@ def generalized_cce(
         (y_true, y_pred),
         core_ndims=(1, 1),
         kinds=("number", "score"),
+        domains=("distribution", "logits" if from_logits else "distribution"),
         axis=axis,
         weights=weights,
         where=where,

@@ -27,12 +27,14 @@ from jaxloss._contract import (
     _widen,
     check_option,
     check_units,
+    checking,
     compiled,
     in_explicit_mesh,
     reduce,
+    report_nan,
     total,
 )
-from jaxloss._math import barrier, is_at, is_zero, poisoned
+from jaxloss._math import barrier, is_at, is_label, is_zero, poisoned
 from jaxloss.sharding import mean_over
 
 __all__ = ["linear_cce"]
@@ -171,6 +173,8 @@ def _linear_cce(
     y_true, hidden, kernel = (jnp.asarray(x) for x in arrays)
     shape = _check(loss, y_true, hidden, kernel, options, chunk)
     weights, where = check_units(loss, shape, weights, where, reduction)
+    if checking.value:
+        _inspect(loss, y_true, hidden, kernel, options, where)
 
     layer = {"kernel": kernel, **{k: jnp.asarray(v) for k, v in options.items() if hasattr(v, "dtype")}}
     wide = any(layer.get(k, hidden).dtype == jnp.float64 for k in ("kernel", "bias")) or hidden.dtype == jnp.float64
@@ -197,6 +201,8 @@ def _linear_cce(
             if isinstance(reduction, mean_over):
                 result = jax.lax.psum(result, reduction.axis_name)
     stats = jax.lax.stop_gradient(stats)
+    if checking.value:
+        report_nan(loss, stats.cross_entropy + stats.z_loss)
     return result, LinearStats(*(reduce(x, weights, where, reduction) for x in stats))
 
 
@@ -227,10 +233,25 @@ def _check(
             )
     check_option(loss, "label_smoothing", options["label_smoothing"], 0, 1)
     check_option(loss, "softcap", options["softcap"], math.ulp(0))
+    check_option(loss, "class_weights", options["class_weights"])
     if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool)):
         raise TypeError(f"{loss}: chunk must be an int or None, got {chunk!r}.")
     check_option(loss, "chunk", chunk, 1)
     return shape
+
+
+def _inspect(
+    loss: str, y_true: Array, hidden: Array, kernel: Array, options: Mapping[str, Any], where: Array | None
+) -> None:
+    """The values of the inputs, in checked mode: those of the tokens, then those that all tokens share."""
+    from jaxloss._checked import inspect
+
+    batches = (range(y_true.ndim), range(hidden.ndim - 1))
+    names, classes = ("y_true", "hidden"), kernel.shape[1]
+    inspect(loss, names, (y_true, hidden), ("label", "number"), (0, 1), batches, where, classes=classes)
+    inspect(loss, ("kernel",), (kernel,), ("number",), (2,), ((),), None)
+    if options["bias"] is not None:
+        inspect(loss, ("bias",), (jnp.asarray(options["bias"]),), ("logits",), (1,), ((),), None)
 
 
 def default_chunk(features: int, classes: int) -> int:
@@ -305,7 +326,7 @@ class _Program:
         logsumexp = shift + log_sum
         # A product, not a square: its derivative is finite for the largest logits.
         penalty = 0 * log_sum if is_zero(self.constants.get("z_loss")) else given["z_loss"] * logsumexp * logsumexp
-        valid = (label >= 0) & (label < classes)
+        valid = is_label(label, classes)
         correct = poisoned(valid, (picked >= 0).astype(self.dtype))
         stats = LinearStats(poisoned(valid, loss), poisoned(valid, penalty), logsumexp, correct)
         loss = poisoned(valid, loss + penalty)

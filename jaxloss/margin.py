@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled, in_explicit_mesh
-from jaxloss._math import barrier, constants, is_at, pick, poisoned, slopes, softplus
+from jaxloss._math import barrier, constants, is_at, is_binary, is_label, pick, poisoned, slopes, softplus
 from jaxloss.classification import bce_of_logit
 
 __all__ = [
@@ -121,7 +121,13 @@ def hinge(
         return _hinge(y, z, jnp.asarray(margin, z.dtype))
 
     return batched(
-        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+        example,
+        (y_true, y_pred),
+        kinds=("number", "score"),
+        domains=("sign", "number"),
+        weights=weights,
+        where=where,
+        reduction=reduction,
     )
 
 
@@ -163,7 +169,13 @@ def squared_hinge(
         return _squared_hinge(y, z, jnp.asarray(margin, z.dtype))
 
     return batched(
-        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+        example,
+        (y_true, y_pred),
+        kinds=("number", "score"),
+        domains=("sign", "number"),
+        weights=weights,
+        where=where,
+        reduction=reduction,
     )
 
 
@@ -203,7 +215,13 @@ def perceptron(
         return _hinge(y, z, jnp.zeros((), z.dtype))
 
     return batched(
-        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+        example,
+        (y_true, y_pred),
+        kinds=("number", "score"),
+        domains=("sign", "number"),
+        weights=weights,
+        where=where,
+        reduction=reduction,
     )
 
 
@@ -242,7 +260,13 @@ def soft_margin(
         return _soft_margin(y, z)
 
     return batched(
-        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+        example,
+        (y_true, y_pred),
+        kinds=("number", "score"),
+        domains=("sign", "number"),
+        weights=weights,
+        where=where,
+        reduction=reduction,
     )
 
 
@@ -284,7 +308,13 @@ def sparsemax(
         return poisoned((y >= 0) & (y <= 1), _sparsemax(y, z))
 
     return batched(
-        example, (y_true, y_pred), kinds=("number", "score"), weights=weights, where=where, reduction=reduction
+        example,
+        (y_true, y_pred),
+        kinds=("number", "score"),
+        domains=("probability", "number"),
+        weights=weights,
+        where=where,
+        reduction=reduction,
     )
 
 
@@ -348,6 +378,7 @@ def categorical_hinge(
         (y_true, y_pred),
         core_ndims=(1, 1),
         kinds=("number", "score"),
+        domains=("one-hot", "logits"),
         axis=axis,
         weights=weights,
         where=where,
@@ -399,13 +430,14 @@ def multi_margin(
         excess = z - pick(z, label, z)
         terms = _positive_part(jnp.asarray(margin, z.dtype) + excess) ** power
         loss = jnp.sum(jnp.where(is_at(label, z), 0, terms)) / z.size
-        return poisoned((label >= 0) & (label < z.size), loss)
+        return poisoned(is_label(label, z.size), loss)
 
     return batched(
         example,
         (y_true, y_pred),
         core_ndims=(0, 1),
         kinds=("label", "score"),
+        domains=("label", "logits"),
         axis=axis,
         weights=weights,
         where=where,
@@ -447,7 +479,7 @@ def multilabel_margin(
     """
 
     def example(y: Array, z: Array) -> Array:
-        valid = jnp.all((y == 0) | (y == 1))
+        valid = jnp.all(is_binary(y))
         if in_explicit_mesh(z):  # pairs of classes cannot be spread along one axis of the mesh twice
             whole = NamedSharding(jax.typeof(z).sharding.mesh, PartitionSpec(None))
             y, z = jax.sharding.reshard(y, whole), jax.sharding.reshard(z, whole)
@@ -460,6 +492,7 @@ def multilabel_margin(
         (y_true, y_pred),
         core_ndims=(1, 1),
         kinds=("number", "score"),
+        domains=("binary", "logits"),
         axis=axis,
         weights=weights,
         where=where,
@@ -506,6 +539,7 @@ def multilabel_soft_margin(
         (y_true, y_pred),
         core_ndims=(1, 1),
         kinds=("number", "score"),
+        domains=("probability", "number"),
         axis=axis,
         weights=weights,
         where=where,

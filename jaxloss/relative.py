@@ -183,7 +183,14 @@ def msle(
     def example(y: Array, p: Array) -> Array:
         return _squared_log_quotient(y, p)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
+    return batched(
+        example,
+        (y_true, y_pred),
+        domains=("above -1", "above -1"),
+        weights=weights,
+        where=where,
+        reduction=reduction,
+    )
 
 
 @slopes(lambda y, p: -1 / (1 + y), lambda y, p: 1 / (1 + p))

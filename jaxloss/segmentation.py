@@ -34,11 +34,12 @@ from jaxloss._contract import (
     batched,
     check_mask,
     check_option,
+    checking,
     compiled,
     in_explicit_mesh,
     total,
 )
-from jaxloss._math import absolute, poisoned, rounding, widened
+from jaxloss._math import absolute, is_binary, is_probability, poisoned, rounding, widened
 from jaxloss._special import positive, raised, ratio
 
 __all__ = ["dice", "focal_tversky", "generalized_dice", "jaccard", "lovasz_hinge", "lovasz_softmax", "tversky"]
@@ -448,6 +449,12 @@ def _of_pixels(
     pixels = exists = None
     if where is not None:
         pixels = _pixel_mask(loss, where, scores)
+    if checking.value:
+        from jaxloss._checked import inspect
+
+        domains = "binary" if binary else "probability", "number" if from_logits or margins else "probability"
+        inspect(loss, names, inputs, domains, (0, 0), (range(scores.ndim),) * 2, pixels)
+    if pixels is not None:
         exists = jnp.any(pixels, axis=core)
         targets, scores = _select(pixels, targets, 0), _select(pixels, scores, -1 if margins else 0)
     slack = rounding(targets), rounding(scores)
@@ -461,9 +468,9 @@ def _of_pixels(
 
     @functools.wraps(unit)
     def example(y: Array, p: Array) -> Array:
-        valid = (y == 0) | (y == 1) if binary else (y >= -slack[0]) & (y <= 1 + slack[0])
+        valid = is_binary(y) if binary else is_probability(y, slack[0])
         if not margins:
-            valid &= (p >= -slack[1]) & (p <= 1 + slack[1])
+            valid &= is_probability(p, slack[1])
         return poisoned(jnp.all(valid), unit(y, p))
 
     return batched(
@@ -471,6 +478,7 @@ def _of_pixels(
         (targets, scores),
         core_ndims=(len(core),) * 2,
         kinds=("number", "score"),
+        domains=("any", "any"),  # seen already, before the mask was applied
         axis=core,
         weights=weights,
         where=exists,

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Kind, Reduction, batched, compiled, kept
-from jaxloss._math import poisoned, widened
+from jaxloss._contract import ArrayLike, Finding, Kind, Reduction, batched, compiled, kept
+from jaxloss._math import is_label, poisoned, widened
 from jaxloss._paths import (
     NEVER,
     Log,
@@ -94,19 +94,28 @@ def ctc(
         raise ValueError(f"ctc: infeasible must be 'inf' or 'zero', got {infeasible!r}.")
     impossible = jnp.inf if infeasible == "inf" else 0.0
 
+    def least_frames(labels: Array, label_length: Array) -> Array:
+        repeats = (count(labels.size) < label_length) & (labels == shifted(labels, -1))
+        return label_length + jnp.sum(repeats, dtype=jnp.int32)
+
     def example(labels: Array, scores: Array, *lengths: Array) -> Array:
         frames, classes = scores.shape
         _check_blank("ctc", blank, classes)
         label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
-        counts = count(labels.size) < label_length
-        valid = fits & jnp.all(~counts | (labels >= 0) & (labels < classes) & (labels != blank))
+        valid = fits & jnp.all(_valid(labels, label_length, classes, blank))
         labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
-        repeats = counts & (labels == shifted(labels, -1))
-        feasible = frame_count >= label_length + jnp.sum(repeats, dtype=jnp.int32)
+        feasible = frame_count >= least_frames(labels, label_length)
         loss = _ctc(widened(scores), labels, label_length, frame_count, valid & feasible, blank, impossible)
         return poisoned(valid, loss)
 
-    return _batched(example, labels, logits, 2, label_lengths, logit_lengths, weights, where, reduction)
+    def rules(labels: Array, scores: Array, *lengths: Array) -> list[Finding]:
+        found, label_length, frame_count = _findings(labels, scores, lengths, label_lengths, logit_lengths, blank)
+        if infeasible == "inf":
+            enough = frame_count >= least_frames(labels, label_length)
+            found += [("the number of frames must be that of labels and repeats, or more", enough, frame_count)]
+        return found
+
+    return _batched(example, labels, logits, 2, label_lengths, logit_lengths, weights, where, reduction, rules)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
@@ -261,8 +270,7 @@ def rnnt(
             )
         _check_blank("rnnt", blank, classes)
         label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
-        counts = count(labels.size) < label_length
-        valid = fits & jnp.all(~counts | (labels >= 0) & (labels < classes) & (labels != blank))
+        valid = fits & jnp.all(_valid(labels, label_length, classes, blank))
         labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
         z = widened(scores)
         if frames == 0:
@@ -270,7 +278,14 @@ def rnnt(
         loss = _rnnt(z, labels, label_length, frame_count, valid, blank, impossible)
         return poisoned(valid, loss)
 
-    return _batched(example, labels, logits, 3, label_lengths, logit_lengths, weights, where, reduction)
+    def rules(labels: Array, scores: Array, *lengths: Array) -> list[Finding]:
+        found, label_length, frame_count = _findings(labels, scores, lengths, label_lengths, logit_lengths, blank)
+        if infeasible == "inf":
+            enough = (frame_count > 0) | (label_length == 0)
+            found += [("the number of frames must be above 0 where there are labels", enough, frame_count)]
+        return found
+
+    return _batched(example, labels, logits, 3, label_lengths, logit_lengths, weights, where, reduction, rules)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
@@ -384,6 +399,7 @@ def _batched(
     weights: ArrayLike | None,
     where: ArrayLike | None,
     reduction: Reduction,
+    rules: Callable[..., list[Finding]],
 ) -> Array:
     """`batched` with those lengths that are given as further arrays."""
     inputs: list[tuple[str, Any, int, Kind]] = [
@@ -399,6 +415,8 @@ def _batched(
         core_ndims=core_ndims,
         kinds=kinds,
         names=names,
+        domains=("any",) * len(names),
+        rules=rules,
         weights=weights,
         where=where,
         reduction=reduction,
@@ -420,3 +438,29 @@ def _lengths(
     fits = (label_length >= 0) & (label_length <= longest_label) & (frame_count >= 0) & (frame_count <= frames)
     label_length, frame_count = jnp.clip(label_length, 0, longest_label), jnp.clip(frame_count, 0, frames)
     return label_length.astype(jnp.int32), frame_count.astype(jnp.int32), fits
+
+
+def _valid(labels: Array, label_length: Array, classes: int, blank: int) -> Array:
+    """Which labels are classes other than the blank, or padding."""
+    return (count(labels.size) >= label_length) | is_label(labels, classes) & (labels != blank)
+
+
+def _findings(
+    labels: Array, scores: Array, lengths: tuple[Array, ...], label_lengths: Any, logit_lengths: Any, blank: int
+) -> tuple[list[Finding], Array, Array]:
+    """What both losses demand of a sequence, for checked mode; and how many labels and frames count."""
+    frames, *places, classes = scores.shape
+    label_length, frame_count, _ = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
+    given = [("label_lengths", label_lengths, labels.size), ("logit_lengths", logit_lengths, frames)]
+    limits = [(name, most) for name, array, most in given if array is not None]
+    found = [
+        (f"{name} must be in 0..{most}", (x >= 0) & (x <= most), x)
+        for (name, most), x in zip(limits, lengths, strict=True)
+    ]
+    rule = f"labels must be in 0..{classes - 1} and not the blank, {blank}"
+    found += [(rule, _valid(labels, label_length, classes, blank), labels)]
+    inside = count(frames) < frame_count
+    if places:
+        inside = inside[:, None] & (count(places[0]) <= label_length)[None]
+    found += [("logits must be finite or -inf", ~inside[..., None] | (scores < jnp.inf), scores)]
+    return found, label_length, frame_count

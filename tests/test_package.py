@@ -29,12 +29,13 @@ def python(code: str, *flags: str) -> str:
 
 
 def test_importing_is_light():
-    """Neither chex nor optax, no configuration changed, no backend started, no warning."""
+    """Neither chex nor optax nor checkify, no configuration changed, no backend started, no warning."""
     code = """
 import sys, jax
 before = dict(jax.config.values)
 import jaxloss
-assert not {"chex", "optax"} & set(sys.modules), "chex or optax was imported"
+heavy = {"chex", "optax", "jax.experimental.checkify"} & set(sys.modules)
+assert not heavy, f"imported: {heavy}"
 assert dict(jax.config.values) == before, "the configuration changed"
 from jax._src import xla_bridge
 assert not xla_bridge._backends, "a backend was started"

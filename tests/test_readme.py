@@ -29,7 +29,7 @@ def blocks(language: str, document: str = "README.md") -> list[str]:
 def test_code_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str]):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader has them
         exec(compile(code, "README.md", "exec"), {})
-    said = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    said = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
     assert said == capsys.readouterr().out.splitlines()
 
 

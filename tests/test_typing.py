@@ -13,12 +13,14 @@ MISTAKES = {
     "jl.cce(y, p, 'mean')": "Expected 2 positional arguments",
     "jl.cce(y)": 'Argument missing for parameter "y_pred"',
     "jl.mse(y, p, reduction='avg')": 'cannot be assigned to parameter "reduction"',
+    "jl.checked(jl.cce)(y, p, from_logit=True)": 'No parameter named "from_logit"',
     "jl.huber(y, p, delta='large')": 'cannot be assigned to parameter "delta"',
 }
 CORRECT = (
     "jl.cce([[0, 1]], p, from_logits=True, weights=[1.0], where=y > 0, reduction='sum').shape",
     "jl.huber(0.0, p, delta=jnp.ones(()), reduction=lambda losses, weights: jnp.sum(losses * weights)).dtype",
     "jax.grad(jl.mse, argnums=1)(y, p)",
+    "jl.checked(jl.huber)(y, [1.0, 2.0], delta=2.0, where=y > 0).dtype",
 )
 HEADER = "import jax\nimport jax.numpy as jnp\nimport jaxloss as jl\n\ny, p = jnp.zeros(2), jnp.ones(2)\n"
 
