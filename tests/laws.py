@@ -358,9 +358,13 @@ def least(s: Subject, arrays: Arrays, _: None) -> None:
     best, value = s.laws["least"]
     there = (arrays[0], np.asarray(best(*arrays), np.float32), *arrays[2:])
     want = exact(value(*map(exact, arrays)) if callable(value) else value)
-    near(s, there, s.losses(*there), want)
-    got = s.losses(*arrays)
-    at_least(s, arrays, got, want, s.tolerance(arrays, got, want) if callable(value) or s.size(*arrays) else 0)
+    at_target, got = s.losses(*there), s.losses(*arrays)
+    if callable(value):
+        near(s, there, at_target, want)
+    else:
+        none_bad(at_target != want, f"{s.id} is not {value} at the target", there, s.domain.pixels, at_target, want)
+    exactly = not callable(value) and s.size(*arrays) == 0
+    at_least(s, arrays, got, want, 0 if exactly else s.tolerance(arrays, got, want))
 
 
 @law()
@@ -616,20 +620,21 @@ CLASS_LOSSES = (
 )
 
 DIVERGENCE = {"convex": above_0, "least": AT_TARGET, "homogeneous": (1, BOTH), "relabelled": True}
+ALMOST_0 = (lambda q, p: q, lambda q, p: 0 * q[:, 0])  # the mixture of q with itself is rounded
 SIGN_OF_SUMS = {"non_negative": "nothing is normalised: the rounding of the sums decides the sign"}
 DIVERGENCES = (
     Subject("kl_divergence", SIMPLICES, DIVERGENCE, {**SIGN_OF_SUMS, **NORMALISED}, size=ONE),
     Subject(
         "js_divergence",
         SIMPLICES,
-        {**DIVERGENCE, "symmetric": True},
+        {**DIVERGENCE, "least": ALMOST_0, "symmetric": True},
         {"non_negative": "differences of logarithms are rounded"},
         size=ONE,
     ),
     Subject(
         "js_divergence-weight",
         SIMPLICES,
-        DIVERGENCE,
+        {**DIVERGENCE, "least": ALMOST_0},
         {"non_negative": "differences of logarithms are rounded", "symmetric": "the weight tells the sides apart"},
         {"weight": 0.3},
         ONE,
@@ -753,14 +758,21 @@ LIKELIHOODS = (
             "non_negative": True,
             "homogeneous": (0.5, BOTH),
         },
-        {"convex": "a root of the mean is added"},
+        {"convex": "a power below 1 of the mean is added"},
     ),
     Subject(
         "tweedie-deviance",
         COUNTS,
         {"least": (lambda y, m: y, 0.0), "non_negative": True, "homogeneous": (0.5, BOTH)},
-        {"convex": "a root of the mean is added"},
+        {"convex": "a power below 1 of the mean is added"},
         {"full": True},
+    ),
+    Subject(
+        "tweedie-almost gamma",
+        COUNTS,
+        {"least": (lambda y, m: y, 0.0), "non_negative": True, "homogeneous": (2 - 1.99, BOTH)},
+        {"convex": "a power below 1 of the mean is added"},
+        {"full": True, "power": 1.99},
     ),
 )
 
