@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import laws
 import numpy as np
 from laws import Domain, Numbers, each, exact, pairs, whole
+from subjects import ONE, gaussian_terms, log_poisson_terms, nb_terms, poisson_terms, student_terms
 
 import jaxloss
 
@@ -164,9 +165,6 @@ REGRESSION = (
 def _unit(x: Any) -> Any:
     x = jnp.append(x, 1 + 0 * x[:, :1], 1)
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
-ONE = laws.ONE
 
 
 def two_logits(y: Any, z: Any) -> Any:
@@ -335,14 +333,14 @@ LIKELIHOODS = (
         laws.PLACED,
         of("student_t_nll", df=1.0),
         lambda y, l, s: jnp.log(s) + of("cauchy", scale=0.5**0.5)((y - l) / s, 0 * s),
-        size=laws.student_terms,
+        size=student_terms,
     ),
     Limit(
         "student_t_nll-gaussian_nll",
         Domain(pairs(each(SMALL), each(Numbers((1, 2), (0.5, 4)))), ()),
         of("student_t_nll", df=1e8, full=True),
         lambda y, l, s: of("gaussian_nll", full=True)(y, l, s**2),
-        size=laws.gaussian_terms,
+        size=gaussian_terms,
         within=lambda y, l, s: 1e-8 * (1 + ((y - l) / s) ** 2) ** 2,
     ),
     Limit(
@@ -350,7 +348,7 @@ LIKELIHOODS = (
         laws.LOG_COUNTS,
         of("poisson_nll", log_rate=True),
         lambda y, x: of("poisson_nll")(y, jnp.exp(x)),
-        size=laws.log_poisson_terms,
+        size=log_poisson_terms,
     ),
     Limit("tweedie-poisson_nll", laws.COUNTS, of("tweedie", power=1.0), of("poisson_nll")),
     Limit(
@@ -365,7 +363,7 @@ LIKELIHOODS = (
         laws.COUNTS,
         of("tweedie", power=1 + 2.0**-20, full=True),
         lambda y, m: of("poisson_nll")(y, m) - of("poisson_nll")(y, jnp.maximum(y, 1e-30)),
-        size=lambda y, m: laws.poisson_terms(y, m) + laws.poisson_terms(y, np.maximum(y, 1e-30)),
+        size=lambda y, m: poisson_terms(y, m) + poisson_terms(y, np.maximum(y, 1e-30)),
         # The derivative by the power is at most (y + m) times the square of a logarithm between 1e-6 and 1e4.
         within=lambda y, m: 2.0**-20 * (1 + y + m) * 200,
     ),
@@ -380,14 +378,14 @@ LIKELIHOODS = (
         laws.COUNTS,
         lambda y, m: of("negative_binomial_nll")(y, m, 0 * m),
         of("poisson_nll"),
-        size=laws.poisson_terms,
+        size=poisson_terms,
     ),
     Limit(
         "negative_binomial_nll-of logarithms",
         laws.LOG_DISPERSED,
         of("negative_binomial_nll", log_rate=True),
         lambda y, x, a: of("negative_binomial_nll")(y, jnp.exp(x), a),
-        size=lambda y, x, a: laws.nb_terms(y, np.exp(x), a) + (y + np.exp(x)) * (1 + np.abs(x)),
+        size=lambda y, x, a: nb_terms(y, np.exp(x), a) + (y + np.exp(x)) * (1 + np.abs(x)),
     ),
 )
 
@@ -405,7 +403,13 @@ BOXES = (
         )
         for base in ("iou", "giou", "diou", "ciou")
     ),
-    Limit("iou_log-iou", laws.BOXES, lambda y, p: jnp.exp(-of("iou_log")(y, p)), lambda y, p: 1 - of("iou")(y, p), ONE),
+    Limit(
+        "iou_log-iou",
+        laws.BOXES,
+        lambda y, p: jnp.exp(-of("iou_log")(y, p)),
+        lambda y, p: 1 - of("iou")(y, p),
+        ONE,
+    ),
     Limit("ciou-gate 0", laws.BOXES, of("ciou", gate=0.0), of("ciou")),
     Limit("ciou-diou", laws.BOXES, of("ciou", gate=1.0), of("diou")),
     Limit("focal_eiou-eiou", laws.BOXES, of("focal_eiou", gamma=0.0), of("eiou")),
@@ -419,7 +423,6 @@ BOXES = (
     ),
 )
 
-SPREAD = functools.partial(jnp.sum, axis=0)
 MASKS = (
     Limit("dice-tversky", laws.MASKS, of("dice", **AXIS), of("tversky", alpha=0.5, beta=0.5, **AXIS)),
     Limit("jaccard-tversky", laws.MASKS, of("jaccard", **AXIS), of("tversky", alpha=1.0, beta=1.0, **AXIS)),
@@ -429,7 +432,14 @@ MASKS = (
         of("jaccard", **AXIS),
         lambda y, p: 2 * of("dice", **AXIS)(y, p) / (1 + of("dice", **AXIS)(y, p)),
     ),
-    Limit("dice-smooth 0", laws.MASKS, of("dice", smooth=1e-37, **AXIS), of("dice", **AXIS), ONE, lambda y, p: 1e-3),
+    Limit(
+        "dice-smooth 0",
+        laws.MASKS,
+        of("dice", smooth=1e-37, **AXIS),
+        of("dice", **AXIS),
+        ONE,
+        lambda y, p: 1e-3,
+    ),
     Limit(
         "focal_tversky-tversky",
         laws.MASKS,
