@@ -153,12 +153,23 @@ BINARY_LOSSES = (
         ONE,
     ),
     Subject("binary_focal-logit", TARGET_LOGIT, without(BINARY, "convex"), FOCUS, {"from_logits": True}, size=ONE),
-    Subject("binary_focal-probability", PROBABILITY, without(BINARY, "convex"), FOCUS, size=ONE),
+    Subject(
+        "binary_focal-probability",
+        PROBABILITY,
+        {**BINARY, "convex": lambda p: np.clip(p, 1e-9, 1)},
+        {"least": FOCUS["least"]},
+        size=ONE,
+    ),
     Subject("hinge", SIGNS, {**BINARY, "least": (lambda y, z: y, 0.0)}),
     Subject("squared_hinge", SIGNS, {**BINARY, "least": (lambda y, z: 0.75 * y, 0.0)}, options={"margin": 0.75}),
     Subject("perceptron", SIGNS, {**BINARY, "least": (lambda y, z: 0 * y, 0.0)}),
     Subject("soft_margin", SIGNS, {**BINARY, "least": (lambda y, z: 200 * y, 0.0)}),
-    Subject("sparsemax", TARGET_LOGIT, {**BINARY, "least": (lambda y, z: 2 * y - 1, 0.0)}),
+    Subject(
+        "sparsemax",
+        TARGET_LOGIT,
+        {**BINARY, "least": (lambda y, z: 2 * y - 1, 0.0)},
+        size=lambda y, z: np.abs((np.clip(z, -1, 1) + 1) / 2 - y),  # what is squared is a difference of shares
+    ),
 )
 
 OF_CLASSES = {"convex": True, "non_negative": True, "shifted": True, "relabelled": True}
@@ -215,7 +226,8 @@ CLASS_LOSSES = (
         {**NORMALISED, "least": FOCUS["least"]},
         size=ONE,
     ),
-    Subject("poly1-logits", LOGITS, without(OF_CLASSES, "convex"), POLY, FROM_LOGITS, ONE),
+    Subject("poly1-logits", LOGITS, OF_CLASSES, {"least": FOCUS["least"]}, FROM_LOGITS, ONE),
+    Subject("poly1-large epsilon", LOGITS, without(OF_CLASSES, "convex"), POLY, {**FROM_LOGITS, "epsilon": 4.0}, ONE),
     Subject(
         "poly1-probabilities",
         SIMPLICES,
