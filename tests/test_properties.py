@@ -14,6 +14,7 @@ from typing import Any
 import hypothesis
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -55,11 +56,11 @@ KINDS = ("none", "mean", "sum", "sum_over_batch_size")
 class Programs:
     """What the structural laws of a row call: each is compiled once."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: Row, loss: Callable[..., Any] | None = None) -> None:
         self.row = row
         self.axis = 1 if row.pooled else 0  # along which units lie
         self.arrays = row.make((UNITS,))
-        loss = row.judged(jaxloss.LOSSES[row.name])
+        loss = loss or row.judged(jaxloss.LOSSES[row.name])
         self.loss = functools.partial(loss, **row.options)
         self.units = row.losses(self.arrays).shape
         self.exists = (UNITS,)  # pixels, if pooled
@@ -346,6 +347,61 @@ def test_weight_0_leaves_out_an_infinite_loss(name: str):
     assert loss(*arrays, weights=[1.0, 0.0]) == loss(*arrays, where=[True, False])
 
 
+def breaks(check: Callable[[Any], None], draw: st.SearchStrategy[Any]) -> None:
+    """Some draw fails the check."""
+
+    def fails(draws: Any) -> bool:
+        try:
+            check(draws)
+        except AssertionError:
+            return True
+        return False
+
+    settings = hypothesis.settings(
+        max_examples=200, derandomize=True, database=None, deadline=None, phases=[hypothesis.Phase.generate]
+    )
+    hypothesis.find(draw, fails, settings=settings)
+
+
+def _position_counts(y: Any, p: Any, **given: Any) -> Any:
+    return jaxloss.mse(y, p, **given) + jaxloss.mse(y[:1], p[:1], reduction="sum")
+
+
+def _mask_not_in_the_divisor(y: Any, p: Any, where: Any = None, **given: Any) -> Any:
+    weights = given.pop("weights", 1.0)
+    return jaxloss.mse(y, p, weights=weights if where is None else jnp.where(where, weights, 0), **given)
+
+
+def _squared_weights(y: Any, p: Any, weights: Any = 1.0, **given: Any) -> Any:
+    return jaxloss.mse(y, p, weights=weights * weights, **given)
+
+
+def _sum_of_squares(y: Any, p: Any, reduction: str = "mean", **given: Any) -> Any:
+    return jaxloss.mse(y, p, **given, reduction=reduction) * (2 if reduction == "sum" else 1)
+
+
+def _in_half_precision(y: Any, p: Any, **given: Any) -> Any:
+    return jaxloss.mse(0 * y, p - y, **given)
+
+
+@pytest.mark.parametrize(
+    ("law", "wrong"),
+    [
+        ("masked", _mask_not_in_the_divisor),
+        ("masked", _position_counts),
+        ("repeated", _squared_weights),
+        ("permuted", _position_counts),
+        ("summed", _sum_of_squares),
+        ("halved", _in_half_precision),
+    ],
+)
+def test_structure_catches(law: str, wrong: Callable[..., Any]):
+    """A wrong loss breaks the law."""
+    wronged = Programs(BY_ID["mse"], wrong)
+
+    breaks(lambda draws: STRUCTURE[law](wronged, draws), DRAWN[law](wronged))
+
+
 # The laws that can be tried without knowing more.
 TESTABLE = {"convex", "non_negative", "shifted", "translated", "symmetric", "relabelled"}
 
@@ -358,15 +414,7 @@ TESTABLE = {"convex", "non_negative", "shifted", "translated", "symmetric", "rel
 def test_exceptions_are_real(law: str, subject: Subject):
     """What is said not to hold does fail for some input: the law would notice a loss that breaks it."""
 
-    def fails(draws: Any) -> bool:
-        try:
-            LAWS[law](subject, *draws)
-        except AssertionError:
-            return True
-        return False
-
-    draw = st.tuples(subject.domain.draw, ALSO_DRAWN[law](subject.domain))
-    settings = hypothesis.settings(
-        max_examples=200, derandomize=True, database=None, deadline=None, phases=[hypothesis.Phase.generate]
+    breaks(
+        lambda draws: LAWS[law](subject, *draws),
+        st.tuples(subject.domain.draw, ALSO_DRAWN[law](subject.domain)),
     )
-    hypothesis.find(draw, fails, settings=settings)
