@@ -376,7 +376,7 @@ def _squared_weights(y: Any, p: Any, weights: Any = 1.0, **given: Any) -> Any:
     return jaxloss.mse(y, p, weights=weights * weights, **given)
 
 
-def _sum_of_squares(y: Any, p: Any, reduction: str = "mean", **given: Any) -> Any:
+def _sum_twice(y: Any, p: Any, reduction: Any = "mean", **given: Any) -> Any:
     return jaxloss.mse(y, p, **given, reduction=reduction) * (2 if reduction == "sum" else 1)
 
 
@@ -391,7 +391,7 @@ def _in_half_precision(y: Any, p: Any, **given: Any) -> Any:
         ("masked", _position_counts),
         ("repeated", _squared_weights),
         ("permuted", _position_counts),
-        ("summed", _sum_of_squares),
+        ("summed", _sum_twice),
         ("halved", _in_half_precision),
     ],
 )
