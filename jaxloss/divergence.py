@@ -296,7 +296,10 @@ def _compared(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
     shift_b, log_sum_b = log_normaliser(b, b)
     below_a, below_b = _never_above(a - shift_a), _never_above(b - shift_b)
     q, p = jnp.exp(below_a - log_sum_a), jnp.exp(below_b - log_sum_b)
-    x = (jnp.where(excluded, 0, below_b) - _finite(below_a)) - (log_sum_b - log_sum_a)
+    x = jnp.where(excluded, 0, below_b) - _finite(below_a)
+    # The difference of the logarithms of the sums is that of the mean of exp(x): exact where all x are almost 0.
+    near = jnp.max(jnp.abs(x)) < 0.5
+    x -= jnp.where(near, jnp.log1p(jnp.sum(q * jnp.expm1(jnp.where(near, x, 0)))), log_sum_b - log_sum_a)
     return q, p, jnp.where(excluded, 0, x), ~excluded & (x <= 1)
 
 

@@ -694,7 +694,7 @@ def _tweedie(given_log: bool, full: bool) -> Callable[[Array, Array, Array, Arra
     def loss(y: Array, x: Array, u: Array, w: Array) -> Array:
         poison = _poison(y) if given_log else _poison(y, x)
         tiny = float(jnp.finfo(x.dtype).tiny)
-        first = to_power(x, u, tiny) / u
+        first = to_power(x, u, 0) / u  # 0 for the mean 0: a small power of the smallest number is not small
         if not full:
             second = _times_exp(y, w * x) if given_log else y * to_power(x, w, tiny)
             return first - second / w + poison

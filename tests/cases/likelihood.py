@@ -68,8 +68,9 @@ def negative_binomial_nll(y, mean, dispersion, log_rate=False, full=False):
 
 def tweedie(y, mean, power=1.5, log_rate=False, full=False):
     with np.errstate(over="ignore"):
-        m = np.exp(mean) if log_rate else np.maximum(mean, np.finfo(np.float32).tiny)
-    loss = m ** (2 - power) / (2 - power) - y * m ** (1 - power) / (1 - power)
+        m = np.exp(mean) if log_rate else mean
+    least = np.maximum(m, np.finfo(np.float32).tiny) if not log_rate else m
+    loss = m ** (2 - power) / (2 - power) - y * least ** (1 - power) / (1 - power)
     return loss + full * y ** (2 - power) / ((1 - power) * (2 - power))
 
 

@@ -1,0 +1,496 @@
+"""Which loss obeys which law, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from laws import (
+    ABOVE_MINUS_1,
+    BLANK,
+    BOXES,
+    COUNTS,
+    DISPERSED,
+    FRAMES,
+    LABEL_COUNT,
+    LABEL_LOGITS,
+    LOG_COUNTS,
+    LOG_DISPERSED,
+    LOGIT_PAIRS,
+    LOGITS,
+    MASK_LOGITS,
+    MASKS,
+    ONE_HOT_LOGITS,
+    PLACED,
+    PROBABILITY,
+    RATIOS,
+    REALS,
+    SET_LOGITS,
+    SIGNS,
+    SIMPLICES,
+    TARGET_LOGIT,
+    TINY,
+    UNITS,
+    VECTORS,
+    K,
+    Subject,
+    above_0,
+    exact,
+    one_hot,
+    sequences,
+)
+from scipy.special import gammaln, logit, xlogy
+
+
+def entropy(q: np.ndarray) -> np.ndarray:
+    return -xlogy(q, q).sum(-1)
+
+
+def binary_entropy(y: np.ndarray) -> np.ndarray:
+    return -xlogy(y, y) - xlogy(1 - y, 1 - y)
+
+
+def far_logit(y: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.clip(logit(exact(y)), -200, 200)
+
+
+def log_of(q: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(exact(q), 1e-200))
+
+
+def at_label(label: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    return 200 * one_hot(label)
+
+
+AT_TARGET = (lambda y, *others: y, 0.0)
+ONE = lambda *arrays: 1.0  # noqa: E731  a logarithm near 0 carries the rounding of a number near 1
+
+RESIDUAL = {"convex": True, "least": AT_TARGET, "non_negative": True, "translated": True, "symmetric": True}
+LENGTH = {"homogeneous": "an option is a length: it must be scaled too"}
+ROBUST = {law: held for law, held in RESIDUAL.items() if law != "convex"}
+BOUNDED = {"convex": "its slope falls for large residuals"}
+LEVEL = {"symmetric": "the level tells the sides apart"}
+BOTH, PREDICTION = (0, 1), (1,)
+
+
+def without(laws: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: held for name, held in laws.items() if name not in names}
+
+
+REGRESSION = (
+    Subject("mae", REALS, {**RESIDUAL, "homogeneous": (1, BOTH)}),
+    Subject("mse", REALS, {**RESIDUAL, "homogeneous": (2, BOTH)}),
+    Subject("huber", REALS, RESIDUAL, LENGTH, {"delta": 0.4}),
+    Subject("smooth_l1", REALS, RESIDUAL, LENGTH, {"beta": 0.4}),
+    Subject("balanced_l1", REALS, RESIDUAL, LENGTH),
+    Subject("log_cosh", REALS, RESIDUAL, {"homogeneous": "it has the length 1"}),
+    Subject("quantile", REALS, {**without(RESIDUAL, "symmetric"), "homogeneous": (1, BOTH)}, LEVEL, {"level": 0.3}),
+    Subject("expectile", REALS, {**without(RESIDUAL, "symmetric"), "homogeneous": (2, BOTH)}, LEVEL, {"level": 0.3}),
+    Subject("barron", REALS, RESIDUAL, LENGTH, {"alpha": 1.4, "scale": 0.7}),
+    Subject("barron-bounded", REALS, ROBUST, {**LENGTH, **BOUNDED}, {"alpha": -2.5, "scale": 0.7}),
+    Subject("charbonnier", REALS, RESIDUAL, LENGTH, {"scale": 0.7}),
+    Subject("cauchy", REALS, ROBUST, {**LENGTH, **BOUNDED}, {"scale": 0.7}),
+    Subject("welsch", REALS, ROBUST, {**LENGTH, **BOUNDED}, {"scale": 0.7}),
+    Subject(
+        "mape",
+        RATIOS,
+        {"convex": True, "least": AT_TARGET, "non_negative": True, "homogeneous": (0, BOTH)},
+        {"translated": "it is relative", "symmetric": "it is relative to the target"},
+    ),
+    Subject(
+        "smape",
+        RATIOS,
+        {"least": AT_TARGET, "non_negative": True, "homogeneous": (0, BOTH), "symmetric": True},
+        {"convex": "it is at most 200", "translated": "it is relative"},
+    ),
+    Subject(
+        "msle",
+        ABOVE_MINUS_1,
+        {"least": AT_TARGET, "non_negative": True, "symmetric": True},
+        {"convex": "a logarithm squared", "homogeneous": "1 is added", "translated": "it is (almost) relative"},
+    ),
+    Subject(
+        "cosine_distance",
+        VECTORS,
+        {
+            "least": (lambda y, p: 2 * y, lambda y, p: 1.0 * (np.abs(y).max(-1) < TINY)),
+            "non_negative": True,
+            "homogeneous": (0, PREDICTION),
+            "symmetric": True,
+            "relabelled": True,
+        },
+        {"convex": "it is at most 2", "translated": "only directions count"},
+        size=ONE,
+    ),
+)
+
+BINARY = {"convex": True, "non_negative": True, "relabelled": True}
+OF_LOGIT = {**BINARY, "least": (lambda y, z: far_logit(y), lambda y, z: binary_entropy(y))}
+FOCUS = {
+    "convex": "the weight falls where the error does",
+    "least": "of a soft target the least loss is elsewhere: no proper score",
+}
+BINARY_LOSSES = (
+    Subject("bce-logit", TARGET_LOGIT, OF_LOGIT, options={"from_logits": True}, size=ONE),
+    Subject(
+        "bce-probability",
+        PROBABILITY,
+        {
+            **BINARY,
+            "convex": lambda p: np.clip(p, 1e-9, 1),  # below 1e-12 a slope is that at 1e-12
+            "least": (lambda y, p: y, lambda y, p: binary_entropy(y)),
+        },
+        size=ONE,
+    ),
+    Subject(
+        "bce-pos_weight",
+        TARGET_LOGIT,
+        without(BINARY, "relabelled"),
+        {"least": "the weight moves it", "relabelled": "one class is weighed"},
+        {"from_logits": True, "pos_weight": 3.0},
+        ONE,
+    ),
+    Subject("binary_focal-logit", TARGET_LOGIT, without(BINARY, "convex"), FOCUS, {"from_logits": True}, size=ONE),
+    Subject(
+        "binary_focal-probability",
+        PROBABILITY,
+        {**BINARY, "convex": lambda p: np.clip(p, 1e-9, 1)},
+        {"least": FOCUS["least"]},
+        size=ONE,
+    ),
+    Subject("hinge", SIGNS, {**BINARY, "least": (lambda y, z: y, 0.0)}),
+    Subject("squared_hinge", SIGNS, {**BINARY, "least": (lambda y, z: 0.75 * y, 0.0)}, options={"margin": 0.75}),
+    Subject("perceptron", SIGNS, {**BINARY, "least": (lambda y, z: 0 * y, 0.0)}),
+    Subject("soft_margin", SIGNS, {**BINARY, "least": (lambda y, z: 200 * y, 0.0)}),
+    Subject(
+        "sparsemax",
+        TARGET_LOGIT,
+        {**BINARY, "least": (lambda y, z: 2 * y - 1, 0.0)},
+        size=lambda y, z: np.abs((np.clip(z, -1, 1) + 1) / 2 - y),  # what is squared is a difference of shares
+    ),
+)
+
+OF_CLASSES = {"convex": True, "non_negative": True, "shifted": True, "relabelled": True}
+FROM_LOGITS = {"from_logits": True}
+POLY = {"convex": "1 - p is not convex in the logits", "least": FOCUS["least"]}
+NORMALISED = {"symmetric": "only the prediction is in a logarithm"}
+ROW_OF_P = {"non_negative": True, "homogeneous": (0, PREDICTION), "relabelled": True}
+CLASS_LOSSES = (
+    Subject(
+        "cce-logits",
+        LOGITS,
+        {**OF_CLASSES, "least": (lambda q, z: log_of(q), lambda q, z: entropy(q))},
+        options=FROM_LOGITS,
+        size=ONE,
+    ),
+    Subject(
+        "cce-probabilities",
+        SIMPLICES,
+        {**ROW_OF_P, "convex": above_0, "least": (lambda q, p: q, lambda q, p: entropy(q))},
+        NORMALISED,
+        size=ONE,
+    ),
+    Subject("sparse_cce-logits", LABEL_LOGITS, {**OF_CLASSES, "least": (at_label, 0.0)}, options=FROM_LOGITS, size=ONE),
+    Subject(
+        "sparse_cce-smoothed",
+        LABEL_LOGITS,
+        OF_CLASSES,
+        {"least": "smoothing moves it"},
+        {**FROM_LOGITS, "label_smoothing": 0.1},
+        ONE,
+    ),
+    Subject(
+        "linear_cce",
+        LABEL_LOGITS,
+        {**OF_CLASSES, "least": (at_label, 0.0)},
+        options={"kernel": np.eye(K, dtype=np.float32)},
+        size=ONE,
+    ),
+    Subject(
+        "nll",
+        LABEL_LOGITS,
+        {"convex": True, "relabelled": True},
+        {
+            "least": "it is linear",
+            "non_negative": "numbers above 0 are no log-probabilities, but are taken as they are",
+            "shifted": "nothing is normalised",
+        },
+    ),
+    Subject("categorical_focal-logits", LOGITS, without(OF_CLASSES, "convex"), FOCUS, FROM_LOGITS, ONE),
+    Subject(
+        "categorical_focal-probabilities",
+        SIMPLICES,
+        {**ROW_OF_P, "convex": above_0},
+        {**NORMALISED, "least": FOCUS["least"]},
+        size=ONE,
+    ),
+    Subject("poly1-logits", LOGITS, OF_CLASSES, {"least": FOCUS["least"]}, FROM_LOGITS, ONE),
+    Subject("poly1-large epsilon", LOGITS, without(OF_CLASSES, "convex"), POLY, {**FROM_LOGITS, "epsilon": 4.0}, ONE),
+    Subject(
+        "poly1-probabilities",
+        SIMPLICES,
+        {**ROW_OF_P, "convex": above_0},
+        {**NORMALISED, "least": FOCUS["least"]},
+        size=ONE,
+    ),
+    Subject("generalized_cce-logits", LOGITS, without(OF_CLASSES, "convex"), POLY, FROM_LOGITS, ONE),
+    Subject(
+        "generalized_cce-probabilities",
+        SIMPLICES,
+        {**ROW_OF_P, "convex": above_0},
+        {**NORMALISED, "least": FOCUS["least"]},
+        size=ONE,
+    ),
+    Subject("categorical_hinge", ONE_HOT_LOGITS, {**OF_CLASSES, "least": (lambda y, z: y, 0.0)}),
+    Subject("multi_margin", LABEL_LOGITS, {**OF_CLASSES, "least": (at_label, 0.0)}),
+    Subject("multi_margin-squared", LABEL_LOGITS, {**OF_CLASSES, "least": (at_label, 0.0)}, options={"power": 2}),
+    Subject("multilabel_margin", SET_LOGITS, {**OF_CLASSES, "least": (lambda y, z: y, 0.0)}),
+    Subject(
+        "multilabel_soft_margin",
+        SET_LOGITS,
+        {**without(OF_CLASSES, "shifted"), "least": (lambda y, z: 400 * y - 200, 0.0)},
+        {"shifted": "each class is decided alone"},
+    ),
+)
+
+DIVERGENCE = {"convex": above_0, "least": AT_TARGET, "homogeneous": (1, BOTH), "relabelled": True}
+ALMOST_0 = (lambda q, p: q, lambda q, p: 0 * q[:, 0])  # the mixture of q with itself is rounded
+SIGN_OF_SUMS = {"non_negative": "nothing is normalised: the rounding of the sums decides the sign"}
+DIVERGENCES = (
+    Subject("kl_divergence", SIMPLICES, DIVERGENCE, {**SIGN_OF_SUMS, **NORMALISED}, size=ONE),
+    Subject(
+        "js_divergence",
+        SIMPLICES,
+        {**DIVERGENCE, "least": ALMOST_0, "symmetric": True},
+        {"non_negative": "differences of logarithms are rounded"},
+        size=ONE,
+    ),
+    Subject(
+        "js_divergence-weight",
+        SIMPLICES,
+        {**DIVERGENCE, "least": ALMOST_0},
+        {"non_negative": "differences of logarithms are rounded", "symmetric": "the weight tells the sides apart"},
+        {"weight": 0.3},
+        ONE,
+    ),
+    Subject(
+        "total_variation",
+        SIMPLICES,
+        {**DIVERGENCE, "convex": True, "non_negative": True, "symmetric": True},
+    ),
+    Subject(
+        "distillation",
+        LOGIT_PAIRS,
+        {**OF_CLASSES, "least": AT_TARGET},
+        {"symmetric": "the teacher weighs"},
+        {"temperature": 2.0},
+        size=ONE,
+    ),
+)
+
+
+def gaussian_terms(y: np.ndarray, mean: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return 1 + np.abs(np.log(v)) + (y - mean) ** 2 / v
+
+
+def laplace_terms(y: np.ndarray, location: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return 1 + np.abs(np.log(b)) + np.abs(y - location) / b
+
+
+def student_terms(y: np.ndarray, location: np.ndarray, s: np.ndarray) -> np.ndarray:
+    return 1 + np.abs(np.log(s)) + 2.5 * np.log1p(((y - location) / s) ** 2 / 4)
+
+
+def poisson_terms(y: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    return 1 + rate + y * np.abs(np.log(rate))
+
+
+def log_poisson_terms(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return 1 + np.exp(x) * (1 + np.abs(x)) + y * np.abs(x)
+
+
+def nb_terms(y: np.ndarray, mean: np.ndarray, a: np.ndarray) -> np.ndarray:
+    return 1 + (y + 1 / a) * np.log1p(a * mean) + y * (np.abs(np.log(mean)) + np.log1p(a * y) + 1)
+
+
+def nb_value(y: np.ndarray, mean: np.ndarray, a: np.ndarray) -> np.ndarray:
+    n = 1 / a
+    return gammaln(n) - gammaln(n + y) + n * np.log1p(a * mean) + y * np.log1p(a * mean) - xlogy(y, a * mean)
+
+
+LIKELY = {"least": None, "translated": True, "symmetric": True}
+UNBOUNDED = {"non_negative": "a density may exceed 1", "homogeneous": "the logarithm of the scale is added"}
+NO_CONSTANT = {"non_negative": "the term of the target alone is left out"}
+SCALED_COUNT = {"homogeneous": "the logarithm of the factor is added"}
+
+
+def best_rate(y: np.ndarray, rate: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    return np.maximum(y, 1e-12)  # below, the logarithm of the rate need not be small against it
+
+
+LIKELIHOODS = (
+    Subject(
+        "gaussian_nll",
+        PLACED,
+        {**LIKELY, "convex": True, "least": (lambda y, m, v: y, lambda y, m, v: np.log(v) / 2)},
+        UNBOUNDED,
+        size=gaussian_terms,
+    ),
+    Subject(
+        "laplace_nll",
+        PLACED,
+        {**LIKELY, "convex": True, "least": (lambda y, l, b: y, lambda y, l, b: np.log(b))},
+        UNBOUNDED,
+        size=laplace_terms,
+    ),
+    Subject(
+        "student_t_nll",
+        PLACED,
+        {**LIKELY, "least": (lambda y, l, s: y, lambda y, l, s: np.log(s))},
+        {**UNBOUNDED, **BOUNDED},
+        size=student_terms,
+    ),
+    Subject(
+        "poisson_nll",
+        COUNTS,
+        {"convex": True, "least": (best_rate, lambda y, r: y - xlogy(y, y))},
+        {**NO_CONSTANT, **SCALED_COUNT},
+        size=poisson_terms,
+    ),
+    Subject(
+        "poisson_nll-log_rate",
+        LOG_COUNTS,
+        {"convex": True, "least": (lambda y, x: log_of(np.maximum(y, 1e-30)), lambda y, x: y - xlogy(y, y))},
+        {**NO_CONSTANT, "homogeneous": "logarithms"},
+        {"log_rate": True},
+        log_poisson_terms,
+    ),
+    Subject(
+        "negative_binomial_nll",
+        DISPERSED,
+        {"least": (best_rate, lambda y, m, a: nb_value(y, np.maximum(y, 1e-12), a))},
+        {"convex": "its slope falls for large means", **NO_CONSTANT, **SCALED_COUNT},
+        size=nb_terms,
+    ),
+    Subject(
+        "negative_binomial_nll-log_rate",
+        LOG_DISPERSED,
+        {"convex": True},
+        {
+            "least": "as for negative_binomial_nll",
+            **NO_CONSTANT,
+            "homogeneous": "logarithms",
+        },
+        {"log_rate": True},
+        lambda y, x, a: nb_terms(y, np.exp(x), a),
+    ),
+    Subject(
+        "tweedie",
+        COUNTS,
+        {
+            "least": (best_rate, lambda y, m: np.maximum(y, 1e-12) ** 0.5 * 2 + y * np.maximum(y, 1e-12) ** -0.5 * 2),
+            "non_negative": True,
+            "homogeneous": (0.5, BOTH),
+        },
+        {"convex": "a power below 1 of the mean is added"},
+    ),
+    Subject(
+        "tweedie-deviance",
+        COUNTS,
+        {"least": (lambda y, m: y, 0.0), "non_negative": True, "homogeneous": (0.5, BOTH)},
+        {"convex": "a power below 1 of the mean is added"},
+        {"full": True},
+    ),
+    Subject(
+        "tweedie-almost gamma",
+        COUNTS,
+        {"least": (lambda y, m: y, 0.0), "non_negative": True, "homogeneous": (2 - 1.99, BOTH)},
+        {"convex": "a power below 1 of the mean is added"},
+        {"full": True, "power": 1.99},
+    ),
+)
+
+BOX_LAWS = {
+    "least": AT_TARGET,
+    "non_negative": True,
+    "homogeneous": (0, BOTH),
+    "translated": True,
+    "symmetric": True,
+    "relabelled": True,
+}
+OVERLAP = {"convex": "a quotient of areas"}
+
+
+def with_sides(box: np.ndarray) -> np.ndarray:
+    """The aspect of a point is that of a vertical line, by convention."""
+    return box + np.array([0, 0, 1, 1], np.float32)
+
+
+WITH: dict[str, dict[str, Any]] = {
+    "alpha_iou": {"power": 2.5, "base": "giou"},
+    "ciou-gate": {"gate": 0.5},
+    "wiou_v2": {"iou_loss_mean": 0.6},
+    "wiou_v3": {"iou_loss_mean": 0.6},
+}
+BOX_LOSSES = tuple(
+    Subject(id, BOXES, {**BOX_LAWS, "relabelled": with_sides if id == "ciou" else True}, OVERLAP, WITH.get(id, {}))
+    for id in (
+        *("iou", "iou_log", "giou", "diou", "ciou", "ciou-gate", "eiou", "focal_eiou", "alpha_iou", "siou"),
+        *("wiou_v1", "wiou_v2", "wiou_v3"),
+    )
+)
+
+MASK_LAWS = {"least": AT_TARGET, "non_negative": True, "symmetric": True, "relabelled": True}
+SIZES = {"convex": "the prediction is in the denominator"}
+SIDES = {"symmetric": "false positives and false negatives count differently"}
+STEP = {"symmetric": "a target is 0 or 1"}
+AXIS = {"axis": 0}
+MASK_LOSSES = (
+    Subject("dice", MASKS, MASK_LAWS, SIZES, AXIS),
+    Subject("jaccard", MASKS, MASK_LAWS, SIZES, AXIS),
+    Subject("tversky", MASKS, without(MASK_LAWS, "symmetric"), {**SIZES, **SIDES}, {**AXIS, "alpha": 0.3, "beta": 0.7}),
+    Subject("focal_tversky", MASKS, without(MASK_LAWS, "symmetric"), {**SIZES, **SIDES}, AXIS),
+    Subject(
+        "generalized_dice",
+        MASKS,
+        without(MASK_LAWS, "symmetric"),
+        {**SIZES, "symmetric": "the sizes of the targets weigh"},
+        AXIS,
+    ),
+    Subject("lovasz_softmax", MASKS, {**without(MASK_LAWS, "symmetric"), "convex": True}, STEP, AXIS, size=ONE),
+    Subject(
+        "lovasz_hinge",
+        MASK_LOGITS,
+        {"convex": True, "least": (lambda y, z: 2 * y - 1, 0.0), "non_negative": True, "relabelled": True},
+        options=AXIS,
+    ),
+)
+
+OF_PATHS = {
+    "convex": "the logarithm of a sum over paths is convex too, and subtracted",
+    "least": "0 is the limit of certain logits",
+}
+SEQUENCE_LOSSES = tuple(
+    Subject(
+        name,
+        sequences(*core),
+        without(OF_CLASSES, "convex"),
+        OF_PATHS,
+        {"blank": BLANK},
+        lambda labels, logits, *lengths: 1 + np.ptp(logits, axis=-1).reshape(UNITS, -1).sum(-1),
+    )
+    for name, core in (("ctc", (FRAMES,)), ("rnnt", (FRAMES, LABEL_COUNT + 1)))
+)
+
+SUBJECTS = (
+    *BINARY_LOSSES,
+    *CLASS_LOSSES,
+    *DIVERGENCES,
+    *REGRESSION,
+    *LIKELIHOODS,
+    *BOX_LOSSES,
+    *MASK_LOSSES,
+    *SEQUENCE_LOSSES,
+)
