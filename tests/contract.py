@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cases import CLASSES, Row
+from hard_inputs import judge
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -558,36 +559,18 @@ def precision(row: Row, loss: Loss) -> None:
 
 @check(lambda row: bool(row.hard), alike=same_loss)
 def hard_inputs(row: Row, loss: Loss) -> None:
-    """No NaN in the value or in a derivative, and the right value, at the edges of the domain."""
-    with np.errstate(over="ignore", under="ignore"):
-        batches = [[np.asarray(x).astype(d) if np.asarray(x).dtype.kind == "f" else np.asarray(x) for x in row.hard]
-                   for d in (np.float32, np.float16)]  # fmt: skip
-    finite = [np.isfinite(x).reshape(len(x), -1).all(1) for x in batches[1]]
-    batches[1] = [x[np.all(finite, 0)] for x in batches[1]]
+    """At the edges of the domain the loss and its gradient are right to the last digits, and nothing is NaN."""
+    missed = judge(row, loss).missed
+    assert not missed, "\n".join(missed)
 
-    def derivatives(*arrays: Any) -> Any:
-        def first(*arrays: Any) -> Any:
-            losses, slopes = graded(row, loss, arrays, cotangents=1)
-            return slopes, losses
 
-        tangents = tuple(
-            jnp.full_like(x, i in row.differentiable) if x.dtype.kind == "f" else np.zeros(x.shape, jax.dtypes.float0)
-            for i, x in enumerate(arrays)
-        )
-        slopes, second, losses = jax.jvp(first, arrays, tangents, has_aux=True)
-        return losses, slopes, second
-
-    got = run(lambda batches: [derivatives(*b) for b in batches], batches)
-    for arrays, (losses, *orders) in zip(batches, got, strict=True):
-        for order, results in enumerate(orders, 1):
-            for i, result in zip(row.differentiable, results, strict=True):
-                bad = np.isnan(result).reshape(len(result), -1).any(1)
-                at = [np.asarray(x)[bad].tolist() for x in arrays]
-                assert not bad.any(), f"derivative {order} by {row.names[i]} is NaN at {at}"
-        want = row.losses(tuple(arrays))
-        with np.errstate(over="ignore"):
-            want = want.astype(np.float32)
-        np.testing.assert_allclose(losses, want, rtol=1e-6, atol=2e-6, err_msg=f"{arrays[-1].dtype}")
+@check(lambda row: bool(row.hard), alike=lambda row: None)
+def hard_inputs_wide(row: Row, loss: Loss) -> None:
+    """The same in bfloat16, and in float64 with its own rounding."""
+    missed = judge(row, loss, (jnp.bfloat16,), strict=False).missed
+    with x64():
+        missed += judge(row, loss, (np.float64,), strict=False).missed
+    assert not missed, "\n".join(missed)
 
 
 @check(lambda row: bool(row.ties))

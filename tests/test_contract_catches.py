@@ -227,6 +227,12 @@ def clips_probabilities(y_true, y_pred, **options):
     return bce(y_true, jnp.clip(y_pred, 1e-7, 1 - 1e-7), **options)
 
 
+@fault("bce-probability", "hard_inputs", "gradient by y_pred")
+def kills_the_gradient(y_true, y_pred, **options):
+    clipped = clips_probabilities(y_true, y_pred, **options)
+    return clipped + jax.lax.stop_gradient(bce(y_true, y_pred, **options) - clipped)
+
+
 @fault("bce-logit", "hard_inputs", "is NaN")
 def takes_the_logarithm_of_a_sigmoid(y_true, y_pred, *, from_logits, weights=None, where=None, reduction="mean"):
     y, z = (jnp.asarray(x, jnp.float32) for x in (y_true, y_pred))
