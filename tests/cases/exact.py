@@ -256,6 +256,13 @@ def log_complement(p: Any) -> Any:
     return numpy.where(p >= 1, numpy.log(smallest.normal), numpy.log1p(-numpy.where(p >= 1, 0, p)))
 
 
+def raised(x: Any, least: Any) -> Any:
+    """max(x, least) with derivative 1 also where x is less: what was raised shall not be stuck there."""
+    if not is_exact(x):
+        return numpy.maximum(x, least)
+    return numpy.frompyfunc(lambda e: Exact(max(e.value, exact(least).value), e.slopes), 1, 1)(x)
+
+
 class _Logaddexp:
     def __init__(self) -> None:
         self.each = _function(numpy.logaddexp, "logaddexp")
