@@ -156,7 +156,8 @@ def batched(
     Args:
       example: the formula, from the core of each array to one number. It may use traced options by closure.
       arrays: the inputs; their batch axes must have equal shapes, nothing is broadcast.
-      weights: a factor for each unit; its shape is a leading part of the units' shape.
+      weights: a factor for each unit; its shape is a leading part of the units' shape. A unit of weight 0 whose loss is
+        NaN or inf makes the result NaN, since leaving it out would cost a pass; `where=weights != 0` beside it does.
       where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out.
       reduction: "mean", "sum", "none", "sum_over_batch_size", or a function `(losses, weights) -> result`.
       core_ndims: how many axes of each array belong to one example; the others are batch axes.

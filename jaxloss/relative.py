@@ -62,7 +62,7 @@ def _size(y: Array, eps: Array) -> Array:
 def _relative_slope(y: Array, p: Array, eps: Array) -> Array:
     y, p, eps = separate(y, p, eps)
     (percent,) = constants(100, like=y)
-    return percent * quotient(jnp.sign(p - y), _size(y, eps))
+    return quotient(percent * jnp.sign(p - y), _size(y, eps))  # the percent first, lest the quotient underflow
 
 
 def _relative_by_size(y: Array, p: Array, eps: Array) -> Array:

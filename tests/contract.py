@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cases import CLASSES, Row
+from hard_inputs import judge
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -373,6 +374,81 @@ def transformations(row: Row, loss: Loss) -> None:
     close(recomputed, loop[0][1], "checkpoint")
 
 
+@check(alike=same_arrays)
+def one_example(row: Row, loss: Loss) -> None:
+    """An example without batch axes, and a batch of one, by every order of the second derivative."""
+    arrays = row.make(()) if not row.pooled else row.make((1,))
+    want = row.losses(arrays)
+
+    def of(*points: Any) -> Any:
+        full = list(arrays)
+        for i, x in zip(row.differentiable, points, strict=True):
+            full[i] = x
+        return loss(*full, **row.options, reduction="sum")
+
+    def all_ways(arrays: Any) -> Any:
+        points = [arrays[i] for i in row.differentiable]
+        by_all = tuple(range(len(points)))
+        return (
+            loss(*arrays, **row.options, reduction="none"),
+            loss(*(x[None] for x in arrays), **row.options) if not row.pooled else jnp.mean(jnp.asarray(want)),
+            jax.hessian(of, by_all)(*points),
+            jax.jacrev(jax.jacrev(of, by_all), by_all)(*points),
+        )
+
+    none, mean, hessian, reverse = run(all_ways, arrays)
+    close(none, want, "one example")
+    close(mean, want.mean(), "a batch of one")
+    close(hessian, reverse, "jax.hessian against reverse over reverse", rtol=1e-5, atol=1e-5)
+
+
+@check(alike=same_arrays)
+def debug_modes(row: Row, loss: Loss) -> None:
+    """jax.debug_nans has nothing to report, and jax.checking_leaks finds no leak."""
+    hard = row.hard or row.make((3,))
+    hard = [np.asarray(x, np.float32 if np.asarray(x).dtype.kind == "f" else np.int32) for x in hard]
+    if not row.pooled:  # what overflows may use inf - inf on its way to an infinite loss
+        finite = np.abs(row.losses(tuple(hard))) < np.finfo(np.float32).max
+        hard = [x[finite] for x in hard]
+    hard = [jnp.asarray(x) for x in hard]
+    spoiled, given = row.make((3,)), {}
+    if not row.pooled:
+        for x in spoiled:
+            x[1] = np.nan if x.dtype.kind == "f" else -100
+        given = {"where": np.array([True, False, True])}
+    spoiled = [jnp.asarray(x) for x in spoiled]  # a NaN of the user; made here it would be reported
+
+    def both(*arrays: Any) -> Any:
+        return graded(row, loss, arrays, **given)
+
+    with jax.debug_nans(True):
+        graded(row, loss, hard, cotangents=1)
+        jax.jit(both)(*spoiled)
+        loss(*spoiled, **row.options, **given)
+    with jax.checking_leaks():
+        jax.jit(lambda *a: both(*a)).lower(*spoiled)  # a new function, so that it is traced
+
+
+@check(alike=same_arrays)
+def donated(row: Row, loss: Loss) -> None:
+    """A step of training may overwrite what it is given."""
+    arrays = row.make((3,))
+    places = row.differentiable
+
+    def step(points: Any) -> Any:
+        full = list(arrays)
+        for i, x in zip(places, points, strict=True):
+            full[i] = x
+        value, slopes = graded(row, loss, full)
+        return [x - g for x, g in zip(points, slopes, strict=True)], value
+
+    points = [arrays[i] for i in places]
+    want = run(step, points)
+    buffers = [jnp.array(x) for x in points]
+    close(jax.jit(step, donate_argnums=0)(buffers), want, "with donated buffers")
+    assert all(x.is_deleted() for x in buffers), "the buffers were not used"
+
+
 @check()
 def gradient(row: Row, loss: Loss) -> None:
     """By arrays and traced options: reverse, forward and second order agree with differences, in float64."""
@@ -487,36 +563,16 @@ def precision(row: Row, loss: Loss) -> None:
 
 @check(lambda row: bool(row.hard), alike=same_loss)
 def hard_inputs(row: Row, loss: Loss) -> None:
-    """No NaN in the value or in a derivative, and the right value, at the edges of the domain."""
-    with np.errstate(over="ignore", under="ignore"):
-        batches = [[np.asarray(x).astype(d) if np.asarray(x).dtype.kind == "f" else np.asarray(x) for x in row.hard]
-                   for d in (np.float32, np.float16)]  # fmt: skip
-    finite = [np.isfinite(x).reshape(len(x), -1).all(1) for x in batches[1]]
-    batches[1] = [x[np.all(finite, 0)] for x in batches[1]]
+    """At the edges of the domain the loss and its gradient are right to the last digits, and nothing is NaN."""
+    missed = judge(row, loss).missed
+    assert not missed, "\n".join(missed)
 
-    def derivatives(*arrays: Any) -> Any:
-        def first(*arrays: Any) -> Any:
-            losses, slopes = graded(row, loss, arrays, cotangents=1)
-            return slopes, losses
 
-        tangents = tuple(
-            jnp.full_like(x, i in row.differentiable) if x.dtype.kind == "f" else np.zeros(x.shape, jax.dtypes.float0)
-            for i, x in enumerate(arrays)
-        )
-        slopes, second, losses = jax.jvp(first, arrays, tangents, has_aux=True)
-        return losses, slopes, second
-
-    got = run(lambda batches: [derivatives(*b) for b in batches], batches)
-    for arrays, (losses, *orders) in zip(batches, got, strict=True):
-        for order, results in enumerate(orders, 1):
-            for i, result in zip(row.differentiable, results, strict=True):
-                bad = np.isnan(result).reshape(len(result), -1).any(1)
-                at = [np.asarray(x)[bad].tolist() for x in arrays]
-                assert not bad.any(), f"derivative {order} by {row.names[i]} is NaN at {at}"
-        want = row.losses(tuple(arrays))
-        with np.errstate(over="ignore"):
-            want = want.astype(np.float32)
-        np.testing.assert_allclose(losses, want, rtol=1e-6, atol=2e-6, err_msg=f"{arrays[-1].dtype}")
+@check(lambda row: bool(row.hard), alike=lambda row: None)
+def hard_bfloat16(row: Row, loss: Loss) -> None:
+    """The same in bfloat16."""
+    missed = judge(row, loss, (jnp.bfloat16,), strict=False).missed
+    assert not missed, "\n".join(missed)
 
 
 @check(lambda row: bool(row.ties))
@@ -548,6 +604,15 @@ def labels_outside(row: Row, loss: Loss) -> None:
     labels = np.array([-1, 1, CLASSES, -100, 2, 2**31 - 1], np.int32)
     arrays[row.labels] = labels
     _spoiled(row, loss, arrays, (labels < 0) | (labels >= CLASSES), zero_gradient=True)
+
+    def narrow(*labels: Any) -> Any:
+        return [loss(*(x if i == row.labels else a for i, a in enumerate(arrays)), **row.options, reduction="none")
+                for x in labels]  # fmt: skip
+
+    given = [np.array([255, 1, CLASSES, 254, 2, 128], np.uint8), np.array([-1, 1, CLASSES, -128, 2, 127], np.int8)]
+    inside = np.array([False, True, False, False, True, False])
+    for x, losses in zip(given, run(narrow, *given), strict=True):
+        assert (np.isnan(losses) == ~inside).all(), f"{x} as {x.dtype} gives {losses}"
 
 
 @check(lambda row: bool(row.outside))
@@ -662,6 +727,32 @@ def weights(row: Row, loss: Loss) -> None:
     if separate:
         close(got["0 and 1"], got["where"], "weights of 0 and 1 against where")
         close(got["counts"][0], got["rows"], "integer weights against repeated rows")
+
+
+@check(lambda row: not (row.coupled or row.pooled), alike=same_arrays)
+def zero_weight(row: Row, loss: Loss) -> None:
+    """A NaN of weight 0 is not hidden, unless a mask beside the weights says so; its weight has a derivative."""
+    arrays = row.make((4,))
+    weights = distinct((4,))
+    weights[1] = 0
+    spoiled = [x.copy() for x in arrays]
+    for x in spoiled:
+        x[1] = np.nan if x.dtype.kind == "f" else -100
+
+    def all_ways(arrays: Any, spoiled: Any, weights: Any) -> Any:
+        both = functools.partial(graded, row, loss)
+        return (
+            loss(*spoiled, **row.options, weights=weights),
+            both(arrays, weights=weights),
+            both(spoiled, weights=weights, where=weights != 0),
+            jax.grad(lambda w: loss(*arrays, **row.options, weights=w, reduction="sum"))(weights),
+        )
+
+    loud, clean, masked, by_weights = run(all_ways, arrays, spoiled, weights)
+    assert np.isnan(loud), f"a NaN of weight 0 is hidden: {loud}"
+    assert all((g[1] == 0).all() for g in masked[1]), f"derivative under weight 0: {masked[1]}"
+    close(masked, clean, "weights with where=weights != 0")
+    close(by_weights, row.losses(arrays), "derivative of the sum by the weights", rtol=2e-6, atol=1e-6)
 
 
 @check(lambda row: not row.pooled, alike=same_arrays)

@@ -147,6 +147,27 @@ def is_wrong_under_vmap(y_true, y_pred, *, weights=None, where=None, reduction="
     return reduced(_square_batched(e), weights, where, reduction)
 
 
+@fault("mse", "one_example", "one example")
+def needs_a_batch(y_true, y_pred, **options):
+    return mse(jnp.atleast_1d(y_true), jnp.atleast_1d(y_pred), **options)
+
+
+@fault("bce-probability", "debug_modes", "invalid value")
+def selects_after_the_logarithm(y_true, y_pred, *, weights=None, where=None, reduction="mean"):
+    y, p = (jnp.asarray(x, jnp.float32) for x in (y_true, y_pred))
+    logs = jnp.where(y == 0, 0, y * jnp.log(p)) + jnp.where(y == 1, 0, (1 - y) * jnp.log1p(-p))
+    return reduced(-logs, weights, where, reduction)
+
+
+SEEN = []
+
+
+@fault("mse", "debug_modes", "[Ll]eaked")
+def remembers_what_it_saw(y_true, y_pred, **options):
+    SEEN.append(y_pred)
+    return mse(y_true, y_pred, **options)
+
+
 @jax.custom_jvp
 def _square(e):
     return e**2
@@ -206,6 +227,12 @@ def clips_probabilities(y_true, y_pred, **options):
     return bce(y_true, jnp.clip(y_pred, 1e-7, 1 - 1e-7), **options)
 
 
+@fault("bce-probability", "hard_inputs", "gradient by y_pred")
+def kills_the_gradient(y_true, y_pred, **options):
+    clipped = clips_probabilities(y_true, y_pred, **options)
+    return clipped + jax.lax.stop_gradient(bce(y_true, y_pred, **options) - clipped)
+
+
 @fault("bce-logit", "hard_inputs", "is NaN")
 def takes_the_logarithm_of_a_sigmoid(y_true, y_pred, *, from_logits, weights=None, where=None, reduction="mean"):
     y, z = (jnp.asarray(x, jnp.float32) for x in (y_true, y_pred))
@@ -263,6 +290,22 @@ def divides_by_all_units(y_true, y_pred, *, where=None, reduction="mean", **opti
     if reduction != "sum_over_batch_size":
         return mse(y_true, y_pred, where=where, reduction=reduction, **options)
     return mse(y_true, y_pred, where=where, reduction="sum", **options) / np.size(y_true)
+
+
+@fault("mse", "zero_weight", "is hidden")
+def hides_a_nan(y_true, y_pred, *, weights=None, where=None, reduction="mean"):
+    losses = mse(y_true, y_pred, reduction="none")
+    if weights is not None:
+        losses = jnp.where(jnp.asarray(weights) == 0, 0, losses)
+    return reduced(losses, weights, where, reduction)
+
+
+@fault("mse", "zero_weight", "derivative of the sum by the weights")
+def skips_what_weighs_nothing(y_true, y_pred, *, weights=None, where=None, reduction="mean"):
+    losses = mse(y_true, y_pred, where=where, reduction="none")
+    if weights is not None:
+        losses = jnp.where((jnp.asarray(weights) == 0) & jnp.isfinite(losses), 0, losses)
+    return reduced(losses, weights, where, reduction)
 
 
 @fault("mse", "from_the_left", "batch,")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from cases import exact as np
 from cases.row import CLASSES, Row, every
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -49,13 +48,7 @@ def label_logits(rng, batch):
 # ---------------------------------------------------------------------------------------------------------------------
 # Formulas
 
-TINY = float(np.finfo(np.float32).tiny)
 CLASS_WEIGHTS = np.array([0.5, 2.0, 1.0, 3.0])
-
-
-def log(p):
-    """The logarithm of a probability: at 0 that of the smallest normal number of float32."""
-    return np.log(np.maximum(p, TINY))
 
 
 def log_softmax(z):
@@ -65,13 +58,13 @@ def log_softmax(z):
 
 def log_normalised(p):
     total = p.sum(-1, keepdims=True)
-    return log(np.where(total > 0, p / np.where(total > 0, total, 1), 1 / p.shape[-1]))
+    return np.log_probability(np.where(total > 0, p / np.where(total > 0, total, 1), 1 / p.shape[-1]))
 
 
 def cce(q, scores, from_logits=False, label_smoothing=0.0, class_weights=1.0, z_loss=0.0):
     log_p = log_softmax(scores) if from_logits else log_normalised(scores)
     q = class_weights * ((1 - label_smoothing) * q + label_smoothing / q.shape[-1])
-    cross_entropy = -np.where(q == 0, 0, q * np.where(q == 0, 0, log_p)).sum(-1)
+    cross_entropy = -(q * np.where((q == 0) & np.isneginf(log_p), 0, log_p)).sum(-1)
     return cross_entropy + z_loss * (scores - log_p).max(-1) ** 2 if z_loss else cross_entropy
 
 
@@ -84,8 +77,7 @@ def bce(y, score, from_logits=False, label_smoothing=0.0, pos_weight=1.0):
     if from_logits:
         log_p, log_not_p = -np.logaddexp(0, -score), -np.logaddexp(0, score)
     else:
-        p = np.clip(score, 0, 1)
-        log_p, log_not_p = log(p), np.where(p == 1, log(0.0), np.log1p(-np.where(p == 1, 0, p)))
+        log_p, log_not_p = np.log_probability(score), np.log_complement(score)
     return -(pos_weight * y * log_p + (1 - y) * log_not_p)
 
 

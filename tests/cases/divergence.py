@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from cases.classification import log, log_softmax
+from cases import exact as np
+from cases.classification import log_softmax
 from cases.row import CLASSES, Row, every
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -36,7 +35,7 @@ def times(q, log_ratio):
 
 
 def with_logs(x, from_logs):
-    return (np.exp(x), np.where(np.isneginf(x), 0, x)) if from_logs else (x, log(x))
+    return (np.exp(x), np.where(np.isneginf(x), 0, x)) if from_logs else (x, np.log_probability(x))
 
 
 def kl_divergence(q, p, from_logs=False):
@@ -46,8 +45,10 @@ def kl_divergence(q, p, from_logs=False):
 
 def js_divergence(q, p, weight=0.5, from_logs=False):
     (q, log_q), (p, log_p) = with_logs(q, from_logs), with_logs(p, from_logs)
-    log_m = log(weight * q + (1 - weight) * p)
-    return (weight * times(q, log_q - log_m) + (1 - weight) * times(p, log_p - log_m)).sum(-1)
+    m = weight * q + (1 - weight) * p
+    log_m = np.log_probability(m)
+    terms = weight * q * (log_q - log_m) + (1 - weight) * p * (log_p - log_m)
+    return np.where(m == 0, 0, terms).sum(-1)
 
 
 def total_variation(q, p):

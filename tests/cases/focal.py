@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from cases import exact as np
 from cases.classification import (
     CLASS_WEIGHTS,
     DISTRIBUTIONS,
@@ -17,7 +16,6 @@ from cases.classification import (
     bce,
     distribution_logits,
     distributions,
-    log,
     log_softmax,
     logit,
     one_hot_logits,
@@ -33,13 +31,11 @@ def binary_focal(y, score, from_logits=False, gamma=2.0, alpha=None, label_smoot
     y = (1 - label_smoothing) * y + label_smoothing / 2
     if from_logits:
         log_p, log_not_p = -np.logaddexp(0, -score), -np.logaddexp(0, score)
-        with np.errstate(divide="ignore"):
-            error = np.exp(gamma * np.logaddexp(np.log(y) + log_not_p, np.log(1 - y) + log_p))
+        p, not_p = np.exp(log_p), np.exp(log_not_p)
     else:
-        p = np.clip(score, 0, 1)
-        error = (y * (1 - p) + (1 - y) * p) ** gamma
+        p, not_p = score, 1 - score
     factor = 1 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
-    return factor * error * bce(y, score, from_logits)
+    return factor * (y * not_p + (1 - y) * p) ** gamma * bce(y, score, from_logits)
 
 
 def log_rest(z):
@@ -52,28 +48,27 @@ def log_rest(z):
 
 
 def classes(scores, from_logits):
-    """log p, 1 - p and log(1 - p)."""
+    """log p and 1 - p."""
     if from_logits:
-        log_p, log_not_p = log_softmax(scores), log_rest(scores)
-        return log_p, np.exp(log_not_p), log_not_p
+        return log_softmax(scores), np.exp(log_rest(scores))
     total = scores.sum(-1, keepdims=True)
     p = np.where(total > 0, scores / np.where(total > 0, total, 1), 1 / scores.shape[-1])
-    return log(p), 1 - p, np.log1p(-np.minimum(p, 1 - 1e-16))
+    return np.log_probability(p), 1 - p
 
 
 def weighed(q, terms):
-    return np.where(q == 0, 0, q * np.where(q == 0, 0, terms)).sum(-1)
+    return (q * np.where((q == 0) & np.isneginf(-terms), 0, terms)).sum(-1)
 
 
 def categorical_focal(q, scores, from_logits=False, gamma=2.0, alpha=1.0, label_smoothing=0.0):
-    log_p, _, log_not_p = classes(scores, from_logits)
+    log_p, not_p = classes(scores, from_logits)
     q = (1 - label_smoothing) * q + label_smoothing / q.shape[-1]
     with np.errstate(invalid="ignore"):
-        return weighed(alpha * q, -log_p * np.exp(gamma * log_not_p))
+        return weighed(alpha * q, -log_p * not_p**gamma)
 
 
 def poly1(q, scores, from_logits=False, epsilon=1.0):
-    log_p, not_p, _ = classes(scores, from_logits)
+    log_p, not_p = classes(scores, from_logits)
     return weighed(q, -log_p + epsilon * not_p)
 
 

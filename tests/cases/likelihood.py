@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.special import gammaln
-
+from cases import exact as np
 from cases.row import Row, every
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -36,34 +34,34 @@ def log_rates_and_dispersions(rng, batch):
 
 
 def gaussian_nll(y, mean, variance, full=False, eps=1e-6):
-    v = np.maximum(variance, eps)
+    v = np.raised(variance, eps)
     return (np.log(v) + (y - mean) ** 2 / v + full * np.log(2 * np.pi)) / 2
 
 
 def laplace_nll(y, location, scale, full=False, eps=1e-6):
-    b = np.maximum(scale, eps)
+    b = np.raised(scale, eps)
     return np.log(b) + np.abs(y - location) / b + full * np.log(2)
 
 
 def student_t_nll(y, location, scale, df=4.0, full=False, eps=1e-6):
-    s = np.maximum(scale, eps)
-    constant = gammaln(df / 2) - gammaln((df + 1) / 2) + np.log(np.pi * df) / 2
+    s = np.raised(scale, eps)
+    constant = np.gammaln(df / 2) - np.gammaln((df + 1) / 2) + np.log(np.pi * df) / 2
     return np.log(s) + (df + 1) / 2 * np.log1p(((y - location) / s) ** 2 / df) + full * constant
 
 
 def poisson_nll(y, rate, log_rate=False, full=False):
     with np.errstate(over="ignore"):
         mean = np.exp(rate) if log_rate else rate
-    log = rate if log_rate else np.log(np.maximum(rate, np.finfo(np.float32).tiny))
-    return mean - y * log + full * gammaln(y + 1)
+    log = rate if log_rate else np.log_probability(rate)
+    return mean - y * log + full * np.gammaln(y + 1)
 
 
 def negative_binomial_nll(y, mean, dispersion, log_rate=False, full=False):
-    log = mean if log_rate else np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+    log = mean if log_rate else np.log_probability(mean)
     n = 1 / dispersion
-    log_total = np.logaddexp(np.log(n), log)
-    loss = gammaln(n) - gammaln(n + y) + n * (log_total - np.log(n)) + y * (log_total - log)
-    return loss + full * gammaln(y + 1)
+    log_total = np.logaddexp(np.log(n), log) if log_rate else np.log(n + mean)
+    loss = np.gammaln(n) - np.gammaln(n + y) + n * (log_total - np.log(n)) + y * (log_total - log)
+    return loss + full * np.gammaln(y + 1)
 
 
 def tweedie(y, mean, power=1.5, log_rate=False, full=False):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from cases import exact as np
 from cases.regression import HARD_REALS, TIES, reals
 from cases.row import Row
 

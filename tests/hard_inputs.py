@@ -1,0 +1,292 @@
+"""Hard inputs: losses and gradients against exact arithmetic, at the numbers that the inputs are after rounding.
+
+The inputs are those of `Row.hard`; what they must give says the oracle of the row, in the arithmetic of
+`cases/exact.py`. A case is one unit of one dtype, and either its loss or its gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cases import Row, exact
+from cases.exact import mp
+
+# How far a result may be from the exact one, in units of the rounding of the dtype that is computed in: an element
+# relative to itself; a unit made of several numbers relative to the largest of itself (of its gradient) and 1.
+ELEMENT, ROW = 8.0, 16.0
+
+# What misses them, and why: of a loss or a row, patterns of the messages. One that meets nothing fails.
+HALF = "the difference of two numbers that rounding makes equal, at a soft target"
+BOUNDED = "bounded by the derivative at 1e-12, as for every probability and rate"
+TARGETS = "the derivative by the target is a difference of logarithms and digammas: exact to eps times those"
+EQUAL_TERMS = "the sum of terms that almost cancel: exact to 4e-8 absolutely"
+THIN = "boxes of 1e-12 or less: the derivative is a difference of numbers 1e6 times larger and more"
+RECURSION = "a log-probability of -2e4 and less has no more digits: exact to eps times the loss"
+RATES = r"mean (0\.0|1\.0000000031710769e-30|9\.9\d*e-31)\b"
+LISTED: dict[str, list[tuple[str, str]]] = {
+    "bce-logit": [("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF)],
+    "binary_focal-logit": [
+        ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF)
+    ],
+    "binary_focal-all": [
+        ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF)
+    ],
+    "binary_focal-root": [
+        ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF),
+        (r"gradient by y_true .* y_pred -?(88|104)\.0", BOUNDED),
+    ],
+    "sparsemax": [("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF)],
+    "mape": [("gradient by y_true is (?!nan|inf)", "abs(p) / y^2 as the difference of abs(p - y) / y^2 and 1 / y")],
+    "gaussian_nll": [(r"gradient by variance is .*\(-inf\).* e?.*variance 1.0\d*e\+30", "the loss itself overflows")],
+    "poisson_nll-full": [
+        (
+            "gradient by rate .* y_true 1.0, rate (1.0000000031710769e-30|9.98402083170343e-31)",
+            "exp(x) - 1 by subtraction",
+        )
+    ],
+    "negative_binomial_nll": [
+        ("gradient by y_true ", TARGETS),
+        ("gradient by dispersion .* y_true [01].0, mean ", EQUAL_TERMS),
+    ],
+    "negative_binomial_nll-full": [
+        ("gradient by y_true ", TARGETS),
+        (
+            "gradient by mean .* y_true 1.0, mean (1.0000000031710769e-30|9.98402083170343e-31)",
+            "mean - y by subtraction",
+        ),
+        ("gradient by dispersion .* y_true [01].0, mean -(80|10000|9984).0", EQUAL_TERMS),
+    ],
+    "tweedie": [("gradient by (y_true|mean) .*" + RATES, BOUNDED)],
+    "tweedie-full": [
+        ("gradient by y_true .* y_true 0.0", BOUNDED),
+        (
+            "gradient by mean .* y_true 1.0, mean (1.0000000031710769e-30|9.98402083170343e-31)",
+            "exp(x) - 1 by subtraction",
+        ),
+    ],
+    "ctc": [(r"gradient by logits.*-10000\.0, 10000\.0", RECURSION)],
+    "rnnt": [(r"gradient by logits.*10000\.0, ", RECURSION)],
+}
+for _row in ("iou", "giou", "diou", "ciou", "ciou-gate", "eiou", "siou", "wiou_v1", "wiou_v2", "wiou_v3"):
+    LISTED[_row] = [
+        (
+            r"gradient .* y_true \[0.0, 0.0, [\d.]*e-1[23], 1.0\], y_pred \[0.0, 0.0, 1.0, [\d.]*e-1[23]\]",
+            THIN,
+        )
+    ]
+for _row in ("iou", "giou", "diou", "ciou", "ciou-gate", "eiou", "focal_eiou", "wiou_v1", "wiou_v2", "wiou_v3"):
+    LISTED[_row] = [*LISTED.get(_row, []), (r"gradient .* y_true \[.*e-1[56]\], y_pred ", THIN)]
+
+
+@dataclasses.dataclass
+class Result:
+    """How many cases were tried, the worst error of a loss and of a gradient, and what missed its limit.
+
+    What is listed above is counted apart: excused.
+    """
+
+    tried: int = 0
+    worst: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.0])
+    missed: list[str] = dataclasses.field(default_factory=list)
+    excused: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+def judge(
+    row: Row, loss: Callable[..., Any], dtypes: Sequence[Any] = (np.float32, np.float16), strict: bool = True
+) -> Result:
+    """The losses of a row at its hard inputs, their gradients, and whether the second derivatives are numbers.
+
+    If strict, what is listed as a miss must be one.
+    """
+
+    def orders(*arrays: Any) -> Any:
+        def first(*arrays: Any) -> Any:
+            def summed(*arrays: Any) -> Any:
+                losses = loss(*arrays, **row.options, reduction="none")
+                return jnp.sum(losses), losses
+
+            return jax.grad(summed, row.differentiable, has_aux=True)(*arrays)
+
+        tangents = tuple(
+            jnp.full_like(x, i in row.differentiable) if x.dtype.kind != "i" else np.zeros(x.shape, jax.dtypes.float0)
+            for i, x in enumerate(arrays)
+        )
+        slopes, second, losses = jax.jvp(first, arrays, tangents, has_aux=True)
+        return losses, slopes, second
+
+    batches = [_rounded(row, dtype) for dtype in dtypes]
+    got = jax.tree.map(np.asarray, jax.jit(lambda batches: [orders(*b) for b in batches])(batches))
+    result = Result()
+    for arrays, (losses, slopes, second) in zip(batches, got, strict=True):
+        want_losses, want_slopes = expected(row, arrays)
+        _judge_losses(row, arrays, losses, want_losses, result)
+        for i, got_slopes, bounds, bent in zip(row.differentiable, slopes, want_slopes, second, strict=True):
+            _judge_slopes(row, arrays, i, got_slopes, bounds, result)
+            for unit in np.unique(np.argwhere(np.isnan(bent))[:, 0]):
+                result.missed.append(f"second derivative by {row.names[i]} is NaN at {_at(row, arrays, (unit,))}")
+    met = {reason for reason, _ in result.excused}
+    unmet = {reason for _, reason in LISTED.get(row.id, [])} - met
+    if strict:
+        result.missed += [f"listed as a miss, but kept: {reason}" for reason in sorted(unmet)]
+    return result
+
+
+def _rounded(row: Row, dtype: Any) -> list[np.ndarray]:
+    """The hard inputs in a dtype, without the units that it cannot hold."""
+    given = [np.asarray(x) for x in row.hard]
+    with np.errstate(over="ignore", under="ignore"):
+        arrays = [x.astype(dtype) if x.dtype.kind == "f" else x.astype(np.int32) for x in given]
+    if row.pooled:
+        return arrays
+    held = [np.isfinite(a.astype(np.float64)) | ~np.isfinite(x) for a, x in zip(arrays, given, strict=True)]
+    if dtype == jnp.bfloat16:  # where 1.7e38 is rounded to 2^127: the difference of two of them is no float32 any more
+        held = [h & ((x == 0) | ~(np.abs(x) > 1e38) | np.isinf(x)) for h, x in zip(held, given, strict=True)]
+    fits = np.all([h.reshape(len(h), -1).all(1) for h in held], 0)
+    return [x[fits] for x in arrays]
+
+
+def expected(
+    row: Row, arrays: Sequence[np.ndarray], sides: int = 2
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """The exact losses, and the bounds of each derivative of their sum: where there are kinks, of some of its slopes.
+
+    The first two sides take the first and the last of equal numbers wherever two are compared, others any of them.
+    """
+    wide = any(x.dtype == np.float64 for x in arrays)
+    options = {k: _option(v, wide) for k, v in {**_defaults(row), **row.options}.items()}
+    given = [
+        x if x.dtype.kind == "i" else exact.inputs(x, i if i in row.differentiable else None)
+        for i, x in enumerate(arrays)
+    ]
+    rng = np.random.default_rng(0)
+    losses, slopes = np.empty(0), []
+    with exact.of_dtype(np.float64 if wide else np.float32):
+        for first in (lambda: True, lambda: False, *[lambda: bool(rng.integers(2))] * (sides - 2)):
+            exact.ties.first, exact.ties.met = first, False
+            losses = np.asarray(np.frompyfunc(exact.exact, 1, 1)(row.oracle(*given, **options)), object)
+            slopes.append([_slopes_of_sum(losses, i, arrays[i].shape) for i in row.differentiable])
+            if not exact.ties.met:
+                break
+    return losses, [(np.minimum.reduce(s), np.maximum.reduce(s)) for s in zip(*slopes, strict=True)]
+
+
+def _defaults(row: Row) -> dict[str, Any]:
+    parameters = inspect.signature(row.oracle).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _option(value: Any, wide: bool) -> Any:
+    """A float as the loss sees it, exactly."""
+    if not isinstance(value, float):
+        return value
+    return exact.exact(value if wide else np.float32(value))
+
+
+def _slopes_of_sum(losses: np.ndarray, array: int, shape: tuple[int, ...]) -> np.ndarray:
+    slopes = np.full(shape, mp.zero, object)
+    for loss in losses.flat:
+        for (i, *at), slope in loss.slopes.items():
+            if i == array:
+                slopes[tuple(at)] = slopes[tuple(at)] + slope
+    return slopes
+
+
+def _judge_losses(row: Row, arrays: Any, got: np.ndarray, want: np.ndarray, result: Result) -> None:
+    assert got.shape == want.shape, f"{row.id}: losses of shape {got.shape} instead of {want.shape}"
+    element = _is_element(row)
+    for unit in np.ndindex(want.shape):
+        value = exact.exact(want[unit]).value
+        scale = abs(value) if element else max(1, abs(value))
+        error = _error(got[unit], value, value, got.dtype, got.dtype, scale)
+        _enter(row, arrays, 0, error, "loss", unit, got[unit], value, result)
+
+
+def _judge_slopes(row: Row, arrays: Any, i: int, got: np.ndarray, bounds: Any, result: Result) -> None:
+    """One case for each unit: its worst entry. Between two slopes at a kink any derivative is right."""
+    core = 0 if row.pooled else np.ndim(row.make(())[i])
+    assert got.shape == bounds[0].shape, f"{row.id}: a gradient of shape {got.shape} instead of {bounds[0].shape}"
+    for unit in np.ndindex(got.shape[: got.ndim - core]):
+        error, entry, want = _worst(row, got[unit], [b[unit] for b in bounds])
+        if error > ELEMENT and not row.pooled:
+            alone = [x[unit[0] : unit[0] + 1] for x in arrays]
+            bounds_of_many = expected(row, alone, sides=40)[1][row.differentiable.index(i)]
+            error, entry, want = _worst(row, got[unit], [b[0] for b in bounds_of_many])
+        what = f"gradient by {row.names[i]}{list(entry) if entry else ''}"
+        _enter(row, arrays, 1, error, what, unit, got[unit][entry], want, result)
+
+
+def _worst(row: Row, got: np.ndarray, bounds: Any) -> tuple[float, tuple[int, ...], Any]:
+    """The largest error among the derivatives of a unit, where it is, and what had to be there."""
+    low, high = (np.asarray(b, object) for b in bounds)
+    wide = np.dtype(np.float64 if got.dtype == np.float64 else np.float32)
+    sizes = [abs(x) for x in (*low.flat, *high.flat) if mp.isfinite(x)]
+    scale = max(sizes, default=mp.zero)
+    scale = scale if _is_element(row) else max(1, scale)
+    got = np.asarray(got)
+    errors = {e: _error(got[e], low[e], high[e], got.dtype, wide, scale) for e in np.ndindex(got.shape)}
+    worst = max(errors, key=lambda e: errors[e])
+    return errors[worst], worst, low[worst] if low[worst] == high[worst] else (low[worst], high[worst])
+
+
+def _is_element(row: Row) -> bool:
+    return not any(row.cores) and not row.pooled
+
+
+def _error(got: Any, low: Any, high: Any, dtype: Any, wide: Any, scale: Any) -> float:
+    """How far a result lies outside its bounds, in units of eps times scale, after what its dtype rounds."""
+    got = mp.mpf(float(got))
+    if mp.isnan(low) or mp.isnan(high):
+        return 0.0 if mp.isnan(got) else float("inf")
+    if mp.isnan(got):
+        return float("inf")
+    info = jnp.finfo(dtype)
+    largest = float(info.max)
+    nearest = min(max(got, low), high)
+    eps = float(jnp.finfo(wide).eps)
+    if abs(nearest) > largest * (1 - ROW * eps):  # the true result overflows, or is about to
+        return 0.0 if abs(got) > largest * (1 - 2 * ROW * eps) and got * nearest > 0 else float("inf")
+    if got == nearest:
+        return 0.0
+    if mp.isinf(got):
+        return float("inf")
+    rounding = 0 if dtype == wide else 0.51 * float(info.eps) * abs(nearest)
+    # Subnormal results of float32, and what is smaller, may be flushed to 0.
+    smallest = float(info.smallest_subnormal) if dtype == np.float16 else float(info.tiny)
+    excess = abs(got - nearest) - rounding - smallest
+    return 0.0 if excess <= 0 else float(excess / (eps * scale)) if scale else float("inf")
+
+
+def _enter(
+    row: Row, arrays: Any, kind: int, error: float, what: str, unit: Any, got: Any, want: Any, result: Result
+) -> None:
+    result.tried += 1
+    limit = ELEMENT if _is_element(row) else ROW
+    if not error <= limit:
+        shown = mp.nstr(want, 10) if not isinstance(want, tuple) else [mp.nstr(x, 10) for x in want]
+        place = _at(row, arrays, unit)
+        message = f"{what} is {got!r} instead of {shown} ({error:.3g} eps, limit {limit:g}) at {place}"
+        reasons = [
+            reason
+            for pattern, reason in LISTED.get(row.id, [])
+            if re.search(pattern, message) and "nan" not in str(got)
+        ]
+        if reasons:
+            result.excused.append((reasons[0], message))
+        else:
+            result.missed.append(message)
+    else:
+        result.worst[kind] = max(result.worst[kind], error)
+
+
+def _at(row: Row, arrays: Any, unit: Any) -> str:
+    if row.pooled:
+        return str(unit)
+    shown = ", ".join(f"{name} {x[unit[0]].tolist()}" for name, x in zip(row.names, arrays, strict=True))
+    return f"{shown} ({next(x.dtype for x in arrays if x.dtype.kind != 'i')})"
