@@ -53,6 +53,10 @@ def same_loss(row: Row) -> Any:
     return row.name
 
 
+def same_family(row: Row) -> Any:
+    return jaxloss.LOSSES[row.name].__module__
+
+
 def same_arrays(row: Row) -> Any:
     return row.cores, row.differentiable, row.coupled, row.pooled
 
@@ -449,7 +453,7 @@ def donated(row: Row, loss: Loss) -> None:
     assert all(x.is_deleted() for x in buffers), "the buffers were not used"
 
 
-@check()
+@check(alike=same_loss)
 def gradient(row: Row, loss: Loss) -> None:
     """By arrays and traced options: reverse, forward and second order agree with differences, in float64."""
     arrays = row.make((2,), np.float64)
@@ -561,7 +565,7 @@ def precision(row: Row, loss: Loss) -> None:
     compared(narrow, singles, np.float32, np.float32, 1e-6, 2e-6)
 
 
-@check(lambda row: bool(row.hard), alike=same_loss)
+@check(lambda row: bool(row.hard), alike=same_family)  # all of them: python -m tests.report
 def hard_inputs(row: Row, loss: Loss) -> None:
     """At the edges of the domain the loss and its gradient are right to the last digits, and nothing is NaN."""
     missed = judge(row, loss).missed
