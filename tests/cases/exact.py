@@ -18,7 +18,7 @@ import mpmath
 import numpy
 import scipy.special
 
-mp = mpmath.mp.clone()
+mp: Any = mpmath.mp.clone()
 mp.prec = 640  # the square of the largest float32 and that of the smallest, in one sum
 
 STEEPEST = 1e-12  # below this probability its logarithm has the derivative of this one: README, "Numbers"
