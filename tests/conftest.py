@@ -3,12 +3,11 @@
 import os
 
 # Most of the time is compiling. What is given counts: .ci/run has the slow tests optimised.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0") + " --xla_force_host_platform_device_count=8"
-)
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 
 jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
