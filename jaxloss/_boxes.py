@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched
+from jaxloss._math import poisoned
 from jaxloss._special import positive, ratio
 
 
@@ -47,7 +48,8 @@ def each_pair(
         if box.shape != (4,):
             loss = formula.__qualname__.partition(".")[0]
             raise ValueError(f"{loss}: the last axis must hold x1, y1, x2, y2, but its size is {box.size}.")
-        return formula(compare(target, box))
+        # No comparison is true of a NaN, so that it would pass for a box far away.
+        return poisoned(~jnp.any(jnp.isnan(target) | jnp.isnan(box)), formula(compare(target, box)))
 
     return batched(
         example,

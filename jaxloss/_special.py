@@ -52,8 +52,8 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def positive(x: Array) -> Array:
-    """max(x, 0) with derivative 0 at 0."""
-    return jnp.where(x > 0, x, 0)
+    """max(x, 0) with derivative 0 at 0; NaN of NaN."""
+    return jnp.where(x <= 0, 0, x)
 
 
 def raised(x: Array, a: float | Array) -> Array:

@@ -276,7 +276,7 @@ def _direction(x: Array, eps: float | Array) -> tuple[Array, Array, Array | floa
     # neither overflows nor vanishes.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
     tiny = float(jnp.finfo(x.dtype).tiny)
-    some = largest >= tiny
+    some = ~(largest < tiny)  # a NaN is something
     largest = jnp.where(some, jnp.minimum(largest, 1 / tiny), 1)
     scaled = x / largest
     norm = jnp.sqrt(jnp.where(some, jnp.sum(scaled**2), 1))

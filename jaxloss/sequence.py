@@ -103,6 +103,7 @@ def ctc(
         _check_blank("ctc", blank, classes)
         label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
         valid = fits & jnp.all(_valid(labels, label_length, classes, blank))
+        valid &= ~jnp.any(jnp.isnan(scores) & (count(frames) < frame_count)[:, None])
         labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
         feasible = frame_count >= least_frames(labels, label_length)
         loss = _ctc(widened(scores), labels, label_length, frame_count, valid & feasible, blank, impossible)
@@ -271,6 +272,8 @@ def rnnt(
         _check_blank("rnnt", blank, classes)
         label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
         valid = fits & jnp.all(_valid(labels, label_length, classes, blank))
+        inside = (count(frames)[:, None] < frame_count) & (count(places)[None] <= label_length)
+        valid &= ~jnp.any(jnp.isnan(scores) & inside[..., None])
         labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
         z = widened(scores)
         if frames == 0:

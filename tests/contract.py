@@ -619,6 +619,21 @@ def labels_outside(row: Row, loss: Loss) -> None:
         assert (np.isnan(losses) == ~inside).all(), f"{x} as {x.dtype} gives {losses}"
 
 
+@check(alike=same_family)
+def nan_is_loud(row: Row, loss: Loss) -> None:
+    """A NaN in one array, where nothing masks it, never becomes a plausible loss."""
+    arrays = row.make((3,))
+    spoiled = {}
+    for i, x in enumerate(arrays):
+        if x.dtype.kind == "f":
+            spoiled[row.names[i]] = [a.copy() for a in arrays]
+            spoiled[row.names[i]][i][1] = np.nan
+    got = run(lambda s: {name: loss(*a, **row.options, reduction="none") for name, a in s.items()}, spoiled)
+    for name, losses in got.items():
+        unit = losses if row.pooled else losses[1]
+        assert np.isnan(unit).any(), f"{name} is NaN, the loss {unit}"
+
+
 @check(lambda row: bool(row.outside))
 def outside_domain(row: Row, loss: Loss) -> None:
     """What lies outside the domain gives NaN for its unit alone, never a plausible number."""

@@ -292,6 +292,11 @@ def divides_by_all_units(y_true, y_pred, *, where=None, reduction="mean", **opti
     return mse(y_true, y_pred, where=where, reduction="sum", **options) / np.size(y_true)
 
 
+@fault("mse", "nan_is_loud", "y_true is NaN")
+def takes_nan_for_0(y_true, y_pred, **options):
+    return mse(jnp.nan_to_num(y_true), y_pred, **options)
+
+
 @fault("mse", "zero_weight", "is hidden")
 def hides_a_nan(y_true, y_pred, *, weights=None, where=None, reduction="mean"):
     losses = mse(y_true, y_pred, reduction="none")
