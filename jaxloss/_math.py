@@ -138,8 +138,7 @@ def log_normaliser(row: Array, stored: Array) -> tuple[Array, Array]:
     They stay apart because the difference of a logit and the maximum is exact where their sum would absorb it.
     The value is read from `stored`: the same row as it lies in memory, perhaps of a narrower dtype.
     """
-    shift, log_sum = _normaliser(_pieces(stored), row.dtype, barrier)
-    return shift, log_sum
+    return _normaliser(_pieces(stored), row.dtype, barrier)
 
 
 def _normaliser(pieces: Array, dtype: Any, apart: Callable[[Array], Array]) -> tuple[Array, Array]:

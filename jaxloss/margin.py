@@ -13,7 +13,18 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled, in_explicit_mesh
-from jaxloss._math import barrier, constants, is_at, is_binary, is_label, pick, poisoned, slopes, softplus
+from jaxloss._math import (
+    barrier,
+    constants,
+    is_at,
+    is_binary,
+    is_label,
+    is_probability,
+    pick,
+    poisoned,
+    slopes,
+    softplus,
+)
 from jaxloss.classification import bce_of_logit
 
 __all__ = [
@@ -305,7 +316,7 @@ def sparsemax(
     """
 
     def example(y: Array, z: Array) -> Array:
-        return poisoned((y >= 0) & (y <= 1), _sparsemax(y, z))
+        return poisoned(is_probability(y, 0), _sparsemax(y, z))
 
     return batched(
         example,

@@ -103,7 +103,7 @@ def ctc(
         _check_blank("ctc", blank, classes)
         label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
         valid = fits & jnp.all(_valid(labels, label_length, classes, blank))
-        valid &= ~jnp.any(jnp.isnan(scores) & (count(frames) < frame_count)[:, None])
+        valid &= ~jnp.any(jnp.isnan(scores) & _inside(scores, label_length, frame_count)[..., None])
         labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
         feasible = frame_count >= least_frames(labels, label_length)
         loss = _ctc(widened(scores), labels, label_length, frame_count, valid & feasible, blank, impossible)
@@ -272,8 +272,7 @@ def rnnt(
         _check_blank("rnnt", blank, classes)
         label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
         valid = fits & jnp.all(_valid(labels, label_length, classes, blank))
-        inside = (count(frames)[:, None] < frame_count) & (count(places)[None] <= label_length)
-        valid &= ~jnp.any(jnp.isnan(scores) & inside[..., None])
+        valid &= ~jnp.any(jnp.isnan(scores) & _inside(scores, label_length, frame_count)[..., None])
         labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
         z = widened(scores)
         if frames == 0:
@@ -448,11 +447,17 @@ def _valid(labels: Array, label_length: Array, classes: int, blank: int) -> Arra
     return (count(labels.size) >= label_length) | is_label(labels, classes) & (labels != blank)
 
 
+def _inside(scores: Array, label_length: Array, frame_count: Array) -> Array:
+    """Which frames count, or for logits (T, L + 1, K) which places of which frames."""
+    frames = count(scores.shape[0]) < frame_count
+    return frames if scores.ndim == 2 else frames[:, None] & (count(scores.shape[1]) <= label_length)[None]
+
+
 def _findings(
     labels: Array, scores: Array, lengths: tuple[Array, ...], label_lengths: Any, logit_lengths: Any, blank: int
 ) -> tuple[list[Finding], Array, Array]:
     """What both losses demand of a sequence, for checked mode; and how many labels and frames count."""
-    frames, *places, classes = scores.shape
+    frames, classes = scores.shape[0], scores.shape[-1]
     label_length, frame_count, _ = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
     given = [("label_lengths", label_lengths, labels.size), ("logit_lengths", logit_lengths, frames)]
     limits = [(name, most) for name, array, most in given if array is not None]
@@ -462,8 +467,6 @@ def _findings(
     ]
     rule = f"labels must be in 0..{classes - 1} and not the blank, {blank}"
     found += [(rule, _valid(labels, label_length, classes, blank), labels)]
-    inside = count(frames) < frame_count
-    if places:
-        inside = inside[:, None] & (count(places[0]) <= label_length)[None]
+    inside = _inside(scores, label_length, frame_count)
     found += [("logits must be finite or -inf", ~inside[..., None] | (scores < jnp.inf), scores)]
     return found, label_length, frame_count
