@@ -74,9 +74,12 @@ class Row:
 
     @property
     def traceable(self) -> dict[str, Any]:
-        """The options that may be arrays, as NumPy arrays of float64."""
+        """The options that may be arrays, as NumPy arrays of float64.
+
+        New ones: jax 0.10 to 0.12 keep what an array became without x64 and use it with x64, too, while a jaxpr holds it.
+        """
         return {
-            key: np.asarray(value, np.float64)
+            key: np.array(value, np.float64)
             for key, value in self.options.items()
             if isinstance(value, float | np.ndarray) and key not in self.constant
         }
