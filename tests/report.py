@@ -59,7 +59,11 @@ def hard() -> bool:
         results = list(zip(rows, pool.map(judged, [row.id for row in rows]), strict=True))
     tried = sum(r.tried for _, r in results)
     missed = [f"{row.id}: {message}" for row, r in results for message in r.missed]
-    excused = Counter((row.name, dict(hard_inputs.LISTED.get(row.id, ())).get(pattern, pattern)) for row, r in results for pattern, _ in r.excused)
+    excused = Counter(
+        (row.name, dict(hard_inputs.LISTED.get(row.id, ())).get(pattern, pattern))
+        for row, r in results
+        for pattern, _ in r.excused
+    )
     passed = tried - len(missed) - excused.total()
     nans = sum("nan" in message.lower() for message in missed)
     print(f"hard inputs: {tried} tried, {passed} passed, {excused.total()} excused, {len(missed)} failed, {nans} NaN")

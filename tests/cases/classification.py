@@ -99,7 +99,9 @@ HARD_LOGIT = joined(
 DISTRIBUTIONS = [*np.eye(CLASSES), [0.5, 0.5, 0, 0], [0.0] * 4]
 LABELS = np.arange(CLASSES)
 HARD_PROBABILITIES = [*np.eye(CLASSES), [0.0] * 4, [0.5, 0.5, 0, 0], [1e-38, 1, 0, 0], [1e-30, 1 - 2.0**-24, 0, 1e-7]]
-HARD_PROBABILITIES += [[x, 1, 0, 0] for x in SMALLEST] + [[1 - x, x, 0, 0] for x in BELOW_ONE] + [[x] + [0.0] * 3 for x in SMALLEST]
+HARD_PROBABILITIES += (
+    [[x, 1, 0, 0] for x in SMALLEST] + [[1 - x, x, 0, 0] for x in BELOW_ONE] + [[x] + [0.0] * 3 for x in SMALLEST]
+)
 HARD_LOGITS = [
     *([0.0] * 4, [1e4] * 4, [-1e4] * 4, [1e4, -1e4, 0, 1], [20, 19, 18, 3], [1e-30, 0, -1e-30, 0]),
     *([88, -88, 0, 1], [1e8] * 4, [1.7e38, -1.7e38, 0, 1], [3e38] * 4),
@@ -139,7 +141,9 @@ ROWS = (
     Row("cce-one_hot", one_hot_distribution, cce),
     Row("cce-weighted", distributions, cce, WEIGHTED, hard=every(DISTRIBUTIONS, HARD_PROBABILITIES)),
     Row("cce-logits", distribution_logits, cce, LOGITS, hard=every([[0.0, 0, 0, 1]], [*HARD_LOGITS, *EXCLUDED])),
-    Row("cce-one_hot_logits", one_hot_logits, cce, LOGITS, hard=every(DISTRIBUTIONS, HARD_LOGITS), hard_options=SMOOTHED),
+    Row(
+        "cce-one_hot_logits", one_hot_logits, cce, LOGITS, hard=every(DISTRIBUTIONS, HARD_LOGITS), hard_options=SMOOTHED
+    ),
     Row("cce-all", distribution_logits, cce, ALL, hard=every(DISTRIBUTIONS, HARD_LOGITS)),
     Row(
         "sparse_cce-probabilities",
@@ -160,7 +164,15 @@ ROWS = (
         labels=0,
         hard=joined(every(LABELS, HARD_LOGITS + FAR_APART), every([3], EXCLUDED)),
     ),
-    Row("sparse_cce-all", label_logits, sparse_cce, ALL, labels=0, hard=every(LABELS, HARD_LOGITS), hard_options=SMOOTHED),
+    Row(
+        "sparse_cce-all",
+        label_logits,
+        sparse_cce,
+        ALL,
+        labels=0,
+        hard=every(LABELS, HARD_LOGITS),
+        hard_options=SMOOTHED,
+    ),
     Row(
         "bce-probability",
         probability,
@@ -178,7 +190,10 @@ ROWS = (
         lambda rng, batch: (label_logits(rng, batch)[0], np.log(label_distribution(rng, batch)[1])),
         lambda label, log_p: -np.take_along_axis(log_p, label[..., None], -1)[..., 0],
         labels=0,
-        hard=every(LABELS, [[0.0, -1, -2, -3], [-1e4] * 4, [-3e38, 0, -104, -1e-30], *([-x for x in (*n, 0)] for n in EXTREMES)]),
+        hard=every(
+            LABELS,
+            [[0.0, -1, -2, -3], [-1e4] * 4, [-3e38, 0, -104, -1e-30], *([-x for x in (*n, 0)] for n in EXTREMES)],
+        ),
         refused=WRONG_LENGTHS,
     ),
     Row(

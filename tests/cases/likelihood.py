@@ -67,7 +67,7 @@ def negative_binomial_nll(y, mean, dispersion, log_rate=False, full=False):
 def tweedie(y, mean, power=1.5, log_rate=False, full=False):
     with np.errstate(over="ignore"):
         m = np.exp(mean) if log_rate else mean
-    least = np.maximum(m, np.finfo(np.float32).tiny) if not log_rate else m
+    least = np.maximum(m, np.smallest.normal) if not log_rate else m
     loss = m ** (2 - power) / (2 - power) - y * least ** (1 - power) / (1 - power)
     return loss + full * y ** (2 - power) / ((1 - power) * (2 - power))
 
@@ -181,7 +181,10 @@ ROWS = (
         tweedie,
         {"power": 1.25, "log_rate": True, "full": True},
         names=("y_true", "mean"),
-        hard=joined(each(COUNTS, [0.0, 1e-30, 1.0, 20.0, -20.0, 1e4]), *(every([0.0, 1.0, *n], [1.0, *signed(n)]) for n in EXTREMES)),
+        hard=joined(
+            each(COUNTS, [0.0, 1e-30, 1.0, 20.0, -20.0, 1e4]),
+            *(every([0.0, 1.0, *n], [1.0, *signed(n)]) for n in EXTREMES),
+        ),
         outside=([-1.0], [1.0]),
     ),
 )

@@ -161,6 +161,9 @@ ROWS = (
         "multilabel_soft_margin",
         soft_set_logits,
         multilabel_soft_margin,
-        hard=every([[1.0, 0, 0, 1], [0.5] * 4], [[0.0] * 4, [1e4, -1e4, 0, 1], [88, -88, 104, -104], [1e30] * 4, *LARGE, *SMALL]),
+        hard=every(
+            [[1.0, 0, 0, 1], [0.5] * 4],
+            [[0.0] * 4, [1e4, -1e4, 0, 1], [88, -88, 104, -104], [1e30] * 4, *LARGE, *SMALL],
+        ),
     ),
 )
