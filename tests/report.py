@@ -43,8 +43,9 @@ def judged(row_id: str) -> hard_inputs.Result:
     (row,) = (row for row in ROWS if row.id == row_id)
     loss = row.judged(jaxloss.LOSSES[row.name])
     results = [hard_inputs.judge(row, loss), hard_inputs.judge(row, loss, (jnp.bfloat16,))]
-    with contract.x64():
-        results.append(hard_inputs.judge(row, loss, (np.float64,)))
+    if row is next(other for other in ROWS if other.hard and other.name == row.name):  # in float64 one row of each loss
+        with contract.x64():
+            results.append(hard_inputs.judge(row, loss, (np.float64,)))
     whole = hard_inputs.Result()
     for result in results:
         whole.tried += result.tried
@@ -68,7 +69,7 @@ def hard() -> bool:
     nans = sum("nan" in message.lower() for message in missed)
     print(f"hard inputs: {tried} tried, {passed} passed, {excused.total()} excused, {len(missed)} failed, {nans} NaN")
     print(f"  of {len({row.name for row in rows})} losses in {len(rows)} configurations, value and gradient,")
-    print("  in float32, float16, bfloat16 and float64, against exact arithmetic")
+    print("  in float32, float16 and bfloat16, one of each loss in float64, against exact arithmetic")
     for (name, reason), count in excused.items():
         print(f"  excused: {name}, {count}: {reason}")
     for message in missed:
