@@ -415,7 +415,7 @@ def one_example(row: Row, loss: Loss) -> None:
 @check(alike=same_arrays)
 def debug_modes(row: Row, loss: Loss) -> None:
     """jax.debug_nans has nothing to report, and jax.checking_leaks finds no leak."""
-    hard = row.hard or row.make((3,))
+    hard = row.ordinary or row.make((3,))
     hard = [np.asarray(x, np.float32 if np.asarray(x).dtype.kind == "f" else np.int32) for x in hard]
     if not row.pooled:  # what overflows may use inf - inf on its way to an infinite loss
         finite = np.abs(row.losses(tuple(hard))) < np.finfo(np.float32).max
