@@ -496,9 +496,14 @@ def _limit(row: Row) -> float:
     return ELEMENT if _is_element(row) else ROW
 
 
+def is_nan(message: str) -> bool:
+    """Whether what was got is NaN."""
+    return "nan" in message.lower().partition(" instead of ")[0].partition(" at ")[0]
+
+
 def _miss(row: Row, message: str, result: Result) -> None:
     """A NaN is excused only by what names it."""
-    nan = "nan" in message.lower().partition(" instead of ")[0].partition(" at ")[0]
+    nan = is_nan(message)
     patterns = [pattern for pattern, _ in LISTED.get(row.id, []) if re.search(pattern, message)]
     patterns = [pattern for pattern in patterns if "nan" in pattern.lower() or not nan]
     result.met.update(patterns)

@@ -66,8 +66,12 @@ def hard() -> bool:
         for pattern, _ in r.excused
     )
     passed = tried - len(missed) - excused.total()
-    nans = sum("nan" in message.lower() for message in missed)
-    print(f"hard inputs: {tried} tried, {passed} passed, {excused.total()} excused, {len(missed)} failed, {nans} NaN")
+    nans = sum(map(hard_inputs.is_nan, missed))
+    listed = sum(hard_inputs.is_nan(message) for _, r in results for _, message in r.excused)
+    print(
+        f"hard inputs: {tried} tried, {passed} passed, {excused.total()} excused ({listed} NaN), "
+        f"{len(missed)} failed ({nans} NaN)"
+    )
     print(f"  of {len({row.name for row in rows})} losses in {len(rows)} configurations, value and gradient,")
     print("  in float32, float16 and bfloat16, one of each loss in float64, against exact arithmetic")
     for (name, reason), count in excused.items():
