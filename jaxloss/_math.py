@@ -55,6 +55,13 @@ def absolute(x: Array) -> Array:
     return jnp.abs(x)
 
 
+@slopes(lambda e: jnp.ones_like(e))
+def bounded(e: Array) -> Array:
+    """A residual that overflows as the largest number, for losses that grow so slowly that they need not overflow."""
+    largest = float(jnp.finfo(e.dtype).max)
+    return jnp.maximum(jnp.minimum(e, largest), -largest)
+
+
 # A probability below this has the derivative of this one: 1 / p and its square stay finite in float32.
 STEEPEST = 1e-12
 

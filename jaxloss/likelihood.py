@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
-from jaxloss._math import STEEPEST, absolute, constants, slopes
+from jaxloss._math import STEEPEST, absolute, bounded, constants, slopes
 from jaxloss._special import (
     HALF_LOG_TWO_PI,
     above,
@@ -231,7 +231,7 @@ def student_t_nll(
 
     def example(y: Array, location: Array, scale: Array) -> Array:
         n = jnp.asarray(df, y.dtype)
-        loss = _student_t(location - y, scale, n, jnp.asarray(eps, y.dtype))
+        loss = _student_t(bounded(location - y), scale, n, jnp.asarray(eps, y.dtype))
         return loss + _student_t_constant(n) if full else loss
 
     return batched(

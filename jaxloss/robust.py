@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
-from jaxloss._math import absolute, constants, slopes
+from jaxloss._math import absolute, bounded, constants, slopes
 from jaxloss._special import expm1_ratio, log1p_square, quotient, separate
 
 __all__ = ["barron", "cauchy", "charbonnier", "welsch"]
@@ -61,7 +61,7 @@ def barron(
 
     def example(y: Array, p: Array) -> Array:
         c = jnp.asarray(scale, p.dtype)
-        return _barron(p - y, jnp.asarray(alpha, p.dtype), c) if member is None else member(p - y, c)
+        return _barron(bounded(p - y), jnp.asarray(alpha, p.dtype), c) if member is None else member(p - y, c)
 
     return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
 
@@ -192,7 +192,7 @@ def _half_square(e: Array, c: Array) -> Array:
 
 
 def _cauchy(e: Array, c: Array) -> Array:
-    return log1p_square(e, math.sqrt(2) * c)
+    return log1p_square(bounded(e), math.sqrt(2) * c)
 
 
 def _charbonnier_by_residual(e: Array, c: Array) -> Array:

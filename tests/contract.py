@@ -226,6 +226,12 @@ def integers(row: Row, loss: Loss) -> None:
     for dtype, losses in zip(dtypes, got, strict=True):
         close(losses, row.losses(tuple(arrays)), f"{np.dtype(dtype)}")
         assert losses.dtype == np.float32
+    with x64():
+        variants = [[x.astype(d) if i == place else x for i, x in enumerate(arrays)] for d in (np.int64, np.uint64)]
+        got = run(lambda variants: [loss(*v, **row.options, reduction="none") for v in variants], variants)
+    for losses in got:
+        close(losses, row.losses(tuple(arrays)), "64 bits")
+        assert losses.dtype == np.float32
 
 
 @check(alike=same_loss)
@@ -409,7 +415,7 @@ def one_example(row: Row, loss: Loss) -> None:
 @check(alike=same_arrays)
 def debug_modes(row: Row, loss: Loss) -> None:
     """jax.debug_nans has nothing to report, and jax.checking_leaks finds no leak."""
-    hard = row.hard or row.make((3,))
+    hard = row.ordinary or row.make((3,))
     hard = [np.asarray(x, np.float32 if np.asarray(x).dtype.kind == "f" else np.int32) for x in hard]
     if not row.pooled:  # what overflows may use inf - inf on its way to an infinite loss
         finite = np.abs(row.losses(tuple(hard))) < np.finfo(np.float32).max
@@ -575,7 +581,15 @@ def hard_inputs(row: Row, loss: Loss) -> None:
 @check(lambda row: bool(row.hard), alike=lambda row: None)
 def hard_bfloat16(row: Row, loss: Loss) -> None:
     """The same in bfloat16."""
-    missed = judge(row, loss, (jnp.bfloat16,), strict=False).missed
+    missed = judge(row, loss, (jnp.bfloat16,)).missed
+    assert not missed, "\n".join(missed)
+
+
+@check(lambda row: bool(row.hard), alike=lambda row: None)
+def hard_float64(row: Row, loss: Loss) -> None:
+    """The same in float64."""
+    with x64():
+        missed = judge(row, loss, (np.float64,)).missed
     assert not missed, "\n".join(missed)
 
 
@@ -617,6 +631,10 @@ def labels_outside(row: Row, loss: Loss) -> None:
     inside = np.array([False, True, False, False, True, False])
     for x, losses in zip(given, run(narrow, *given), strict=True):
         assert (np.isnan(losses) == ~inside).all(), f"{x} as {x.dtype} gives {losses}"
+    with x64():  # in 32 bits the large ones would be classes
+        large = np.array([2**32, 1, CLASSES, -(2**32) + 1, 2, 2**63 - 1])
+        losses = run(narrow, large)[0]
+    assert (np.isnan(losses) == ~inside).all(), f"{large} as int64 gives {losses}"
 
 
 @check(alike=same_family)

@@ -89,7 +89,7 @@ class Programs:
         """The hard inputs of the row, of those with a loss that weights may multiply."""
         if not self.row.hard or self.row.pooled:
             return ()
-        batch = tuple(np.asarray(x).astype(a.dtype) for x, a in zip(self.row.hard, self.arrays, strict=True))
+        batch = tuple(np.asarray(x).astype(a.dtype) for x, a in zip(self.row.ordinary, self.arrays, strict=True))
         with np.errstate(all="ignore"):
             moderate = np.abs(self.row.losses(batch)) < 1e30
         moderate &= [all(np.abs(x[i]).max(initial=0) < 1e30 for x in batch) for i in range(len(moderate))]

@@ -7,7 +7,7 @@ computes from `still`: the boxes lie on a grid, and a step of a difference quoti
 from __future__ import annotations
 
 from cases import exact as np
-from cases.row import Row, every
+from cases.row import LARGEST, NORMAL, SUBNORMAL, Row, every, joined
 
 GRID = 16
 
@@ -155,7 +155,15 @@ SMALL = every(
     [[0, 0, 1e-15, 1e-15], [5e-16, 0, 2e-15, 1e-15], [0, 0, 1e-12, 1]],
     [[0, 0, 1e-15, 1e-15], [0, 0, 5e-13, 1], [0, 0, 1, 1e-12]],
 )
-FINITE = tuple(np.concatenate(batches) for batches in zip(HARD, LARGE, SMALL, strict=True))
+# Sides of the largest and the smallest numbers, beside one another and around one another.
+EDGES = joined(
+    *(
+        every([[0, 0, x, x]], [[0, 0, x, x], [0, 0, x, x / 2], [x / 4, x / 4, x, x], [0, 0, 1, 1]])
+        for x in (LARGEST[0], NORMAL[0], SUBNORMAL[0], SUBNORMAL[1], 1e38, 1e-38)
+    ),
+    ([[-x, -x, 0, 0] for x in (65504.0, 1e38)], [[0, 0, x, x] for x in (65504.0, 1e38)]),
+)
+FINITE = joined(HARD, LARGE, SMALL, EDGES)
 FLAT = [[0.0, 0, 0, 0], [2, 1, 6, 8], [3, 3, 3, 8], [2, 3, 5, 3], [-7, -7, -6, -4], [5e-4, 5e-4, 1e-3, 1e-3]]
 IDENTICAL = (FLAT, FLAT)
 REFUSED_MEAN = {"iou_loss_mean": -0.1}

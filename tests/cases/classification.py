@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cases import exact as np
-from cases.row import CLASSES, Row, every
+from cases.row import ANY, BELOW_ONE, CLASSES, EXTREMES, LARGEST, SMALLEST, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Inputs
@@ -85,18 +85,32 @@ def bce(y, score, from_logits=False, label_smoothing=0.0, pos_weight=1.0):
 # Hard inputs
 
 
-HARD_PROBABILITY = every([0.0, 1.0, 0.5], [0.0, 1.0, 0.5, 1e-38, 1e-30, 1e-7, 1 - 2.0**-24, 1 + 2.0**-23])
-HARD_LOGIT = every([0.0, 1.0, 0.5], [0.0, 1e-30, 20.0, 88.0, -88.0, 104.0, -104.0, 1e4, -1e4, 3e38, -3e38])
+HARD_PROBABILITY = joined(
+    every([0.0, 1.0, 0.5], [0.0, 1.0, 0.5, 1e-38, 1e-30, 1e-7, 1 + 2.0**-23, *BELOW_ONE, *SMALLEST]),
+    every([*BELOW_ONE, *SMALLEST], [0.5, 1.0]),
+    (SMALLEST, SMALLEST),
+    (BELOW_ONE, BELOW_ONE),
+)
+HARD_LOGIT = joined(
+    every([0.0, 1.0, 0.5], [0.0, 1e-30, 20.0, 88.0, -88.0, 104.0, -104.0, 1e4, -1e4, 3e38, -3e38, *signed(ANY)]),
+    every([*BELOW_ONE, *SMALLEST], [1.0, -1.0]),
+)
 
 DISTRIBUTIONS = [*np.eye(CLASSES), [0.5, 0.5, 0, 0], [0.0] * 4]
 LABELS = np.arange(CLASSES)
 HARD_PROBABILITIES = [*np.eye(CLASSES), [0.0] * 4, [0.5, 0.5, 0, 0], [1e-38, 1, 0, 0], [1e-30, 1 - 2.0**-24, 0, 1e-7]]
+HARD_PROBABILITIES += (
+    [[x, 1, 0, 0] for x in SMALLEST] + [[1 - x, x, 0, 0] for x in BELOW_ONE] + [[x] + [0.0] * 3 for x in SMALLEST]
+)
 HARD_LOGITS = [
     *([0.0] * 4, [1e4] * 4, [-1e4] * 4, [1e4, -1e4, 0, 1], [20, 19, 18, 3], [1e-30, 0, -1e-30, 0]),
     *([88, -88, 0, 1], [1e8] * 4, [1.7e38, -1.7e38, 0, 1], [3e38] * 4),
+    *([x] * 4 for x in signed(LARGEST)),
+    *([0, largest, normal, small] for largest, normal, small in EXTREMES),
+    *([normal, -normal, small, -small] for _, normal, small in EXTREMES),
 ]
 # Their difference is no float32 any more: the loss is infinite, but its derivatives are not.
-FAR_APART = [[3e38, -3e38, 0, 1]]
+FAR_APART = [[3e38, -3e38, 0, 1], *([x, -x, 0, 1] for x in LARGEST)]
 # A class that a model excludes has the logit -inf: exact as long as the target is another one.
 EXCLUDED = [-np.inf, 1, 2, 0], [-np.inf, -np.inf, -np.inf, 1e4]
 
@@ -104,6 +118,8 @@ EXCLUDED = [-np.inf, 1, 2, 0], [-np.inf, -np.inf, -np.inf, 1e4]
 # ---------------------------------------------------------------------------------------------------------------------
 # Rows
 
+# The ends of its range: a 0 that is traced is no constant to leave out.
+SMOOTHED = ({"label_smoothing": np.zeros(())}, {"label_smoothing": 1.0})
 SMOOTHINGS = ({"label_smoothing": -0.1}, {"label_smoothing": 1.5}, {"label_smoothing": float("nan")})
 WRONG_LENGTHS = ({"class_weights": [1.0, 2.0, 3.0]}, {"class_weights": [2.0]}, {"class_weights": 2.0})
 LOGITS = {"from_logits": True}
@@ -118,13 +134,16 @@ ROWS = (
         distributions,
         cce,
         hard=every(DISTRIBUTIONS, HARD_PROBABILITIES),
+        hard_options=SMOOTHED,
         outside=([[0.0, 1, 0, 0]], negative),
         refused=(*SMOOTHINGS, *WRONG_LENGTHS),
     ),
     Row("cce-one_hot", one_hot_distribution, cce),
     Row("cce-weighted", distributions, cce, WEIGHTED, hard=every(DISTRIBUTIONS, HARD_PROBABILITIES)),
     Row("cce-logits", distribution_logits, cce, LOGITS, hard=every([[0.0, 0, 0, 1]], [*HARD_LOGITS, *EXCLUDED])),
-    Row("cce-one_hot_logits", one_hot_logits, cce, LOGITS, hard=every(DISTRIBUTIONS, HARD_LOGITS)),
+    Row(
+        "cce-one_hot_logits", one_hot_logits, cce, LOGITS, hard=every(DISTRIBUTIONS, HARD_LOGITS), hard_options=SMOOTHED
+    ),
     Row("cce-all", distribution_logits, cce, ALL, hard=every(DISTRIBUTIONS, HARD_LOGITS)),
     Row(
         "sparse_cce-probabilities",
@@ -132,6 +151,7 @@ ROWS = (
         sparse_cce,
         labels=0,
         hard=every(LABELS, HARD_PROBABILITIES),
+        hard_options=SMOOTHED,
         outside=([1], negative),
         refused=(*SMOOTHINGS, *WRONG_LENGTHS),
     ),
@@ -142,26 +162,38 @@ ROWS = (
         sparse_cce,
         LOGITS,
         labels=0,
-        hard=tuple(map(np.concatenate, zip(every(LABELS, HARD_LOGITS + FAR_APART), every([3], EXCLUDED), strict=True))),
+        hard=joined(every(LABELS, HARD_LOGITS + FAR_APART), every([3], EXCLUDED)),
     ),
-    Row("sparse_cce-all", label_logits, sparse_cce, ALL, labels=0, hard=every(LABELS, HARD_LOGITS)),
+    Row(
+        "sparse_cce-all",
+        label_logits,
+        sparse_cce,
+        ALL,
+        labels=0,
+        hard=every(LABELS, HARD_LOGITS),
+        hard_options=SMOOTHED,
+    ),
     Row(
         "bce-probability",
         probability,
         bce,
         hard=HARD_PROBABILITY,
+        hard_options=SMOOTHED,
         outside=([0.0, 1.0, 0.0, 1.0], [1.2, 1.2, -0.2, -0.2]),
         refused=(*SMOOTHINGS, {"pos_weight": -1.0}),
     ),
     Row("bce-weighted", probability, bce, {"label_smoothing": 0.1, "pos_weight": 3.0}, hard=HARD_PROBABILITY),
-    Row("bce-logit", logit, bce, LOGITS, hard=HARD_LOGIT),
+    Row("bce-logit", logit, bce, LOGITS, hard=HARD_LOGIT, hard_options=SMOOTHED),
     Row("bce-all", logit, bce, {**LOGITS, "label_smoothing": 0.1, "pos_weight": 3.0}, hard=HARD_LOGIT),
     Row(
         "nll",
         lambda rng, batch: (label_logits(rng, batch)[0], np.log(label_distribution(rng, batch)[1])),
         lambda label, log_p: -np.take_along_axis(log_p, label[..., None], -1)[..., 0],
         labels=0,
-        hard=every(LABELS, [[0.0, -1, -2, -3], [-1e4] * 4, [-3e38, 0, -104, -1e-30]]),
+        hard=every(
+            LABELS,
+            [[0.0, -1, -2, -3], [-1e4] * 4, [-3e38, 0, -104, -1e-30], *([-x for x in (*n, 0)] for n in EXTREMES)],
+        ),
         refused=WRONG_LENGTHS,
     ),
     Row(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cases import exact as np
 from cases.classification import log_softmax
-from cases.row import CLASSES, Row, every
+from cases.row import BELOW_ONE, CLASSES, EXTREMES, LARGEST, SMALLEST, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Inputs
@@ -66,15 +66,15 @@ def distillation(teacher, student, temperature=1.0):
 # Hard inputs
 
 
-def both(*batches):
-    return tuple(np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-
-
 HARD = [*np.eye(CLASSES)[:2], [0.5, 0.5, 0, 0], [0.25] * 4, [0, 1e-30, 1, 1e-7], [0.0] * 4]
+HARD += [[x, 1, 0, 0] for x in SMALLEST] + [[1 - x, x, 0, 0] for x in BELOW_ONE]
 HARD_LOGITS = [[0.0] * 4, [1e4, -1e4, 0, 1], [-1e4, 1e4, 0, 1], [1e4] * 4, [20, 19, 18, 3], [1e-3, 0, 0, 1e-30]]
+HARD_LOGITS += [[x] * 4 for x in signed(LARGEST)] + [[0, *numbers] for numbers in EXTREMES]
+HARD_LOGITS += [[normal, -normal, small, -small] for _, normal, small in EXTREMES]
 with np.errstate(divide="ignore"):
     HARD_LOGS = np.log([[0.5, 0.5, 0, 0], [0.25, 0.75, 0, 0], [0.25, 0.25, 0.25, 0.25]])
 FINITE_LOGS = [np.full(4, np.log(0.25)), np.full(4, -1e4), np.log([1e-30, 1e-30, 0.5, 0.5])]
+FINITE_LOGS += [[-x for x in (small, largest, largest, largest)] for largest, _, small in EXTREMES]
 EXCLUDED = [[-np.inf, 1, 2, 0], [-np.inf, 1e4, -1e4, 0]]
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ ROWS = (
         log_distributions,
         kl_divergence,
         LOGS,
-        hard=both(every(HARD_LOGS[:2], [*HARD_LOGS, *FINITE_LOGS]), every(HARD_LOGS[2:], FINITE_LOGS)),
+        hard=joined(every(HARD_LOGS[:2], [*HARD_LOGS, *FINITE_LOGS]), every(HARD_LOGS[2:], FINITE_LOGS)),
         outside=([np.full(4, -1.0)], [[0.0, 1, 2, 3]]),
     ),
     Row(
@@ -125,7 +125,7 @@ ROWS = (
         teacher_student,
         distillation,
         {"temperature": 2.0},
-        hard=both(every(HARD_LOGITS, HARD_LOGITS), every(EXCLUDED, EXCLUDED)),
+        hard=joined(every(HARD_LOGITS, HARD_LOGITS), every(EXCLUDED, EXCLUDED)),
         ties=(HARD_LOGITS, HARD_LOGITS),
         refused=({"temperature": 0.0}, {"temperature": float("nan")}),
     ),

@@ -12,6 +12,7 @@ from cases.classification import (
     HARD_PROBABILITIES,
     HARD_PROBABILITY,
     LOGITS,
+    SMOOTHED,
     SMOOTHINGS,
     bce,
     distribution_logits,
@@ -21,7 +22,7 @@ from cases.classification import (
     one_hot_logits,
     probability,
 )
-from cases.row import Row, every
+from cases.row import ANY, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Formulas
@@ -83,9 +84,7 @@ def generalized_cce(q, scores, power=0.7, from_logits=False):
 GAMMAS = ({"gamma": -1.0}, {"gamma": float("nan")})
 ALPHAS = ({"alpha": -0.1}, {"alpha": 1.5})
 
-CERTAIN = tuple(
-    map(np.concatenate, zip(every(DISTRIBUTIONS, HARD_LOGITS), every([[0.0, 0, 0, 1]], EXCLUDED), strict=True))
-)
+CERTAIN = joined(every(DISTRIBUTIONS, HARD_LOGITS), every([[0.0, 0, 0, 1]], EXCLUDED))
 PROBABLE = every(DISTRIBUTIONS, HARD_PROBABILITIES)
 NEGATIVE = [[0.0, 1, 0, 0]], [[-0.2, 0.4, 0.4, 0.4]]
 
@@ -95,16 +94,17 @@ ROWS = (
         probability,
         binary_focal,
         hard=HARD_PROBABILITY,
+        hard_options=SMOOTHED,
         outside=([0.0, 1.0, 0.0, 1.0], [1.2, 1.2, -0.2, -0.2]),
         refused=(*SMOOTHINGS, *GAMMAS, *ALPHAS),
     ),
-    Row("binary_focal-logit", logit, binary_focal, LOGITS, hard=HARD_LOGIT),
+    Row("binary_focal-logit", logit, binary_focal, LOGITS, hard=HARD_LOGIT, hard_options=SMOOTHED),
     Row(
         "binary_focal-all",
         logit,
         binary_focal,
         {**LOGITS, "gamma": 0.5, "alpha": 0.25, "label_smoothing": 0.1},
-        hard=every([0.0, 1.0, 0.5], [0.0, 1e-30, 20.0, 104.0, -104.0, 1e4, -1e4, 1e30, -1e30]),
+        hard=every([0.0, 1.0, 0.5], [0.0, 1e-30, 20.0, 104.0, -104.0, 1e4, -1e4, 1e30, -1e30, *signed(ANY)]),
     ),
     Row("binary_focal-root", logit, binary_focal, {**LOGITS, "gamma": 0.5}, hard=HARD_LOGIT),
     Row(
@@ -112,6 +112,7 @@ ROWS = (
         distributions,
         categorical_focal,
         hard=PROBABLE,
+        hard_options=SMOOTHED,
         outside=NEGATIVE,
         refused=(*SMOOTHINGS, *GAMMAS, {"alpha": -0.1}, {"alpha": [1.0, 2.0]}),
     ),
@@ -122,6 +123,7 @@ ROWS = (
         categorical_focal,
         {**LOGITS, "gamma": 0.5, "alpha": CLASS_WEIGHTS, "label_smoothing": 0.1},
         hard=every(DISTRIBUTIONS, HARD_LOGITS),
+        hard_options=SMOOTHED,
     ),
     Row("poly1-probabilities", distributions, poly1, hard=PROBABLE, outside=NEGATIVE),
     Row("poly1-logits", distribution_logits, poly1, {**LOGITS, "epsilon": 2.0}, hard=CERTAIN),

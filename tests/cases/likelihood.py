@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cases import exact as np
-from cases.row import Row, every
+from cases.row import ANY, EXTREMES, Row, every, joined, pairs, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Inputs
@@ -67,7 +67,7 @@ def negative_binomial_nll(y, mean, dispersion, log_rate=False, full=False):
 def tweedie(y, mean, power=1.5, log_rate=False, full=False):
     with np.errstate(over="ignore"):
         m = np.exp(mean) if log_rate else mean
-    least = np.maximum(m, np.finfo(np.float32).tiny) if not log_rate else m
+    least = np.maximum(m, np.smallest.normal) if not log_rate else m
     loss = m ** (2 - power) / (2 - power) - y * least ** (1 - power) / (1 - power)
     return loss + full * y ** (2 - power) / ((1 - power) * (2 - power))
 
@@ -82,10 +82,19 @@ def each(*columns):
 
 
 PLACED = ("y_true", "location", "scale")
-HARD_PLACED = each([0.0, -65504.0, 1.7e38], [0.0, 1e-30, 65504.0, -1.7e38], [1e-6, 1e-3, 1.0, 65504.0, 1e30])
+HARD_PLACED = joined(
+    each([0.0, -65504.0, 1.7e38], [0.0, 1e-30, 65504.0, -1.7e38], [1e-6, 1e-3, 1.0, 65504.0, 1e30]),
+    *(each([0.0, *n], [0.0, *signed(n)], [1.0, *n]) for n in EXTREMES),
+)
 OUTSIDE_PLACED = ([0.0, 0.0], [0.0, 1.0], [-1.0, -1e-3])
 COUNTS = [0.0, 1.0, 3.0, 30.0, 1e4]
-HARD_LOGS = each(COUNTS, [0.0, 1e-30, 1.0, 80.0, -80.0, 3e38, -1e4, -3e37])
+HARD_LOGS = joined(
+    each(COUNTS, [0.0, 1e-30, 1.0, 80.0, -80.0, 3e38, -1e4, -3e37]),
+    *(each([0.0, 1.0, *n], [0.0, 1.0, *signed(n)]) for n in EXTREMES),
+)
+HARD_RATES = joined(
+    every(COUNTS, [0.0, 1e-38, 1e-30, 1e-7, 1.0, 30.0, 1e4, 3e38]), pairs(EXTREMES), every(COUNTS[2:], ANY)
+)
 
 ROWS = (
     Row(
@@ -121,7 +130,7 @@ ROWS = (
         rates,
         poisson_nll,
         names=("y_true", "rate"),
-        hard=every(COUNTS, [0.0, 1e-38, 1e-30, 1e-7, 1.0, 30.0, 1e4, 3e38]),
+        hard=HARD_RATES,
         outside=([-1.0, 1.0, 0.0], [1.0, -1.0, -0.1]),
     ),
     Row(
@@ -138,7 +147,10 @@ ROWS = (
         rates_and_dispersions,
         negative_binomial_nll,
         names=("y_true", "mean", "dispersion"),
-        hard=each(COUNTS, [0.0, 1e-30, 1.0, 30.0, 1e4], [1e-2, 1.0, 100.0]),
+        hard=joined(
+            each(COUNTS, [0.0, 1e-30, 1.0, 30.0, 1e4], [1e-2, 1.0, 100.0]),
+            *(joined(each([0.0, 1.0, *n], [1.0, *n], [1.0]), each([1.0], [1.0], n)) for n in EXTREMES),
+        ),
         outside=([-1.0, 1.0, 0.0], [1.0, -1.0, 1.0], [1.0, 1.0, -0.1]),
     ),
     Row(
@@ -147,7 +159,10 @@ ROWS = (
         negative_binomial_nll,
         {"log_rate": True, "full": True},
         names=("y_true", "mean", "dispersion"),
-        hard=each(COUNTS, [0.0, 1e-30, 1.0, 80.0, -80.0, 1e4, -1e4], [1e-2, 1.0, 100.0]),
+        hard=joined(
+            each(COUNTS, [0.0, 1e-30, 1.0, 80.0, -80.0, 1e4, -1e4], [1e-2, 1.0, 100.0]),
+            *(joined(each([0.0, 1.0, *n], [1.0, *signed(n)], [1.0]), each([1.0], [1.0], n)) for n in EXTREMES),
+        ),
         outside=([-1.0, 1.0], [1.0, 1.0], [1.0, -0.1]),
     ),
     Row(
@@ -156,7 +171,7 @@ ROWS = (
         tweedie,
         {"power": 1.75},
         names=("y_true", "mean"),
-        hard=every(COUNTS, [0.0, 1e-30, 1e-7, 1.0, 30.0, 1e4, 3e38]),
+        hard=HARD_RATES,
         outside=([-1.0, 1.0, 0.0], [1.0, -1.0, -0.1]),
         refused=({"power": 0.5}, {"power": 3.0}, {"power": float("nan")}),
     ),
@@ -166,7 +181,10 @@ ROWS = (
         tweedie,
         {"power": 1.25, "log_rate": True, "full": True},
         names=("y_true", "mean"),
-        hard=each(COUNTS, [0.0, 1e-30, 1.0, 20.0, -20.0, 1e4]),
+        hard=joined(
+            each(COUNTS, [0.0, 1e-30, 1.0, 20.0, -20.0, 1e4]),
+            *(every([0.0, 1.0, *n], [1.0, *signed(n)]) for n in EXTREMES),
+        ),
         outside=([-1.0], [1.0]),
     ),
 )

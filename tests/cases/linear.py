@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cases import classification
 from cases import exact as np
-from cases.row import CLASSES, Row
+from cases.row import CLASSES, EXTREMES, Row, every
 
 FEATURES = 3
 KERNEL = np.random.default_rng(0).normal(size=(FEATURES, CLASSES)).astype(np.float32)
@@ -22,7 +22,10 @@ def linear_cce(label, hidden, kernel, bias=0.0, softcap=None, chunk=None, **opti
     return classification.sparse_cce(label, z, from_logits=True, **options)
 
 
-EXTREMES = np.array([[0.0, 0.0, 0.0], [30.0, -30.0, 30.0], [1e4, 0.0, 0.0], [0.0, -1e4, 1e-4]])
+HIDDEN = [[0.0, 0.0, 0.0], [30.0, -30.0, 30.0], [1e4, 0.0, 0.0], [0.0, -1e4, 1e-4]]
+HIDDEN += [[0.0, normal, -small] for _, normal, small in EXTREMES] + [
+    [largest / 8, 0.0, small] for largest, _, small in EXTREMES
+]
 REFUSED = ({"label_smoothing": -0.1}, {"label_smoothing": 1.1}, {"softcap": 0.0}, {"chunk": 0})
 
 ROWS = (
@@ -34,7 +37,8 @@ ROWS = (
         shared=("kernel",),
         names=("y_true", "hidden"),
         labels=0,
-        hard=(np.arange(4), EXTREMES),
+        hard=every(np.arange(4), HIDDEN),
+        hard_options=classification.SMOOTHED,
         outside=(np.array([-1, CLASSES, -100, 2**31 - 1]), np.ones((4, FEATURES))),
         refused=REFUSED,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cases import exact as np
 from cases.classification import EXCLUDED, HARD_LOGIT, HARD_LOGITS, label_logits, logit, one_hot_logits
-from cases.row import CLASSES, Row, every
+from cases.row import ANY, CLASSES, EXTREMES, LARGEST, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Inputs
@@ -79,11 +79,13 @@ def multilabel_soft_margin(y, z):
 # ---------------------------------------------------------------------------------------------------------------------
 # Hard inputs
 
-HARD_SCORE = every([-1.0, 1.0], [0.0, 1e-30, 1.0, -1.0, 104.0, -104.0, 1e4, -1e4, 1e30, -1e30])
+HARD_SCORE = every([-1.0, 1.0], [0.0, 1e-30, 1.0, -1.0, 104.0, -104.0, 1e4, -1e4, 1e30, -1e30, *signed(ANY)])
 # Without the row whose differences are too large for float32.
 SCORES = [row for row in HARD_LOGITS if max(row) - min(row) < 3e38]
-HARD_LABELS = tuple(map(np.concatenate, zip(every(range(CLASSES), SCORES), every([3], EXCLUDED), strict=True)))
+HARD_LABELS = joined(every(range(CLASSES), SCORES), every([3], EXCLUDED))
 HARD_ONE_HOT = (np.eye(CLASSES)[HARD_LABELS[0]], HARD_LABELS[1])
+LARGE = [[x] * 4 for x in signed(LARGEST)] + [[x, -x, 0, 1] for x in LARGEST]
+SMALL = [[normal, -normal, small, -small] for _, normal, small in EXTREMES]
 HARD_SETS = every([[1.0, 0, 0, 1], [0.0] * 4, [1.0] * 4], SCORES)
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -159,6 +161,9 @@ ROWS = (
         "multilabel_soft_margin",
         soft_set_logits,
         multilabel_soft_margin,
-        hard=every([[1.0, 0, 0, 1], [0.5] * 4], [[0.0] * 4, [1e4, -1e4, 0, 1], [88, -88, 104, -104], [1e30] * 4]),
+        hard=every(
+            [[1.0, 0, 0, 1], [0.5] * 4],
+            [[0.0] * 4, [1e4, -1e4, 0, 1], [88, -88, 104, -104], [1e30] * 4, *LARGE, *SMALL],
+        ),
     ),
 )

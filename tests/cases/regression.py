@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cases import exact as np
-from cases.row import Row, every
+from cases.row import REAL, Row, every, joined
 
 
 def reals(rng, batch):
@@ -48,7 +48,7 @@ def expectile(y, p, level=0.5):
     return np.abs(level - (y < p)) * (y - p) ** 2
 
 
-HARD_REALS = every([0.0, -1e30, -65504.0, 1.7e38], [0.0, 1e-30, 1.0, 1e4, 65504.0, 1e30, -1.7e38])
+HARD_REALS = joined(every([0.0, -1e30, -65504.0, 1.7e38], [0.0, 1e-30, 1.0, 1e4, 65504.0, 1e30, -1.7e38]), REAL)
 TIES = ([0.0, 2.5], [0.0, 2.5])
 LEVELS = ({"level": -0.1}, {"level": 1.1}, {"level": float("nan")})
 

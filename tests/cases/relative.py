@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cases import exact as np
-from cases.row import CLASSES, Row, every
+from cases.row import CLASSES, EXTREMES, POSITIVE, Row, every, joined
 
 
 def away_from_zero(rng, batch):
@@ -37,11 +37,16 @@ def cosine_distance(y, p, eps=0.0):
     return 1 - np.where(product > 0, (y * p).sum(-1) / np.where(product > 0, product, 1), 0)
 
 
-HARD_RATIOS = every([0.0, 1e-30, 1.0, -65504.0, 1.7e38], [0.0, 1e-30, 1.0, 1e4, -65504.0, 1.7e38, -1.7e38])
-HARD_LOGS = every([0.0, -0.99, 1e-30, 65504.0, 1.7e38], [0.0, -0.99, 1e-30, 1e-3, 1.0, 65504.0, 3e38])
+HARD_RATIOS = joined(
+    every([0.0, 1e-30, 1.0, -65504.0, 1.7e38], [0.0, 1e-30, 1.0, 1e4, -65504.0, 1.7e38, -1.7e38]), POSITIVE
+)
+HARD_LOGS = joined(every([0.0, -0.99, 1e-30, 65504.0, 1.7e38], [0.0, -0.99, 1e-30, 1e-3, 1.0, 65504.0, 3e38]), POSITIVE)
 HARD_VECTORS = [
     *([0.0] * 4, [1.0, 0, 0, 0], [-1.0, 0, 0, 0], [1e-3, 1, 2, 3], [3e-3, 3, 6, 9], [1e-15, 2e-15, 0, 1e-18]),
     *([1e-30, 1e30, 0, 0], [1e38, 2e38, 3e38, -3e38], [65504.0, -65504, 65504, 0]),
+    *([x, -x, 0, small] for x, _, small in EXTREMES),
+    *([small, normal, -small, 0] for _, normal, small in EXTREMES),
+    *([small, 0, 0, 0] for _, _, small in EXTREMES),
 ]
 TIES = ([0.0, 2.5, -1.0], [0.0, 2.5, -1.0])
 EPS = ({"eps": -1.0}, {"eps": float("nan")})

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 CLASSES = 4  # the number of devices along the second axis of the test mesh
@@ -35,6 +36,7 @@ class Row:
     constant: floats among the options that cannot be traced.
     frozen: the definition takes a factor for a constant, so that the second derivative is not that of the gradient.
     hard: a batch on which no NaN may appear, and the value is that of the oracle wherever float32 can hold it.
+    hard_options: further options with which the hard batch is judged, each in place of those of the same name.
     outside: a batch of which every unit lies outside the domain: NaN.
     ties: a batch of which every unit lies at a kink: the derivative by every array is 0.
     refused: options that raise a ValueError.
@@ -54,6 +56,7 @@ class Row:
     constant: Sequence[str] = ()
     frozen: bool = False
     hard: Arrays = ()
+    hard_options: Sequence[Mapping[str, Any]] = ()
     outside: Arrays = ()
     ties: Arrays = ()
     refused: Sequence[Mapping[str, Any]] = ()
@@ -61,6 +64,20 @@ class Row:
     @property
     def name(self) -> str:
         return self.id.partition("-")[0]
+
+    @property
+    def ordinary(self) -> Arrays:
+        """The hard batch without the units that hold the largest or smallest numbers of float32 or bfloat16.
+
+        There a derivative may overflow: what does is listed in hard_inputs.py.
+        """
+        if not self.hard:
+            return ()
+        axis = 1 if self.pooled else 0
+        extreme = np.float32([x for numbers in (EXTREMES[0], EXTREMES[2]) for x in numbers])
+        found = [np.isin(np.abs(np.asarray(x, np.float32)), extreme) for x in self.hard]
+        spared = ~np.any([f.any(tuple(i for i in range(f.ndim) if i != axis)) for f in found], 0)
+        return tuple(np.compress(spared, x, axis) for x in self.hard)
 
     @property
     def cores(self) -> tuple[int, ...]:
@@ -119,3 +136,33 @@ def every(targets: Any, predictions: Any) -> Arrays:
     """A hard batch: every target with every prediction."""
     targets, predictions = np.asarray(targets), np.asarray(predictions)
     return np.repeat(targets, len(predictions), 0), np.concatenate([predictions] * len(targets))
+
+
+def joined(*batches: Arrays) -> Arrays:
+    """One hard batch of several."""
+    return tuple(np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+
+
+# The largest, the smallest normal and the smallest subnormal number of each dtype. A batch may hold those of all
+# dtypes: each is judged with what it can hold.
+EXTREMES = [
+    [float(x) for x in (info.max, info.tiny, info.smallest_subnormal)]
+    for info in map(jnp.finfo, (np.float32, np.float16, jnp.bfloat16))
+]
+LARGEST, NORMAL, SUBNORMAL = (list(dict.fromkeys(kind)) for kind in zip(*EXTREMES, strict=True))
+SMALLEST = NORMAL + SUBNORMAL
+BELOW_ONE = [1 - 2.0**-8, 1 - 2.0**-11, 1 - 2.0**-24, 1 - 2.0**-53]
+ANY = list(dict.fromkeys(LARGEST + SMALLEST))
+
+
+def signed(numbers: Sequence[float]) -> list[float]:
+    return [*numbers, *(-x for x in numbers)]
+
+
+def pairs(numbers: Sequence[Sequence[float]]) -> Arrays:
+    """The numbers of each dtype as targets with those of the same dtype as predictions, and each with 0 and 1."""
+    return joined(*(every([0.0, 1.0, *n], [0.0, 1.0, *n]) for n in numbers))
+
+
+POSITIVE = pairs(EXTREMES)
+REAL = pairs([signed(numbers) for numbers in EXTREMES])

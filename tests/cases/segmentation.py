@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cases import exact as np
-from cases.row import Row
+from cases.row import ANY, BELOW_ONE, SMALLEST, Row, signed
 
 EXAMPLES, K = 8, 3  # as many examples as the test mesh has devices
 
@@ -90,8 +90,17 @@ def lovasz_softmax(y, p, from_logits=False, axis=0):
 ONE, TWO, THREE = np.eye(K)
 HARD_TARGETS = np.array([[ONE, TWO], [ONE, ONE], [ONE, ONE], [TWO, TWO], [0 * ONE, 0 * ONE]]).swapaxes(0, 1)
 HARD_SCORES = np.array([[ONE, TWO], [TWO, TWO], [THREE, ONE], [ONE / 3, TWO / 3], [0 * ONE, 0 * ONE]]).swapaxes(0, 1)
-HARD = (HARD_TARGETS, HARD_SCORES)
-HARD_LOGITS = (HARD_TARGETS, np.array([1e4, -1e4]).reshape(2, 1, 1) * HARD_SCORES)
+
+
+def beside(targets, scores, numbers):
+    """The examples, and one for each number: it is the score of the right class, then of a wrong one."""
+    more = np.array([[x * ONE, x * ONE] for x in numbers]).swapaxes(0, 1)
+    right = np.broadcast_to(np.array([ONE, TWO])[:, None], more.shape)
+    return np.concatenate([targets, right], 1), np.concatenate([scores, more], 1)
+
+
+HARD = beside(HARD_TARGETS, HARD_SCORES, [*SMALLEST, *BELOW_ONE])
+HARD_LOGITS = beside(HARD_TARGETS, np.array([1e4, -1e4]).reshape(2, 1, 1) * HARD_SCORES, signed(ANY))
 PIXELS = {"axis": 0}
 NEGATIVE = ({"smooth": -1.0},)
 

@@ -6,7 +6,7 @@ import functools
 
 from cases import exact as np
 from cases.classification import log_softmax
-from cases.row import CLASSES, Row
+from cases.row import CLASSES, EXTREMES, LARGEST, Row, joined, signed
 
 LABELS, FRAMES = 2, 4
 BLANK = 1
@@ -86,6 +86,7 @@ def rnnt(labels, log_p, label_length, frames, blank):
 # Hard inputs: frames that are all alike
 
 FRAME = np.array([[0.0] * 4, [1e4, -1e4, 0, 1], [-1e4, 1e4, 0, 1], [20, 17, 0, 1], [88, -88, 104, -104], [1e30] * 4])
+FRAME = np.array([*FRAME, *([x] * 4 for x in signed(LARGEST)), *([n[1], -n[1], n[2], -n[2]] for n in EXTREMES)])
 EXCLUDED = np.array([[0, 1, 2, -np.inf], [0, 1, -np.inf, -np.inf]])
 
 
@@ -109,10 +110,6 @@ def whole(labels, frames, core):
     n = len(frames)
     logits = np.broadcast_to(frames, (n, *core, CLASSES))
     return np.broadcast_to(labels, (n, LABELS)), logits, np.full(n, LABELS), np.full(n, core[0])
-
-
-def joined(*batches):
-    return tuple(map(np.concatenate, zip(*batches, strict=True)))
 
 
 WRONG_LABELS = np.array([[0, BLANK], [0, CLASSES], [-1, 0], [2**31 - 1, 0]])
