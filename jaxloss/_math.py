@@ -114,12 +114,18 @@ def smoothed(y: Array, label_smoothing: float | Array, classes: int) -> Array:
     return (1 - a) * y + a / classes
 
 
+@slopes(lambda x, y: 1 / y, lambda x, y: -(x / y) / y)
+def quotient(x: Array, y: Array) -> Array:
+    """x / y, whose derivative does not square y, which could overflow or vanish."""
+    return x / y
+
+
 def share_of(row: Array) -> Callable[[Array], Array]:
     """Division by the sum of a row, for its entries; each of a row of zeros has the same share, with zero gradient."""
     total = jnp.sum(row)
     empty = total <= 0
     total = jnp.where(empty, 1, total)
-    return lambda p: jnp.where(empty, 1 / row.size, p / total)
+    return lambda p: jnp.where(empty, 1 / row.size, quotient(p, total))
 
 
 def finite_where_zero(y: Array, x: Array) -> Array:

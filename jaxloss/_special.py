@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._math import absolute, constants, slopes
+from jaxloss._math import absolute, constants, quotient, slopes
 
 
 def above(x: Array | float, bound: Array | float) -> Array:
@@ -30,12 +30,6 @@ def separate(*arrays: Array) -> list[Array]:
 def above_zero(x: Array) -> Array:
     """x, raised to the smallest normal number: what a division by it needs at 0."""
     return jnp.maximum(x, jnp.finfo(x.dtype).tiny)
-
-
-@slopes(lambda x, y: 1 / y, lambda x, y: -(x / y) / y)
-def quotient(x: Array, y: Array) -> Array:
-    """x / y, whose derivative does not square y, which could overflow or vanish."""
-    return x / y
 
 
 @jax.custom_jvp

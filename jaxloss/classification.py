@@ -15,6 +15,7 @@ from jaxloss._math import (
     STEEPEST,
     constants,
     cross_entropy,
+    finite_where_zero,
     is_label,
     is_zero,
     log_complement,
@@ -161,7 +162,8 @@ def sparse_cce(
             loss = pick(weight, label, weight) * loss
         if not is_zero(label_smoothing):
             a = jnp.asarray(label_smoothing, row.dtype)
-            loss = (1 - a) * loss + a * mean_surprise(weight)
+            mean = mean_surprise(weight)
+            loss = (1 - a) * finite_where_zero(1 - a, loss) + a * finite_where_zero(a, mean)
         return poisoned(valid & is_label(label, scores.size), loss + penalty)
 
     return batched(
@@ -293,7 +295,8 @@ def _per_entry(pos_weight: ArrayLike, y_pred: Array) -> Array:
         )
     if given.ndim < y_pred.ndim:
         given = jnp.expand_dims(given, tuple(range(y_pred.ndim - given.ndim)))
-    return given * jnp.ones_like(y_pred, given.dtype)
+    # `ones_like` would be a number without a layout in jax 0.12.
+    return given * ((y_pred == y_pred) | True).astype(given.dtype)
 
 
 def _sigmoid_minus(y: Array, z: Array) -> Array:

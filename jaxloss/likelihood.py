@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
-from jaxloss._math import STEEPEST, absolute, bounded, constants, slopes
+from jaxloss._math import STEEPEST, absolute, bounded, constants, quotient, slopes
 from jaxloss._special import (
     HALF_LOG_TWO_PI,
     above,
@@ -21,7 +21,6 @@ from jaxloss._special import (
     digamma,
     expm1_ratio,
     log1p_square,
-    quotient,
     separate,
     stirling,
     stirling_slope,

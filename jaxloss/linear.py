@@ -443,7 +443,8 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     z, label, class_weights = primals
     dz, _, d_weights = tangents
     shift, log_sum, picked, mean = _statistics(z, label, class_weights)
-    z, later, shift, log_sum = barrier((z, label, shift, log_sum))
+    # Without the shift: its tangent is a constant 0, and jax 0.12 cannot transpose a barrier of numbers and constants.
+    z, later, log_sum = barrier((z, label, log_sum))
     s = z - shift[..., None]
     d_log_sum = jnp.sum(jnp.exp(s - log_sum[..., None]) * dz, axis=-1)
     d_picked = jnp.sum(is_at(later, z).astype(z.dtype) * dz, axis=-1)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
-from jaxloss._math import absolute, barrier, constants, is_zero, slopes, softplus
-from jaxloss._special import above, above_zero, atanh_rest, blend, quotient
+from jaxloss._math import absolute, barrier, constants, is_zero, quotient, slopes, softplus
+from jaxloss._special import above, above_zero, atanh_rest, blend
 
 __all__ = ["balanced_l1", "expectile", "huber", "log_cosh", "mae", "mse", "quantile", "smooth_l1"]
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
-from jaxloss._math import absolute, barrier, constants, is_zero, slopes
-from jaxloss._special import above, above_zero, blend, quotient, separate
+from jaxloss._math import absolute, barrier, constants, is_zero, quotient, slopes
+from jaxloss._special import above, above_zero, blend, separate
 
 __all__ = ["cosine_distance", "mape", "msle", "smape"]
 
@@ -72,8 +72,9 @@ def _relative_by_size(y: Array, p: Array, eps: Array) -> Array:
 
 
 def _relative_by_target(y: Array, p: Array, eps: Array) -> Array:
-    by_size = jnp.where(absolute(y) > eps, jnp.sign(y) * _relative_by_size(y, p, eps), 0)
-    return by_size - _relative_slope(y, p, eps)
+    # Of abs(p - y) / abs(y): -sign(p - y) p / (y abs(y)), where nothing cancels.
+    share = jnp.where(absolute(y) > eps, quotient(p, jnp.where(y == 0, 1, y)), 1)
+    return -share * _relative_slope(y, p, eps)
 
 
 def _relative_by_eps(y: Array, p: Array, eps: Array) -> Array:
@@ -147,7 +148,8 @@ def _symmetric_by_eps(y: Array, p: Array, eps: Array) -> Array:
 
 @slopes(lambda y, p, eps: _symmetric_slope(p, y, eps), _symmetric_slope, _symmetric_by_eps)
 def _symmetric_error(y: Array, p: Array, eps: Array) -> Array:
-    return 100 * (jnp.abs(p - y) / _mean_size(y, p, eps))
+    (half,) = constants(0.5, like=y)  # a plain 0.5 XLA takes out of the sum, which could overflow then
+    return jnp.minimum(100 * (jnp.abs(p - y) / _mean_size(y, p, eps, half)), 200)
 
 
 @compiled

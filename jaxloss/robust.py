@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
-from jaxloss._math import absolute, bounded, constants, slopes
-from jaxloss._special import expm1_ratio, log1p_square, quotient, separate
+from jaxloss._math import absolute, bounded, constants, quotient, slopes
+from jaxloss._special import expm1_ratio, log1p_square, separate
 
 __all__ = ["barron", "cauchy", "charbonnier", "welsch"]
 
