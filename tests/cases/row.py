@@ -93,7 +93,7 @@ class Row:
     def traceable(self) -> dict[str, Any]:
         """The options that may be arrays, as NumPy arrays of float64.
 
-        New ones: jax 0.10 to 0.12 keep what an array became without x64 and use it with x64, too, while a jaxpr holds it.
+        New ones: while a jaxpr holds what an array became without x64, jax 0.10 to 0.12 use that with x64, too.
         """
         return {
             key: np.array(value, np.float64)
