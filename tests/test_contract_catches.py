@@ -234,8 +234,11 @@ def kills_the_gradient(y_true, y_pred, **options):
 
 
 @fault("bce-logit", "hard_inputs", "is NaN")
-def takes_the_logarithm_of_a_sigmoid(y_true, y_pred, *, from_logits, weights=None, where=None, reduction="mean"):
+def takes_the_logarithm_of_a_sigmoid(
+    y_true, y_pred, *, from_logits, label_smoothing=0.0, weights=None, where=None, reduction="mean"
+):
     y, z = (jnp.asarray(x, jnp.float32) for x in (y_true, y_pred))
+    y = (1 - label_smoothing) * y + label_smoothing / 2
     p = 1 / (1 + jnp.exp(-z))
     return reduced(-y * jnp.log(p) - (1 - y) * jnp.log(1 - p), weights, where, reduction)
 

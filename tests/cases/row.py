@@ -67,15 +67,17 @@ class Row:
 
     @property
     def ordinary(self) -> Arrays:
-        """The hard batch without the units that hold the largest or smallest numbers of float32 or bfloat16.
+        """The hard batch without the units that hold the largest numbers of float32 or bfloat16, or the smallest.
 
-        There a derivative may overflow: what does is listed in hard_inputs.py.
+        There a derivative may overflow, and numbers below the smallest normal one may count as 0: what does is listed
+        in hard_inputs.py.
         """
         if not self.hard:
             return ()
         axis = 1 if self.pooled else 0
         extreme = np.float32([x for numbers in (EXTREMES[0], EXTREMES[2]) for x in numbers])
-        found = [np.isin(np.abs(np.asarray(x, np.float32)), extreme) for x in self.hard]
+        sizes = [np.abs(np.asarray(x, np.float32)) for x in self.hard]
+        found = [np.isin(x, extreme) | ((x > 0) & (x < NORMAL[0])) for x in sizes]
         spared = ~np.any([f.any(tuple(i for i in range(f.ndim) if i != axis)) for f in found], 0)
         return tuple(np.compress(spared, x, axis) for x in self.hard)
 
