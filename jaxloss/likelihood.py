@@ -104,7 +104,10 @@ def _gaussian_by_variance(e: Array, variance: Array, eps: Array) -> Array:
     e, variance, eps = separate(e, variance, eps)
     one, half = constants(1, 0.5, like=e)
     v = _raised(variance, eps)
-    return half * quotient(one - e * _over_variance(e, v), v)
+    # v - e^2 is exact where the two are almost equal, but e^2 may overflow.
+    moderate = absolute(e) < 2.0**60
+    m = jnp.where(moderate, e, 0)
+    return half * quotient(jnp.where(moderate, quotient(v - m * m, v), one - e * _over_variance(e, v)), v)
 
 
 @slopes(_gaussian_by_residual, _gaussian_by_variance, lambda e, variance, eps: jnp.zeros_like(e))
