@@ -13,9 +13,9 @@ share of the inputs where it is so; "NaN" counts results that are no finite numb
 from __future__ import annotations
 
 import argparse
-import inspect
 import dataclasses
 import functools
+import inspect
 import json
 import math
 import sys
@@ -42,12 +42,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 class Curve:
     """A loss of one number x.
 
-    truth: in mpmath. jaxloss, optax, keras: on an array of x, one loss for each. torch: the same on a tensor.
+    truth: in mpmath, of x, or of x and rest, which is 1 - x rounded. jaxloss, optax, keras: on an array of x, one loss
+    for each. torch: the same on a tensor.
     """
 
     name: str
     domain: str
-    truth: Callable[[Any], Any]
+    truth: Callable[..., Any]
     jaxloss: Callable[..., Any]
     optax: Callable[..., Any] | None = None
     keras: Callable[..., Any] | None = None
@@ -86,7 +87,7 @@ def inputs(domain: str, dtype: str, size: int) -> np.ndarray:
 
 def exact(curve: Curve, x: np.ndarray) -> tuple[list[Any], list[Any]]:
     values, slopes = [], []
-    of_pairs = len(inspect.signature(curve.truth).parameters) == 2
+    of_pairs = "rest" in inspect.signature(curve.truth).parameters
     rests = (1 - x.astype(np.result_type(x.dtype, np.float32))).astype(x.dtype)  # not 1 - x: it is rounded
     for number, rest in zip(x.astype(np.float64), rests.astype(np.float64), strict=True):
         at, other = mpf(float(number)), mpf(float(rest))

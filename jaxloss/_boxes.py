@@ -71,9 +71,10 @@ def compare(target: Array, box: Array) -> Pair:
     width, height = _around(x1, x2, a1, a2), _around(y1, y2, b1, b2)
     # Every loss here is that of the same boxes in other units, so the unit may count as a constant.
     scale = _scale(jnp.maximum(width, height))
-    x, y = _Side.of(x1, x2, a1, a2, scale), _Side.of(y1, y2, b1, b2, scale)
+    x_ends, y_ends = [x1, x2, a1, a2], [y1, y2, b1, b2]
+    x, y = _Side.of(x_ends, scale), _Side.of(y_ends, scale)
     around_w, around_h = width * scale, height * scale
-    iou, missed = _agreement([x1, x2, a1, a2], [y1, y2, b1, b2], scale)
+    iou, missed = _agreement(x_ends, y_ends, scale)
     areas = positive(x.length) * positive(y.length) + positive(x.target) * positive(y.target)
     return Pair(
         x.length,
@@ -127,7 +128,8 @@ class _Side(NamedTuple):
     shared: Array  # negative if they are apart
 
     @classmethod
-    def of(cls, low: Array, high: Array, target_low: Array, target_high: Array, scale: Array) -> _Side:
+    def of(cls, ends: list[Array], scale: Array) -> _Side:
+        low, high, target_low, target_high = ends
         # Differences of coordinates are exact where the boxes are near each other; those of centres or areas are not.
         shared = _smaller(high, target_high) - _larger(low, target_low)
         lengths = (high - low, target_high - target_low, low - target_low, high - target_high, shared)
@@ -161,7 +163,7 @@ def _areas(x: _Side, y: _Side) -> tuple[Array, Array, Array]:
 @jax.custom_jvp
 def _agreement(x_ends: list[Array], y_ends: list[Array], scale: Array) -> tuple[Array, Array]:
     """IoU, and 1 - IoU, of the ends low, high, target_low, target_high along each axis."""
-    x, y = _Side.of(*x_ends, scale), _Side.of(*y_ends, scale)
+    x, y = _Side.of(x_ends, scale), _Side.of(y_ends, scale)
     shared, union, apart = _areas(x, y)
     overlap = _overlap(x, y)
     return jnp.where(overlap, ratio(shared, union), 0), jnp.where(overlap, ratio(apart, union), 1)
@@ -171,7 +173,7 @@ def _agreement_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tup
     # Moved outwards, the end of a box adds the length h of its other side to its area A, and the other side h' of the
     # intersection to S, if it lies inside the target: 1 - S / (A + A' - S) changes by (IoU h - (1 + IoU) h') / union.
     x_ends, y_ends, scale = primals
-    x, y = _Side.of(*x_ends, scale), _Side.of(*y_ends, scale)
+    x, y = _Side.of(x_ends, scale), _Side.of(y_ends, scale)
     shared, union, _ = _areas(x, y)
     overlap = _overlap(x, y)
     iou, inverse = (ratio(jnp.where(overlap, n, 0), union) for n in (shared, scale))

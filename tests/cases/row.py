@@ -75,7 +75,7 @@ class Row:
         if not self.hard:
             return ()
         axis = 1 if self.pooled else 0
-        extreme = np.float32([x for numbers in (EXTREMES[0], EXTREMES[2]) for x in numbers])
+        extreme = np.array(EXTREMES[0] + EXTREMES[2], np.float32)
         sizes = [np.abs(np.asarray(x, np.float32)) for x in self.hard]
         found = [np.isin(x, extreme) | ((x > 0) & (x < NORMAL[0])) for x in sizes]
         spared = ~np.any([f.any(tuple(i for i in range(f.ndim) if i != axis)) for f in found], 0)
