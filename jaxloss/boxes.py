@@ -109,7 +109,7 @@ def iou_log(
       >>> print(iou_log([0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 2.0]))  # log 2
       0.6931472
 
-    Source: Yu et al. 2016, arXiv 1608.01471.
+    Source: Yu et al. 2016, arXiv 1608.01471. No function of optax, Keras, PyTorch or torchvision computes it.
     """
 
     def example(b: Pair) -> Array:
@@ -259,6 +259,7 @@ def eiou(
       0.78125
 
     Source: Zhang et al. 2021, arXiv 2101.08158. Not the "Extended IoU" of Peng et al. 2021, which mmdet calls EIoULoss.
+    No function of optax, Keras, PyTorch or torchvision computes it.
     """
 
     def example(b: Pair) -> Array:
@@ -300,7 +301,8 @@ def focal_eiou(
       >>> print(focal_eiou([0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 2.0], gamma=1.0))  # 1 / 2 * 0.78125
       0.390625
 
-    Source: Zhang et al. 2021, arXiv 2101.08158, which leaves the derivative of the weight open.
+    Source: Zhang et al. 2021, arXiv 2101.08158, which leaves the derivative of the weight open. No function of optax,
+    Keras, PyTorch or torchvision computes it.
     """
     check_option("focal_eiou", "gamma", gamma, low=0)
 
@@ -344,7 +346,7 @@ def alpha_iou(
       >>> print(alpha_iou([0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 2.0]))  # 1 - (1 / 2)^3
       0.875
 
-    Source: He et al. 2021, arXiv 2110.13675.
+    Source: He et al. 2021, arXiv 2110.13675. No function of optax, Keras, PyTorch or torchvision computes it.
     """
     check_option("alpha_iou", "power", power, low=1e-6)
     if base not in BASES:

@@ -164,7 +164,8 @@ def total_variation(
       >>> print(total_variation([[1.0, 0.0]], [[0.75, 0.25]]))  # (0.25 + 0.25) / 2
       0.25
 
-    Source: Levin, Peres and Wilmer, Markov Chains and Mixing Times (2009), 4.1.
+    Source: Levin, Peres and Wilmer, Markov Chains and Mixing Times (2009), 4.1. No function of optax, Keras or PyTorch
+    computes it.
     """
     slack = rounding(y_true), rounding(y_pred)
 

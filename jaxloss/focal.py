@@ -281,7 +281,8 @@ def generalized_cce(
       >>> print(generalized_cce([[0, 1, 0]], [[0.5, 0.25, 0.25]], power=0.5))  # (1 - sqrt 0.25) / 0.5
       1.0
 
-    Source: Zhang and Sabuncu 2018, arXiv 1805.07836.
+    Source: Zhang and Sabuncu 2018, arXiv 1805.07836. Agrees with keras.losses.CategoricalGeneralizedCrossEntropy, whose
+    labels are integers, for probabilities from 1e-7 to 1 - 1e-7.
     """
     check_option("generalized_cce", "power", power, 0, 1)
     slack = rounding(y_pred)

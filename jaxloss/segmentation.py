@@ -197,7 +197,8 @@ def focal_tversky(
       >>> print(focal_tversky(y, p, axis=0, alpha=0.0, beta=1.0, gamma=0.5))  # 0.25^2
       0.0625
 
-    Source: Abraham and Khan 2018, arXiv 1810.07842, whose alpha is the weight of false negatives.
+    Source: Abraham and Khan 2018, arXiv 1810.07842, whose alpha is the weight of false negatives. No function of optax,
+    Keras or PyTorch computes it.
     """
     check_option("focal_tversky", "gamma", gamma, low=1e-6)
     check_option("focal_tversky", "alpha", alpha, low=0)
@@ -249,7 +250,7 @@ def jaccard(
       >>> print(jaccard(y, p, axis=0))  # 1 - 1.5 / (1.5 + 0.5 + 0.5)
       0.4
 
-    Source: Rahman and Wang 2016, doi 10.1007/978-3-319-50835-1_22.
+    Source: Rahman and Wang 2016, doi 10.1007/978-3-319-50835-1_22. No function of optax, Keras or PyTorch computes it.
     """
     check_option("jaccard", "smooth", smooth, low=0)
 
@@ -297,7 +298,7 @@ def generalized_dice(
       >>> print(f"{loss:.6f}")  # w = 1, 1 / 9: 1 - 2 (1 + 2 / 9) / (1 + 2 + 5 / 9)
       0.312500
 
-    Source: Sudre et al. 2017, arXiv 1707.03237.
+    Source: Sudre et al. 2017, arXiv 1707.03237. No function of optax, Keras or PyTorch computes it.
     """
 
     def unit(y: Array, p: Array) -> Array:
@@ -347,7 +348,8 @@ def lovasz_hinge(
       >>> print(lovasz_hinge([1.0, 0.0], [0.5, -2.0], axis=0))  # errors 0.5, 0: 0.5 * 1
       0.5
 
-    Source: Berman, Rannen Triki and Blaschko 2018, arXiv 1705.08790.
+    Source: Berman, Rannen Triki and Blaschko 2018, arXiv 1705.08790. No function of optax, Keras or PyTorch computes
+    it.
     """
 
     def unit(y: Array, z: Array) -> Array:
@@ -397,7 +399,8 @@ def lovasz_softmax(
       >>> print(lovasz_softmax(y, p, axis=0))  # 0.5 * 1 / 2 + 0.25 * (2 / 3 - 1 / 2) + 0.1 * (1 - 2 / 3)
       0.325
 
-    Source: Berman, Rannen Triki and Blaschko 2018, arXiv 1705.08790.
+    Source: Berman, Rannen Triki and Blaschko 2018, arXiv 1705.08790. No function of optax, Keras or PyTorch computes
+    it.
     """
 
     def unit(y: Array, p: Array) -> Array:

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import pydoc
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -191,8 +192,11 @@ def signature(row: Row, loss: Loss) -> None:
 
 @check(alike=same_loss)
 def documentation(row: Row, loss: Loss) -> None:
-    """A docstring whose Returns line names the unit."""
-    assert "Returns:" in (inspect.getdoc(loss) or ""), "no docstring with a Returns line"
+    """A docstring with the unit, an example, the source, and whether another library has the loss."""
+    text = " ".join((inspect.getdoc(loss) or "").split())
+    for part in ("Args:", "Returns:", "Raises:", "Example:", "Source:"):
+        assert part in text, f"the docstring has no {part}"
+    assert re.search("[Aa]grees? with|No function of", text), "the docstring does not say what it agrees with"
 
 
 @check(alike=same_arrays)
@@ -214,13 +218,14 @@ def lists(row: Row, loss: Loss) -> None:
         close(loss(*[x.item() for x in arrays], **row.options), row.losses(arrays), "Python numbers")
 
 
-@check(lambda row: row.labels is not None or not any(row.cores), alike=same_loss)
+@check(lambda row: row.labels is not None or 0 in row.differentiable or 0 in row.detached, alike=same_loss)
 def integers(row: Row, loss: Loss) -> None:
     """Targets and labels of any integer dtype, and bool targets; no arithmetic happens in that dtype."""
     arrays = list(row.make((4,)))
     place = row.labels or 0
-    arrays[place] = np.array([0, 1, 1, 0])
-    dtypes = [np.int8, np.uint8, np.int16, np.uint32] + [np.bool_] * (row.labels is None)
+    arrays[place] = _whole(row, arrays[place])
+    dtypes = [np.int8, np.int16] + [np.uint8, np.uint32] * bool(arrays[place].min() >= 0)
+    dtypes += [np.bool_] * (row.labels is None and set(np.unique(arrays[place])) <= {0, 1})
     variants = [[x.astype(d) if i == place else x for i, x in enumerate(arrays)] for d in dtypes]
     got = run(lambda variants: [loss(*v, **row.options, reduction="none") for v in variants], variants)
     for dtype, losses in zip(dtypes, got, strict=True):
@@ -228,10 +233,21 @@ def integers(row: Row, loss: Loss) -> None:
         assert losses.dtype == np.float32
     with x64():
         variants = [[x.astype(d) if i == place else x for i, x in enumerate(arrays)] for d in (np.int64, np.uint64)]
+        if arrays[place].min() < 0:
+            del variants[1]
         got = run(lambda variants: [loss(*v, **row.options, reduction="none") for v in variants], variants)
     for losses in got:
         close(losses, row.losses(tuple(arrays)), "64 bits")
         assert losses.dtype == np.float32
+
+
+def _whole(row: Row, targets: np.ndarray) -> np.ndarray:
+    """Whole numbers in the domain of the targets."""
+    if row.labels is not None or not any(row.cores):
+        return np.array([0, 1, 1, 0])
+    if targets.min() < 0 or targets.max() > 1:
+        return np.round(targets)
+    return np.round(targets) if row.pooled else (targets == targets.max(-1, keepdims=True)).astype(targets.dtype)
 
 
 @check(alike=same_loss)
