@@ -434,7 +434,8 @@ def debug_modes(row: Row, loss: Loss) -> None:
     hard = row.ordinary or row.make((3,))
     hard = [np.asarray(x, np.float32 if np.asarray(x).dtype.kind == "f" else np.int32) for x in hard]
     if not row.pooled:  # what overflows may use inf - inf on its way to an infinite loss
-        finite = np.abs(row.losses(tuple(hard))) < np.finfo(np.float32).max
+        with np.errstate(all="ignore"):
+            finite = np.abs(row.losses(tuple(hard))) < np.finfo(np.float32).max
         hard = [x[finite] for x in hard]
     hard = [jnp.asarray(x) for x in hard]
     spoiled, given = row.make((3,)), {}
