@@ -1,4 +1,4 @@
-"""The promises of the contract, one function each. Every function takes a row of cases.py and the loss to judge.
+"""The promises of the contract, one function each. Every function takes a row of `cases` and the loss to judge.
 
 They know nothing about how the library is made: what they compare with is the oracle of the row, in NumPy and
 float64, and the laws of the README.

@@ -27,9 +27,9 @@ def test_contract(check: str, row: Row):
 def test_nothing_is_forgotten():
     """A loss is a function in a family, its name in `__all__`, and a row: this says which of the three is missing."""
     rows = {row.name for row in ROWS}
-    forgotten = [f"{name}: no row in tests/cases.py" for name in jaxloss.LOSSES if name not in rows]
+    forgotten = [f"{name}: no row in tests/cases" for name in jaxloss.LOSSES if name not in rows]
     forgotten += [
-        f"{name}: a row in tests/cases.py, but no such loss in jaxloss.LOSSES" for name in rows - set(jaxloss.LOSSES)
+        f"{name}: a row in tests/cases, but no such loss in jaxloss.LOSSES" for name in rows - set(jaxloss.LOSSES)
     ]
     forgotten += [
         f"{name}: in LOSSES, but not in jaxloss.__all__" for name in set(jaxloss.LOSSES) - set(jaxloss.__all__)
