@@ -274,9 +274,9 @@ assert all(final[name].min() > 0.9 for name in ("giou", "diou", "ciou", "eiou", 
 
 # %% [markdown]
 # `iou` leaves every box alone that starts apart. So do `iou_log` and `alpha_iou` of `iou`, which are functions of it,
-# and `focal_eiou`: its weight, a power of the IoU, is 0 there. `alpha_iou` of `giou` is still on its way after 300 steps,
-# all others bring every box home. Which of them is best for a network depends on data and optimiser; what those share is
-# that a wrong box always knows where to go.
+# and `focal_eiou`: its weight, a power of the IoU, is 0 there. `alpha_iou` of `giou` is still on its way after 300
+# steps, all others bring every box home. Which of them is best for a network depends on data and optimiser; what those
+# share is that a wrong box always knows where to go.
 
 # %% [markdown]
 # ## 4. Padding, and a loss with a memory
