@@ -218,7 +218,10 @@ def lists(row: Row, loss: Loss) -> None:
         close(loss(*[x.item() for x in arrays], **row.options), row.losses(arrays), "Python numbers")
 
 
-@check(lambda row: row.labels is not None or 0 in row.differentiable or 0 in row.detached, alike=same_loss)
+@check(
+    lambda row: row.labels is not None or 0 in row.differentiable or 0 in row.detached,
+    alike=lambda row: (same_family(row), row.labels, any(row.cores)),
+)
 def integers(row: Row, loss: Loss) -> None:
     """Targets and labels of any integer dtype, and bool targets; no arithmetic happens in that dtype."""
     arrays = list(row.make((4,)))
