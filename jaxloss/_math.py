@@ -133,6 +133,11 @@ def finite_where_zero(y: Array, x: Array) -> Array:
     return jnp.where((y == 0) & jnp.isinf(x), 0, x)
 
 
+def mixed(a: Array, first: Array, second: Array) -> Array:
+    """(1 - a) first + a second, where 0 times an infinite loss is 0."""
+    return (1 - a) * finite_where_zero(1 - a, first) + a * finite_where_zero(a, second)
+
+
 def rounding(x: Any) -> float:
     """How far rounding in the dtype of x may carry a probability outside [0, 1]."""
     dtype = jnp.result_type(x)

@@ -15,12 +15,12 @@ from jaxloss._math import (
     STEEPEST,
     constants,
     cross_entropy,
-    finite_where_zero,
     is_label,
     is_zero,
     log_complement,
     log_normaliser,
     log_probability,
+    mixed,
     pick,
     poisoned,
     rounding,
@@ -162,8 +162,7 @@ def sparse_cce(
             loss = pick(weight, label, weight) * loss
         if not is_zero(label_smoothing):
             a = jnp.asarray(label_smoothing, row.dtype)
-            mean = mean_surprise(weight)
-            loss = (1 - a) * finite_where_zero(1 - a, loss) + a * finite_where_zero(a, mean)
+            loss = mixed(a, loss, mean_surprise(weight))
         return poisoned(valid & is_label(label, scores.size), loss + penalty)
 
     return batched(

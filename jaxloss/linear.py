@@ -34,7 +34,7 @@ from jaxloss._contract import (
     report_nan,
     total,
 )
-from jaxloss._math import barrier, is_at, is_label, is_zero, poisoned
+from jaxloss._math import barrier, is_at, is_label, is_zero, mixed, poisoned
 from jaxloss.sharding import mean_over
 
 __all__ = ["linear_cce"]
@@ -323,7 +323,7 @@ class _Program:
         if not is_zero(self.constants.get("label_smoothing")):
             a = given["label_smoothing"]
             mean_weight = 1 if class_weights is None else jnp.mean(class_weights)
-            loss = (1 - a) * loss + a * (mean_weight * log_sum - mean)
+            loss = mixed(a, loss, mean_weight * log_sum - mean)
         logsumexp = shift + log_sum
         # A product, not a square: its derivative is finite for the largest logits.
         penalty = 0 * log_sum if is_zero(self.constants.get("z_loss")) else given["z_loss"] * logsumexp * logsumexp

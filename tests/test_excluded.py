@@ -62,6 +62,10 @@ CASES = {
         cross_entropy(ONE_HOT),
     ),
     "linear_cce": (linear, cross_entropy(ONE_HOT)),
+    "linear_cce, no smoothing, traced": (
+        lambda z: linear(z, label_smoothing=jnp.where(z[0, 1] == 7, 0.1, 0.0)),
+        cross_entropy(ONE_HOT),
+    ),
     "linear_cce, smoothed": (lambda z: linear(z, label_smoothing=0.1), cross_entropy(ONE_HOT, 0.1)),
 }
 
