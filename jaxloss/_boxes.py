@@ -74,6 +74,7 @@ def compare(target: Array, box: Array) -> Pair:
     x_ends, y_ends = [x1, x2, a1, a2], [y1, y2, b1, b2]
     x, y = _Side.of(x_ends, scale), _Side.of(y_ends, scale)
     around_w, around_h = width * scale, height * scale
+    overlap, *_ = _areas(x, y)
     iou, missed = _agreement(x_ends, y_ends, scale)
     areas = positive(x.length) * positive(y.length) + positive(x.target) * positive(y.target)
     return Pair(
@@ -87,7 +88,7 @@ def compare(target: Array, box: Array) -> Pair:
         dy=-(y.low + y.high) / 2,
         around_w=around_w,
         around_h=around_h,
-        spare=jnp.where(_overlap(x, y), x.beyond * y.short + x.short * y.beyond, around_w * around_h - areas),
+        spare=jnp.where(overlap, x.beyond * y.short + x.short * y.beyond, around_w * around_h - areas),
         iou=iou,
         missed=missed,
     )
@@ -148,24 +149,20 @@ class _Side(NamedTuple):
         return _larger(self.low, zero) + _larger(-self.high, zero)
 
 
-def _overlap(x: _Side, y: _Side) -> Array:
-    return (x.shared > 0) & (y.shared > 0) & (_areas(x, y)[1] > 0)
-
-
-def _areas(x: _Side, y: _Side) -> tuple[Array, Array, Array]:
-    """Of the intersection, of the union, and of what belongs to one box alone."""
+def _areas(x: _Side, y: _Side) -> tuple[Array, Array, Array, Array]:
+    """Whether the boxes overlap; the areas of the intersection, of the union, and of what belongs to one box alone."""
     w, h = positive(x.shared), positive(y.shared)
     # A sum of positive products: length_x length_y - w h = (length_x - w) length_y + w (length_y - h).
     apart = x.beyond * y.length + w * y.beyond + x.short * y.target + w * y.short
-    return w * h, w * h + apart, apart
+    union = w * h + apart
+    return (x.shared > 0) & (y.shared > 0) & (union > 0), w * h, union, apart
 
 
 @jax.custom_jvp
 def _agreement(x_ends: list[Array], y_ends: list[Array], scale: Array) -> tuple[Array, Array]:
     """IoU, and 1 - IoU, of the ends low, high, target_low, target_high along each axis."""
     x, y = _Side.of(x_ends, scale), _Side.of(y_ends, scale)
-    shared, union, apart = _areas(x, y)
-    overlap = _overlap(x, y)
+    overlap, shared, union, apart = _areas(x, y)
     return jnp.where(overlap, ratio(shared, union), 0), jnp.where(overlap, ratio(apart, union), 1)
 
 
@@ -174,8 +171,7 @@ def _agreement_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tup
     # intersection to S, if it lies inside the target: 1 - S / (A + A' - S) changes by (IoU h - (1 + IoU) h') / union.
     x_ends, y_ends, scale = primals
     x, y = _Side.of(x_ends, scale), _Side.of(y_ends, scale)
-    shared, union, _ = _areas(x, y)
-    overlap = _overlap(x, y)
+    overlap, shared, union, _ = _areas(x, y)
     iou, inverse = (ratio(jnp.where(overlap, n, 0), union) for n in (shared, scale))
     slope = jnp.zeros_like(iou)
     for along, other, moved in ((x, y, tangents[0]), (y, x, tangents[1])):

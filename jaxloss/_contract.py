@@ -275,9 +275,10 @@ def reduce(losses: Array, weights: Array | None, where: Array | None, reduction:
     """Weigh and reduce losses that are already 0 where no unit exists."""
     if weights is not None:
         weights = _spread(weights.astype(losses.dtype), losses.shape)
+    given = weights
     if where is not None:
         where = _spread(where, losses.shape)
-    given, weights = weights, weights if weights is None or where is None else jnp.where(where, weights, 0)
+        weights = None if weights is None else jnp.where(where, weights, 0)
 
     if callable(reduction):
         return _reduce_by(reduction, losses, weights, where)
@@ -345,7 +346,7 @@ def _total_of_masked(x: Array) -> Array:
 @_total_of_masked.defjvp
 def _(primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, Any]:
     (dx,) = tangents
-    return _total_of_masked(*primals), dx.sum() if dx.dtype == jax.dtypes.float0 else total(dx)
+    return _total_of_masked(*primals), total(dx)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -102,8 +102,7 @@ def ctc(
         frames, classes = scores.shape
         _check_blank("ctc", blank, classes)
         label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
-        valid = fits & jnp.all(_valid(labels, label_length, classes, blank))
-        valid &= ~jnp.any(jnp.isnan(scores) & _inside(scores, label_length, frame_count)[..., None])
+        valid = fits & _sound(labels, scores, label_length, frame_count, blank)
         labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
         feasible = frame_count >= least_frames(labels, label_length)
         loss = _ctc(widened(scores), labels, label_length, frame_count, valid & feasible, blank, impossible)
@@ -271,8 +270,7 @@ def rnnt(
             )
         _check_blank("rnnt", blank, classes)
         label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
-        valid = fits & jnp.all(_valid(labels, label_length, classes, blank))
-        valid &= ~jnp.any(jnp.isnan(scores) & _inside(scores, label_length, frame_count)[..., None])
+        valid = fits & _sound(labels, scores, label_length, frame_count, blank)
         labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
         z = widened(scores)
         if frames == 0:
@@ -440,6 +438,12 @@ def _lengths(
     fits = (label_length >= 0) & (label_length <= longest_label) & (frame_count >= 0) & (frame_count <= frames)
     label_length, frame_count = jnp.clip(label_length, 0, longest_label), jnp.clip(frame_count, 0, frames)
     return label_length.astype(jnp.int32), frame_count.astype(jnp.int32), fits
+
+
+def _sound(labels: Array, scores: Array, label_length: Array, frame_count: Array, blank: int) -> Array:
+    """Whether all labels are valid, and no logit that counts is NaN."""
+    lost = jnp.isnan(scores) & _inside(scores, label_length, frame_count)[..., None]
+    return jnp.all(_valid(labels, label_length, scores.shape[-1], blank)) & ~jnp.any(lost)
 
 
 def _valid(labels: Array, label_length: Array, classes: int, blank: int) -> Array:
