@@ -227,7 +227,8 @@ def integers(row: Row, loss: Loss) -> None:
     arrays = list(row.make((4,)))
     place = row.labels or 0
     arrays[place] = _whole(row, arrays[place])
-    dtypes = [np.int8, np.int16] + [np.uint8, np.uint32] * bool(arrays[place].min() >= 0)
+    positive = bool(arrays[place].min() >= 0)
+    dtypes = [np.int8, np.int16] + [np.uint8, np.uint32] * positive
     dtypes += [np.bool_] * (row.labels is None and set(np.unique(arrays[place])) <= {0, 1})
     variants = [[x.astype(d) if i == place else x for i, x in enumerate(arrays)] for d in dtypes]
     got = run(lambda variants: [loss(*v, **row.options, reduction="none") for v in variants], variants)
@@ -235,9 +236,8 @@ def integers(row: Row, loss: Loss) -> None:
         close(losses, row.losses(tuple(arrays)), f"{np.dtype(dtype)}")
         assert losses.dtype == np.float32
     with x64():
-        variants = [[x.astype(d) if i == place else x for i, x in enumerate(arrays)] for d in (np.int64, np.uint64)]
-        if arrays[place].min() < 0:
-            del variants[1]
+        dtypes = [np.int64] + [np.uint64] * positive
+        variants = [[x.astype(d) if i == place else x for i, x in enumerate(arrays)] for d in dtypes]
         got = run(lambda variants: [loss(*v, **row.options, reduction="none") for v in variants], variants)
     for losses in got:
         close(losses, row.losses(tuple(arrays)), "64 bits")

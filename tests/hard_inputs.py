@@ -232,7 +232,6 @@ for (_reason, _numbers), _rows in AT.items():
             _what = re.sub("^(second .*)", r"\1 is NaN", _what)
             _pattern = f"^{_what}.*{_numbers}" + (rf"\(({_dtypes})\)$" if _dtypes else "")
             LISTED.setdefault(_row, []).append((_pattern, _reason))
-# end of that
 
 
 @dataclasses.dataclass
