@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._contract import in_explicit_mesh, kept
+from jaxloss._contract import in_explicit_mesh, kept, settled
 
 barrier = jax.lax.optimization_barrier
 
@@ -156,15 +156,18 @@ def log_normaliser(row: Array, stored: Array) -> tuple[Array, Array]:
     They stay apart because the difference of a logit and the maximum is exact where their sum would absorb it.
     The value is read from `stored`: the same row as it lies in memory, perhaps of a narrower dtype.
     """
-    return _normaliser(_pieces(stored), row.dtype, barrier)
+    return _normaliser(_pieces(stored), row.dtype, alone=True)
 
 
-def _normaliser(pieces: Array, dtype: Any, apart: Callable[[Array], Array]) -> tuple[Array, Array]:
+def _normaliser(pieces: Array, dtype: Any, alone: bool) -> tuple[Array, Array]:
     # Bounds in place of selects, with which XLA's CPU compiler would not fuse: a row of -inf has the maximum -inf, and
     # no other row has a sum below 1.
     largest = _by_piece(jnp.max, pieces).astype(dtype)
-    shift = apart(jnp.maximum(largest, -jnp.finfo(dtype).max))
-    return shift, jnp.log(jnp.maximum(_by_piece(jnp.sum, jnp.exp(pieces.astype(dtype) - shift)), 1))
+    shift = jnp.maximum(largest, -jnp.finfo(dtype).max)
+    if alone:
+        shift = barrier(shift)
+    sum_exp = _by_piece(jnp.sum, jnp.exp(pieces.astype(dtype) - shift))
+    return shift, jnp.log(jnp.maximum(settled(sum_exp) if alone else sum_exp, 1))
 
 
 @log_normaliser.defjvp
@@ -191,7 +194,7 @@ def cross_entropy(given: dict[str, Array], row: Array, stored: Array) -> Array:
     y = targets(row.size, **{key: _pieces(x) if x.ndim else x for key, x in given.items()})
     # Without a barrier the CPU reads a short row once for all three of its reductions.
     apart = barrier if pieces.ndim > 1 else lambda x: x
-    shift, log_sum = apart(_normaliser(pieces, row.dtype, apart))
+    shift, log_sum = apart(_normaliser(pieces, row.dtype, alone=pieces.ndim > 1))
     surprise = log_sum - (apart(pieces).astype(row.dtype) - shift)
     # 0 where y is 0, infinite elsewhere: a bound, since a select would not fuse. As a product of two constants it would
     # be 0 times infinity.
@@ -232,7 +235,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array,
 def row_sum(row: Array, stored: Array, shift: Array) -> Array:
     """sum(row - shift), read from `stored` as above."""
     pieces, shift = barrier((_pieces(stored), shift))  # sharing the difference with log_normaliser would store it
-    return _by_piece(jnp.sum, pieces.astype(row.dtype) - shift)
+    return settled(_by_piece(jnp.sum, pieces.astype(row.dtype) - shift))
 
 
 @row_sum.defjvp
@@ -254,7 +257,7 @@ def _pieces(row: Array) -> Array:
 
 
 def _by_piece(reduce: Callable[..., Array], pieces: Array) -> Array:
-    return reduce(pieces) if pieces.ndim == 1 else reduce(barrier(reduce(pieces, axis=-1)))
+    return reduce(pieces) if pieces.ndim == 1 else reduce(settled(reduce(pieces, axis=-1)))
 
 
 @jax.custom_jvp

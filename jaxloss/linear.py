@@ -32,7 +32,6 @@ from jaxloss._contract import (
     in_explicit_mesh,
     reduce,
     report_nan,
-    total,
 )
 from jaxloss._math import barrier, is_at, is_label, is_zero, mixed, poisoned
 from jaxloss.sharding import mean_over
@@ -277,9 +276,9 @@ def _shares(
         count = math.prod(shape) if exists is None else jnp.sum(exists, dtype=jnp.int32)
         divisor = jnp.asarray(count, dtype)
     elif reduction == "mean":
-        divisor = total(shares)
+        divisor = jnp.sum(shares)
     else:
-        divisor = jax.lax.psum(total(shares), reduction.axis_name)
+        divisor = jax.lax.psum(jnp.sum(shares), reduction.axis_name)
     return jnp.where(divisor == 0, 0, shares / jnp.where(divisor == 0, 1, divisor))
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
+from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled, settled
 from jaxloss._math import absolute, barrier, constants, is_zero, quotient, slopes
 from jaxloss._special import above, above_zero, blend, separate
 
@@ -256,7 +256,7 @@ def cosine_distance(
 
     def example(y: Array, p: Array) -> Array:
         (u, some_u, length_u), (v, some_v, length_v) = (_direction(x, eps) for x in (y, p))
-        apart = jnp.sum((v - u) ** 2) / 2
+        apart = settled(jnp.sum((v - u) ** 2)) / 2
         if not is_zero(eps):
             apart = (1 - length_u * length_v) + length_u * length_v * apart
         return jnp.where(some_u & some_v, apart, 1)
@@ -281,7 +281,7 @@ def _direction(x: Array, eps: float | Array) -> tuple[Array, Array, Array | floa
     some = ~(largest < tiny)  # a NaN is something
     largest = jnp.where(some, jnp.minimum(largest, 1 / tiny), 1)
     scaled = x / largest
-    norm = jnp.sqrt(jnp.where(some, jnp.sum(scaled**2), 1))
+    norm = jnp.sqrt(jnp.where(some, settled(jnp.sum(scaled**2)), 1))
     length = 1.0 if is_zero(eps) else norm / jnp.maximum(norm, jnp.asarray(eps, x.dtype) / largest)
     # Divided anew, lest XLA writes what was divided before to memory.
     return x / barrier(largest) / norm, some, length

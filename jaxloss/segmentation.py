@@ -37,7 +37,6 @@ from jaxloss._contract import (
     checking,
     compiled,
     in_explicit_mesh,
-    total,
 )
 from jaxloss._math import absolute, is_binary, is_probability, poisoned, rounding, widened
 from jaxloss._special import positive, raised, ratio
@@ -309,7 +308,7 @@ def generalized_dice(
         # In units of the largest weight: 1 / size^2 itself may leave the range of the dtype.
         w = jnp.where(size > 0, ratio(jnp.where(size > 0, smallest, 1), size) ** 2, 1)
         wrong = w * (false_positive + false_negative)
-        return ratio(total(wrong), total(2 * w * true_positive + wrong))
+        return ratio(jnp.sum(wrong), jnp.sum(2 * w * true_positive + wrong))
 
     return _of_pixels(unit, y_true, y_pred, axis, weights, where, reduction, from_logits=from_logits, over_classes=True)
 
@@ -503,7 +502,7 @@ def _select(pixels: Array, x: Array, fill: int) -> Array:
     return jnp.where(_sharded_as(x, pixels), x, jnp.asarray(fill, x.dtype))
 
 
-def _counts(y: Array, p: Array, sum_of: Callable[[Array], Array] = total) -> tuple[Array, Array, Array]:
+def _counts(y: Array, p: Array, sum_of: Callable[[Array], Array] = jnp.sum) -> tuple[Array, Array, Array]:
     """True positives, false positives, false negatives: each a sum of positive numbers, so that nothing cancels."""
     return sum_of(y * p), sum_of((1 - y) * p), sum_of(y * (1 - p))
 

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import total
-
 
 @dataclasses.dataclass(frozen=True)
 class mean_over:
@@ -29,6 +27,6 @@ class mean_over:
     axis_name: Hashable
 
     def __call__(self, losses: Array, weights: Array) -> Array:
-        summed = jax.lax.psum(jnp.stack([total(losses * weights), total(weights)]), self.axis_name)
+        summed = jax.lax.psum(jnp.stack([jnp.sum(losses * weights), jnp.sum(weights)]), self.axis_name)
         nothing = summed[1] == 0
         return jnp.where(nothing, 0, summed[0] / jnp.where(nothing, 1, summed[1]))

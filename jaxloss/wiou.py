@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._boxes import Pair, each_pair
-from jaxloss._contract import ArrayLike, Reduction, _spread, check_option, compiled, total
+from jaxloss._contract import ArrayLike, Reduction, _spread, check_option, compiled
 from jaxloss._special import ratio
 from jaxloss.boxes import iou
 
@@ -192,7 +192,7 @@ def update_iou_loss_mean(
     check_option("update_iou_loss_mean", "momentum", momentum, 0, 1)
     losses = iou(y_true, y_pred, where=where, reduction="none")
     exist = jnp.ones_like(losses) if where is None else _spread(jnp.asarray(where).astype(losses.dtype), losses.shape)
-    sums = jnp.stack([total(losses), total(exist)])
+    sums = jnp.stack([jnp.sum(losses), jnp.sum(exist)])
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
     mean, rate = (jnp.asarray(x, losses.dtype) for x in (iou_loss_mean, momentum))
