@@ -33,7 +33,7 @@ from jaxloss._contract import (
     reduce,
     report_nan,
 )
-from jaxloss._math import barrier, is_at, is_label, is_zero, mixed, poisoned
+from jaxloss._math import barrier, entry, is_at, is_label, is_zero, mixed, poisoned
 from jaxloss.sharding import mean_over
 
 __all__ = ["linear_cce"]
@@ -318,7 +318,7 @@ class _Program:
         shift, log_sum, picked, mean = _statistics(z, label, class_weights)
         loss = log_sum - picked
         if class_weights is not None:
-            loss = jnp.sum(jnp.where(is_at(label, z), class_weights, 0), axis=-1) * loss
+            loss = entry(jnp.broadcast_to(class_weights, z.shape), label) * loss
         if not is_zero(self.constants.get("label_smoothing")):
             a = given["label_smoothing"]
             mean_weight = 1 if class_weights is None else jnp.mean(class_weights)
@@ -423,16 +423,13 @@ class _Program:
 
 @jax.custom_jvp
 def _statistics(z: Array, label: Array, class_weights: Array | None) -> tuple[Array, Array, Array, Array]:
-    """Of each row: its maximum, and for s = z - maximum: log sum exp(s), s[label], the mean of s times the weights.
-
-    The label's entry is found by comparing: a look-up would gather a vocabulary that is spread over devices.
-    """
+    """Of each row: its maximum, and for s = z - maximum: log sum exp(s), s[label], the mean of s times the weights."""
     largest = jnp.max(z, axis=-1)
     # Each sum reads the logits for itself: XLA's CPU compiler would store what two of them share.
     z, shift = barrier((z, jnp.where(jnp.isneginf(largest), 0, largest)))
     sum_exp = jnp.sum(jnp.exp(z - shift[..., None]), axis=-1)
     log_sum = jnp.log(jnp.where(sum_exp == 0, 1, sum_exp))
-    picked = jnp.sum(jnp.where(is_at(label, z), z, 0), axis=-1) - shift
+    picked = entry(z, label) - shift
     z, shift = barrier((z, shift))
     s = z - shift[..., None]
     return shift, log_sum, picked, jnp.mean(s if class_weights is None else class_weights * s, axis=-1)
