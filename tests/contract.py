@@ -882,9 +882,7 @@ def _spread_equals_whole(row: Row, loss: Loss, kind: AxisType) -> None:
     """The batch axis over all devices; the class axis, if there is one; and both."""
     arrays = row.make((8,))
     units = row.losses(arrays).shape
-    given = {"weights": distinct(units)}
-    if not row.pooled:
-        given["where"] = np.arange(8) % 4 != 1
+    given = {"weights": distinct(units), "where": np.arange(8) % 4 != 1}
     mesh = _mesh(kind)
     layouts: list[tuple[Any, Any]] = [(("data", "model"), None)]
     if "axis" in inspect.signature(loss).parameters and max(row.cores) == 1:
@@ -919,14 +917,19 @@ def explicit_sharding(row: Row, loss: Loss) -> None:
     _spread_equals_whole(row, loss, AxisType.Explicit)
 
 
-@check(lambda row: not (row.coupled or row.pooled), alike=same_arrays)
+@check(lambda row: not row.coupled, alike=same_arrays)
 def inside_shard_map(row: Row, loss: Loss) -> None:
     """The mean over devices whose masks differ, one of them wholly masked, differentiated inside and outside."""
     arrays = row.make((16,))
     m = np.arange(16) % 5 > 1
     m[:4] = [False, False, True, True]
-    w = distinct((16,))
     axes = ("data", "model")
+    units = over = P(axes)
+    if row.pooled:  # the examples are spread, and each has all its pixels
+        m = np.stack([np.roll(m, i) for i in range(arrays[0].shape[1])], axis=1)
+        m[:, 0] = False
+        over = P(None, axes)
+    w = distinct(m.shape[-1:])
     mesh = _mesh(AxisType.Auto)
 
     def mean(where: Any, weights: Any, *arrays: Any) -> Any:
@@ -935,12 +938,11 @@ def inside_shard_map(row: Row, loss: Loss) -> None:
     def by_arrays(function: Any) -> Any:
         return jax.value_and_grad(function, argnums=tuple(2 + i for i in row.differentiable))
 
-    over = P(axes)
-    specs = {"mesh": mesh, "in_specs": over}
+    specs = {"mesh": mesh, "in_specs": (over, units, *[over] * len(arrays))}
     outside = by_arrays(jax.shard_map(mean, **specs, out_specs=P()))
     inside = jax.shard_map(by_arrays(mean), **specs, out_specs=(P(), over))
     whole = by_arrays(lambda m, w, *a: loss(*a, **row.options, where=m, weights=w))
-    none = np.zeros(16, bool)
+    none = np.zeros_like(m)
 
     want = run(whole, m, w, *arrays)
     got, also, zero = run(lambda *a: (outside(m, w, *a), inside(m, w, *a), outside(none, w, *a)), *arrays)

@@ -334,6 +334,20 @@ def test_chunks_of_any_size():
 # Memory
 
 
+def products(program: Any, *arrays: Any) -> int:
+    """How many matrix products of a chunk a program makes."""
+    return str(jax.make_jaxpr(program)(*arrays)).count("dot_general")
+
+
+def test_three_products_for_a_scalar_and_four_for_each():
+    """The logits once for value and gradients of a scalar; where the cotangents come later, once more."""
+    labels, hidden, kernel, _ = inputs((40,), 6, 11)
+    mean = functools.partial(graded, functools.partial(linear_cce, chunk=8))
+    assert products(linear_cce, labels, hidden, kernel) == 1
+    assert products(mean, labels, hidden, kernel) == 3
+    assert products(functools.partial(mean, reduction=mean_by_function), labels, hidden, kernel) == 4
+
+
 def test_temporaries():
     """At most the gradients in float32, a second copy of hidden, and three chunks of logits."""
     features, classes, chunk = 64, 5003, 128
@@ -350,6 +364,9 @@ def test_temporaries():
     gradients = 4 * features * (tokens + classes)
     bound = gradients + 4 * features * tokens + 3 * 4 * chunk * classes
     assert temporaries(tokens, jnp.float32) <= bound
+    # More tokens need nothing more than their own gradients, and a copy of them: less than a tenth of a chunk here.
+    more = temporaries(2 * tokens, jnp.float32) - temporaries(tokens, jnp.float32)
+    assert more <= 2 * 4 * features * tokens + 64 * tokens
     # The CPU multiplies in float32, and keeps float32 copies of both factors for it.
     assert temporaries(tokens, jnp.bfloat16) <= bound + 2 * gradients
     assert temporaries(tokens, jnp.float32, reduction=mean_by_function) <= bound + gradients
