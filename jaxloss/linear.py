@@ -33,7 +33,7 @@ from jaxloss._contract import (
     reduce,
     report_nan,
 )
-from jaxloss._math import barrier, entry, is_at, is_label, is_zero, mixed, poisoned
+from jaxloss._math import entry, is_label, is_zero, log_normaliser, mixed, poisoned, row_sum
 from jaxloss.sharding import mean_over
 
 __all__ = ["linear_cce"]
@@ -314,7 +314,7 @@ class _Program:
         if "softcap" in given:
             z = given["softcap"] * jnp.tanh(z / given["softcap"])
         label, classes = token["label"], z.shape[-1]
-        class_weights = _row(given["class_weights"], z) if "class_weights" in given else None
+        class_weights = given.get("class_weights")
         shift, log_sum, picked, mean = _statistics(z, label, class_weights)
         loss = log_sum - picked
         if class_weights is not None:
@@ -421,33 +421,17 @@ class _Program:
         return _automatic(run, places)(shares, tokens, layer)
 
 
-@jax.custom_jvp
 def _statistics(z: Array, label: Array, class_weights: Array | None) -> tuple[Array, Array, Array, Array]:
     """Of each row: its maximum, and for s = z - maximum: log sum exp(s), s[label], the mean of s times the weights."""
-    largest = jnp.max(z, axis=-1)
-    # Each sum reads the logits for itself: XLA's CPU compiler would store what two of them share.
-    z, shift = barrier((z, jnp.where(jnp.isneginf(largest), 0, largest)))
-    sum_exp = jnp.sum(jnp.exp(z - shift[..., None]), axis=-1)
-    log_sum = jnp.log(jnp.where(sum_exp == 0, 1, sum_exp))
-    picked = entry(z, label) - shift
-    z, shift = barrier((z, shift))
-    s = z - shift[..., None]
-    return shift, log_sum, picked, jnp.mean(s if class_weights is None else class_weights * s, axis=-1)
 
+    def of_row(z: Array, label: Array) -> tuple[Array, Array, Array, Array]:
+        shift, log_sum = log_normaliser(z, z)
+        summed = row_sum(z, z, shift) if class_weights is None else jnp.sum(class_weights * (z - shift))
+        return shift, log_sum, entry(z, label) - shift, summed / z.size
 
-@_statistics.defjvp
-def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    z, label, class_weights = primals
-    dz, _, d_weights = tangents
-    shift, log_sum, picked, mean = _statistics(z, label, class_weights)
-    # Without the shift: its tangent is a constant 0, and jax 0.12 cannot transpose a barrier of numbers and constants.
-    z, later, log_sum = barrier((z, label, log_sum))
-    s = z - shift[..., None]
-    d_log_sum = jnp.sum(jnp.exp(s - log_sum[..., None]) * dz, axis=-1)
-    d_picked = jnp.sum(is_at(later, z).astype(z.dtype) * dz, axis=-1)
-    d_mean = jnp.mean(dz if class_weights is None else class_weights * dz + d_weights * s, axis=-1)
-    # The sum of shift and log_sum does not depend on the shift, so that it may count as a constant.
-    return (shift, log_sum, picked, mean), (jnp.zeros_like(shift), d_log_sum, d_picked, d_mean)
+    for _ in range(z.ndim - 1):
+        of_row = jax.vmap(of_row)
+    return of_row(z, label)
 
 
 def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: np.dtype) -> Array:
