@@ -281,28 +281,25 @@ def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Any, Any]) -> 
 
 @jax.custom_jvp
 def entry(row: Array, label: Array) -> Array:
-    """The entry of a row (the last axis) that the label names, found by comparing: a row may be spread over devices.
+    """row[label], found by comparing, since the row may be spread over devices; 0 for a label outside the row.
 
     By bounds, infinite at the label and minus infinite elsewhere: a select before a sum would be stored.
     """
-    if row.shape[-1] > 1 / jnp.finfo(row.dtype).eps:  # the places are no longer exact
-        return jnp.sum(jnp.where(is_at(label, row), row, 0), axis=-1)
-    away = jnp.abs(_places(row, row.dtype) - label[..., None].astype(row.dtype))
-    named = jnp.max(jnp.minimum(row, jnp.inf * (0.5 - jnp.minimum(away, 1))), axis=-1)
-    return jnp.where(is_label(label, row.shape[-1]), named, 0)
+    if row.size > 1 / jnp.finfo(row.dtype).eps:  # the places are no longer exact
+        return jnp.sum(jnp.where(is_at(label, row), row, 0))
+    away = jnp.abs(_pieces(jnp.arange(row.size, dtype=row.dtype)) - label.astype(row.dtype))
+    named = _by_piece(jnp.max, jnp.minimum(_pieces(row), jnp.inf * (0.5 - jnp.minimum(away, 1))))
+    return jnp.where(is_label(label, row.size), named, 0)
 
 
 @entry.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
     row, label = primals
-    return entry(row, label), jnp.sum(is_at(label, row).astype(row.dtype) * tangents[0], axis=-1)
+    return entry(row, label), jnp.sum(is_at(label, row).astype(row.dtype) * tangents[0])
 
 
 def is_at(label: Array, row: Array) -> Array:
     """Which entry of a row (the last axis) the label names."""
-    return _places(row, label.dtype) == label[..., None]
-
-
-def _places(row: Array, dtype: Any) -> Array:
     # One row of numbers: as large as x they would be a constant of a loop, which XLA keeps in memory.
-    return jnp.expand_dims(jnp.arange(row.shape[-1], dtype=dtype), tuple(range(row.ndim - 1)))
+    places = jnp.arange(row.shape[-1], dtype=label.dtype)
+    return jnp.expand_dims(places, tuple(range(row.ndim - 1))) == label[..., None]

@@ -256,11 +256,10 @@ def _inspect(
 def default_chunk(features: int, classes: int) -> int:
     """Tokens whose logits are held at once.
 
-    With half as many as there are features, a chunk of logits is half as large as the gradient of the kernel, which
-    each chunk reads and writes once. Few features or few classes need more to keep the matrix products busy: 256
-    tokens of 512 features take a tenth longer than 512.
+    With as many as there are features, a chunk of logits is as large as the gradient of the kernel, which each chunk
+    reads and writes once. Few features or few classes need more to keep the matrix products busy.
     """
-    return max(512, features // 2, 2**22 // classes)
+    return max(512, features, 2**22 // classes)
 
 
 def _shares(
@@ -315,10 +314,8 @@ class _Program:
             z = given["softcap"] * jnp.tanh(z / given["softcap"])
         label, classes = token["label"], z.shape[-1]
         class_weights = given.get("class_weights")
-        shift, log_sum, picked, mean = _statistics(z, label, class_weights)
-        loss = log_sum - picked
-        if class_weights is not None:
-            loss = entry(jnp.broadcast_to(class_weights, z.shape), label) * loss
+        shift, log_sum, picked, mean, weight = _statistics(z, label, class_weights)
+        loss = weight * (log_sum - picked)
         if not is_zero(self.constants.get("label_smoothing")):
             a = given["label_smoothing"]
             mean_weight = 1 if class_weights is None else jnp.mean(class_weights)
@@ -421,13 +418,15 @@ class _Program:
         return _automatic(run, places)(shares, tokens, layer)
 
 
-def _statistics(z: Array, label: Array, class_weights: Array | None) -> tuple[Array, Array, Array, Array]:
-    """Of each row: its maximum, and for s = z - maximum: log sum exp(s), s[label], the mean of s times the weights."""
+def _statistics(z: Array, label: Array, class_weights: Array | None) -> tuple[Array, Array, Array, Array, Array]:
+    """Of each row: its maximum, and for s = z - maximum: log sum exp(s), s[label], the mean of w s, and w[label]."""
 
-    def of_row(z: Array, label: Array) -> tuple[Array, Array, Array, Array]:
+    def of_row(z: Array, label: Array) -> tuple[Array, Array, Array, Array, Array]:
         shift, log_sum = log_normaliser(z, z)
-        summed = row_sum(z, z, shift) if class_weights is None else jnp.sum(class_weights * (z - shift))
-        return shift, log_sum, entry(z, label) - shift, summed / z.size
+        picked = entry(z, label) - shift
+        if class_weights is None:
+            return shift, log_sum, picked, row_sum(z, z, shift) / z.size, jnp.ones_like(picked)
+        return shift, log_sum, picked, jnp.mean(class_weights * (z - shift)), entry(class_weights, label)
 
     for _ in range(z.ndim - 1):
         of_row = jax.vmap(of_row)
