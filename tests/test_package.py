@@ -7,8 +7,10 @@ import copy
 import os
 import pickle
 import pydoc
+import re
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +83,41 @@ def test_threads_share_the_first_call():
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         together = list(pool.map(call, range(32)))
     np.testing.assert_array_equal(together, alone)
+
+
+CLASSES = 4099  # no block size divides it
+CLASS_WEIGHTS = np.linspace(0.5, 2, CLASSES, dtype=np.float32)
+LOGITS = {"from_logits": True}
+# The options of sparse_cce, and how many copies of the scores its derivative may keep beside itself.
+MEMORY: dict[str, tuple[int, dict[str, Any]]] = {
+    "logits": (0, LOGITS),
+    "logits, smoothed": (0, {**LOGITS, "label_smoothing": 0.1}),
+    "logits, weighted": (0, {**LOGITS, "class_weights": CLASS_WEIGHTS}),
+    "logits, z_loss": (0, {**LOGITS, "z_loss": 1e-4}),
+    "logits, all": (0, {**LOGITS, "label_smoothing": 0.1, "class_weights": CLASS_WEIGHTS, "z_loss": 1e-4}),
+    "probabilities": (0, {}),
+    "probabilities, weighted": (0, {"class_weights": CLASS_WEIGHTS}),
+    "probabilities, smoothed": (1, {"label_smoothing": 0.1}),
+    "probabilities, all": (1, {"label_smoothing": 0.1, "class_weights": CLASS_WEIGHTS}),
+}
+
+
+@pytest.mark.parametrize("case", MEMORY)
+def test_integer_labels_never_become_one_hot(case: str):
+    """Nor is anything else as large as the scores kept: a one-hot even of bytes would be a quarter of them."""
+    copies, options = MEMORY[case]
+    rows = 512
+    shapes = jax.ShapeDtypeStruct((rows,), jnp.int32), jax.ShapeDtypeStruct((rows, CLASSES), jnp.float32)
+    graded = jax.value_and_grad(lambda y, z: jaxloss.sparse_cce(y, z, **options), argnums=1)
+    program = jax.jit(graded).lower(*shapes).compile()
+    memory = program.memory_analysis()
+    assert memory is not None
+    some_for_each = 64 * (rows + CLASSES)  # bytes: numbers of a row, and weights of a class
+    assert memory.temp_size_in_bytes <= copies * 4 * rows * CLASSES + some_for_each
+    # Another array could lie in the memory of the gradient before that is made.
+    main = (program.as_text() or "").partition("\nENTRY ")[2]
+    large = re.findall(rf"^ *(?:ROOT )?%\S+ = \w+\[{rows},{CLASSES}\]\S* (?!parameter)", main, re.MULTILINE)
+    assert len(large) == 1 or copies, large
 
 
 @pytest.mark.slow
