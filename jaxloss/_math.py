@@ -128,6 +128,49 @@ def share_of(row: Array) -> Callable[[Array], Array]:
     return lambda p: jnp.where(empty, 1 / row.size, quotient(p, total))
 
 
+@jax.custom_jvp
+def surprise_of_shares(weight: Array | None, row: Array, stored: Array) -> Array:
+    """sum(-w log p) of the shares p of a row, whose derivative reads the row again from `stored` (see below).
+
+    Differentiated as it stands, XLA's CPU compiler would write three arrays of the size of the row.
+    """
+    full, total = _total(row)
+    # No select, with which XLA's CPU compiler would not fuse the sum.
+    p = row / total + (1 - full) / row.size
+    return -jnp.sum(_weighed(weight, jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))))
+
+
+def _surprise_of_shares_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    weight, row, stored = primals
+    d_weight, d_row, _ = tangents
+    value = surprise_of_shares(weight, row, stored)
+    row, slope = reread(row, stored), jnp.zeros_like(value)
+    if not isinstance(d_row, SymbolicZero):
+        full, total = _total(row)
+        (least,) = constants(STEEPEST, like=row)
+        p = quotient(row, total)
+        mean_slope = jnp.sum(_weighed(weight, jnp.minimum(p, least))) / least  # sum(w p / max(p, least))
+        by_share = _weighed(weight, 1 / jnp.maximum(p, STEEPEST))
+        slope += full * quotient(mean_slope * jnp.sum(d_row) - jnp.sum(by_share * d_row), total)
+    if weight is not None and not isinstance(d_weight, SymbolicZero):
+        slope -= jnp.sum(d_weight * log_probability(share_of(row)(row)))
+    return value, slope
+
+
+surprise_of_shares.defjvp(_surprise_of_shares_slope, symbolic_zeros=True)
+
+
+def _total(row: Array) -> tuple[Array, Array]:
+    """1 where the sum of a row is positive, else 0; and the sum, with 1 in place of what is not positive."""
+    total = jnp.sum(row)
+    full = (total > 0).astype(row.dtype)
+    return full, jnp.where(total > 0, total, 1)
+
+
+def _weighed(weight: Array | None, x: Array) -> Array:
+    return x if weight is None else weight * x
+
+
 def finite_where_zero(y: Array, x: Array) -> Array:
     """x, but 0 for an infinite x whose factor y is 0: an excluded class, of logit -inf, costs nothing."""
     return jnp.where((y == 0) & jnp.isinf(x), 0, x)

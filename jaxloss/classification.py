@@ -29,6 +29,7 @@ from jaxloss._math import (
     slopes,
     smoothed,
     softplus,
+    surprise_of_shares,
     targets,
     widened,
 )
@@ -205,7 +206,7 @@ def _surprise(
         return -log_probability(share(p))
 
     def mean(weight: Array | None) -> Array:
-        return jnp.mean(surprise(row) if weight is None else weight * surprise(row))
+        return surprise_of_shares(weight, row, stored) / row.size
 
     return jnp.min(row) >= -slack, surprise, mean, 0.0
 

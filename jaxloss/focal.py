@@ -524,7 +524,8 @@ _POLY1 = _Rule(
 )
 
 _GENERALIZED = _Rule(
-    lambda parts, power: _box_cox(_bounded(parts.surprise), power),
+    # A traced power of 0 leaves an excluded class infinite, so that it is known for one.
+    lambda parts, power: jnp.where(power == 0, parts.surprise, _box_cox(_bounded(parts.surprise), power)),
     lambda parts, power: jnp.exp(-power * _bounded(parts.surprise)),
     lambda parts, power: _slope_by_power(_bounded(parts.surprise), power),
 )

@@ -37,7 +37,8 @@ LISTED: dict[str, list[tuple[str, str]]] = {
     ],
     "bce-logit": [("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF)],
     "binary_focal-logit": [
-        ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF)
+        ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF),
+        (r"gradient by y_true .* y_pred -?(88|104)\.0, .*gamma (0.5|5.0)", BOUNDED),
     ],
     "binary_focal-all": [
         ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF)
@@ -129,6 +130,7 @@ AT: dict[tuple[str, str], dict[str, list[str]]] = {
             "gradient by variance",
             "second derivative by variance",
         ],
+        "generalized_cce-logits": ["loss @bfloat16", "gradient by y_true @bfloat16"],
         "huber-delta": ["loss"],
         "iou_log": ["loss", "gradient by y_pred"],
         "laplace_nll": ["loss", "gradient by scale", "second derivative by scale"],

@@ -7,8 +7,11 @@ import copy
 import os
 import pickle
 import pydoc
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,15 +86,81 @@ def test_threads_share_the_first_call():
     np.testing.assert_array_equal(together, alone)
 
 
+CLASSES = 4099  # no block size divides it
+CLASS_WEIGHTS = np.linspace(0.5, 2, CLASSES, dtype=np.float32)
+LOGITS = {"from_logits": True}
+# The options of sparse_cce, and how many copies of the scores its derivative may keep beside itself.
+MEMORY: dict[str, tuple[int, dict[str, Any]]] = {
+    "logits": (0, LOGITS),
+    "logits, smoothed": (0, {**LOGITS, "label_smoothing": 0.1}),
+    "logits, weighted": (0, {**LOGITS, "class_weights": CLASS_WEIGHTS}),
+    "logits, z_loss": (0, {**LOGITS, "z_loss": 1e-4}),
+    "logits, all": (0, {**LOGITS, "label_smoothing": 0.1, "class_weights": CLASS_WEIGHTS, "z_loss": 1e-4}),
+    "probabilities": (0, {}),
+    "probabilities, weighted": (0, {"class_weights": CLASS_WEIGHTS}),
+    "probabilities, smoothed": (1, {"label_smoothing": 0.1}),
+    "probabilities, all": (1, {"label_smoothing": 0.1, "class_weights": CLASS_WEIGHTS}),
+}
+
+
+@pytest.mark.parametrize("case", MEMORY)
+def test_integer_labels_never_become_one_hot(case: str):
+    """Nor is anything else as large as the scores kept: a one-hot even of bytes would be a quarter of them."""
+    copies, options = MEMORY[case]
+    rows = 512
+    shapes = jax.ShapeDtypeStruct((rows,), jnp.int32), jax.ShapeDtypeStruct((rows, CLASSES), jnp.float32)
+    graded = jax.value_and_grad(lambda y, z: jaxloss.sparse_cce(y, z, **options), argnums=1)
+    program = jax.jit(graded).lower(*shapes).compile()
+    memory = program.memory_analysis()
+    assert memory is not None
+    some_for_each = 64 * (rows + CLASSES)  # bytes: numbers of a row, and weights of a class
+    assert memory.temp_size_in_bytes <= copies * 4 * rows * CLASSES + some_for_each
+    # Another array could lie in the memory of the gradient before that is made.
+    main = (program.as_text() or "").partition("\nENTRY ")[2]
+    large = re.findall(rf"^ *(?:ROOT )?%\S+ = \w+\[{rows},{CLASSES}\]\S* (?!parameter)", main, re.MULTILINE)
+    assert len(large) == 1 or copies, large
+
+
+ELEMENTS, TABLE, ROWS = (10_000_000,), (10_000, 1000), (100_000, 100)
+MILLIONS: dict[str, tuple[tuple[int, ...], dict[str, Any], Callable[..., np.ndarray]]] = {
+    "mse": (ELEMENTS, {}, lambda y, p: (p - y) ** 2),
+    "mse-table": (TABLE, {}, lambda y, p: (p - y) ** 2),
+    "mae": (ELEMENTS, {}, lambda y, p: abs(p - y)),
+    "huber": (ELEMENTS, {}, lambda y, p: np.where(abs(p - y) <= 1, (p - y) ** 2 / 2, abs(p - y) - 0.5)),
+    "log_cosh": (ELEMENTS, {}, lambda y, p: np.logaddexp(p - y, y - p) - np.log(2)),
+    "bce": (ELEMENTS, LOGITS, lambda y, p: np.logaddexp(0, p) - y * p),
+    "sparse_cce": (ROWS, LOGITS, lambda y, p: np.log(np.exp(p).sum(-1)) - p[np.arange(len(p)), y]),
+    "kl_divergence": (ROWS, {}, lambda y, p: (y * np.log(y / p)).sum(-1)),
+}
+
+
+def simplex(z: np.ndarray) -> np.ndarray:
+    p = np.exp(z)
+    return p / p.sum(-1, keepdims=True)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(10_000_000,), (10_000, 1000)])
+@pytest.mark.parametrize("case", MILLIONS)
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_the_mean_of_ten_million(shape: tuple[int, ...], dtype: type):
+def test_the_mean_of_ten_million(request: pytest.FixtureRequest, case: str, dtype: type):
     """As exact as one rounding to float32: half precision is widened before the first difference."""
+    shape, options, formula = MILLIONS[case]
+    name = case.partition("-")[0]
     rng = np.random.default_rng(0)
-    y, p = (rng.normal(size=shape).astype(dtype) for _ in range(2))
-    exact = np.mean((p.astype(np.float64) - y.astype(np.float64)) ** 2)
-    assert abs(float(jaxloss.mse(y, p)) - exact) <= np.spacing(np.float32(exact))
+    y, p = (rng.normal(size=shape) for _ in range(2))
+    if name == "kl_divergence":
+        y, p = simplex(y), simplex(p)
+    p = p.astype(dtype)
+    if name == "sparse_cce":
+        y = rng.integers(shape[-1], size=shape[:-1]).astype(np.int32)
+        exact = np.mean(formula(y, p.astype(np.float64)))
+    else:
+        y = (abs(y) % 1 if name == "bce" else y).astype(dtype)
+        exact = np.mean(formula(y.astype(np.float64), p.astype(np.float64)))
+    if (case, dtype) == ("kl_divergence", jnp.bfloat16):
+        reason = "1.09 spacings: XLA adds in float32, and with other numbers errs by up to 1.5 in any of these losses"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    assert abs(float(jaxloss.LOSSES[name](y, p, **options)) - exact) <= np.spacing(np.float32(exact))
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
-"""Values from elsewhere: reference vectors (tests/data), the log densities of SciPy, and the limits of the formulas."""
+"""Values from elsewhere: reference vectors (tests/data), PyTorch, SciPy, and the limits of the formulas."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,89 @@ def test_smooth_l1_of_width_0_is_mae(beta: Any):
     e = np.array([0, 1e-30, -2, 3e38], np.float32)
     for got, want in zip(graded(jaxloss.smooth_l1, 0 * e, e, beta=beta), graded(jaxloss.mae, 0 * e, e), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    "group", groups("sigmoid_focal"), ids=lambda group: "alpha={alpha}, gamma={gamma}, y={label}".format(**group)
+)
+def test_binary_focal(group: dict[str, Any]):
+    """Not the values of Keras beside them, which clip the probability at 1e-7."""
+    options = {key: group[key] for key in ("alpha", "gamma")}
+    for dtype, rtol in ((np.float32, 2e-6), (np.float64, 1e-12)):
+        with x64():
+            z = np.asarray(group["logits"], dtype)
+            y = np.full_like(z, group["label"])
+            losses, slopes = graded(jaxloss.binary_focal, y, z, from_logits=True, **options)
+        # Below its smallest normal number float32 may have 0.
+        smallest = float(jnp.finfo(dtype).tiny)
+        np.testing.assert_allclose(losses, group["value"], rtol, smallest)
+        np.testing.assert_allclose(slopes, group["grad_wrt_logits"], rtol, smallest)
+
+
+# The entries of misc_classification.json: the loss and its options, the names of its inputs there, and that of its
+# value. All agree; the value of Keras's Tversky is left out, whose two weights are swapped.
+LOGITS = {"from_logits": True}
+PIXELS = {"axis": (0, 1)}
+OVERLAPS = {"alpha": "alpha_fp", "beta": "beta_fn"}
+MISC: dict[str, tuple[str, dict[str, Any], tuple[str, str], str]] = {
+    "softmax_cross_entropy": ("cce", LOGITS, ("labels", "logits"), "value"),
+    "categorical_focal": ("categorical_focal", {"alpha": "alpha", "gamma": "gamma"}, ("labels", "probs"), "value"),
+    "poly1_cross_entropy": ("poly1", {**LOGITS, "epsilon": "epsilon"}, ("labels", "logits"), "value"),
+    "dice": ("dice", PIXELS, ("y_true", "y_pred"), "value_no_epsilon"),
+    "tversky": ("tversky", {**PIXELS, **OVERLAPS}, ("y_true", "y_pred"), "value_paper"),
+}
+
+
+@pytest.mark.parametrize("entry", MISC)
+def test_misc_classification(entry: str):
+    name, options, arrays, value = MISC[entry]
+    given = json.loads((DATA / "misc_classification.json").read_text())[entry]
+    options = {key: given[option] if isinstance(option, str) else option for key, option in options.items()}
+    for dtype, rtol in ((np.float32, 2e-6), (np.float64, 1e-12)):
+        with x64():
+            losses, slopes = graded(jaxloss.LOSSES[name], *(np.asarray(given[x], dtype) for x in arrays), **options)
+        np.testing.assert_allclose(losses, given[value], rtol)
+        if "grad" in given:
+            np.testing.assert_allclose(slopes, given["grad"], rtol, rtol)
+
+
+@pytest.mark.slow  # only then PyTorch is installed
+@pytest.mark.parametrize("scale", [0.02, 1, 30])
+@pytest.mark.parametrize("dense", [False, True], ids=["labels", "distributions"])
+def test_cross_entropy_of_pytorch(dense: bool, scale: float):
+    """In float64, with weights of the classes, smoothing and ignored labels; ours in float32."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    rows, classes = 64, 2049
+    z = (scale * rng.normal(size=(rows, classes))).astype(np.float32)
+    labels = rng.integers(0, classes, rows).astype(np.int32)
+    labels[::5] = -100
+    y = rng.dirichlet(np.ones(classes), rows).astype(np.float32) if dense else labels
+    class_weights = rng.uniform(0.5, 2, classes).astype(np.float32)
+    for smoothing, weight, reduction in itertools.product((0.0, 0.1), (None, class_weights), ("none", "sum", "mean")):
+        options: dict[str, Any] = {"label_smoothing": smoothing, "class_weights": weight, "from_logits": True}
+        if dense:
+            loss, divisor = jaxloss.cce, rows
+        else:
+            loss, exist = jaxloss.sparse_cce, labels != -100
+            options["where"] = exist
+            divisor = np.sum(exist if weight is None else weight[labels[exist]])  # that of PyTorch's mean
+
+        def summed(z: Any, loss: Any = loss, options: Any = options, reduction: Any = reduction) -> Any:
+            losses = loss(y, z, **options, reduction="none" if reduction == "none" else "sum")
+            return jnp.sum(losses), losses
+
+        (_, got), slopes = jax.jit(jax.value_and_grad(summed, has_aux=True))(z)
+        by = float(divisor) if reduction == "mean" else 1.0
+        scores = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+        target = torch.tensor(y, dtype=torch.float64 if dense else torch.long)
+        weights = None if weight is None else torch.tensor(weight, dtype=torch.float64)
+        want = torch.nn.functional.cross_entropy(
+            scores, target, weight=weights, label_smoothing=smoothing, reduction=reduction
+        )
+        want.sum().backward()
+        np.testing.assert_allclose(np.asarray(got) / by, want.detach().numpy(), 1e-6, 1e-6)
+        np.testing.assert_allclose(np.asarray(slopes) / by, scores.grad.numpy(), 1e-6, 1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -84,6 +84,11 @@ def generalized_cce(q, scores, power=0.7, from_logits=False):
 GAMMAS = ({"gamma": -1.0}, {"gamma": float("nan")})
 ALPHAS = ({"alpha": -0.1}, {"alpha": 1.5})
 
+# Whole constants, others and traced ones are computed differently.
+FOCUSED = ({"gamma": 0.0}, {"gamma": np.zeros(())}, {"gamma": 0.5}, {"gamma": 5.0}, {"gamma": np.full((), 5.0)})
+EPSILONS = ({"epsilon": 0.0}, {"epsilon": -1.0})
+POWERS = ({"power": 0.0}, {"power": np.zeros(())}, {"power": 0.7}, {"power": 1.0})
+
 CERTAIN = joined(every(DISTRIBUTIONS, HARD_LOGITS), every([[0.0, 0, 0, 1]], EXCLUDED))
 PROBABLE = every(DISTRIBUTIONS, HARD_PROBABILITIES)
 NEGATIVE = [[0.0, 1, 0, 0]], [[-0.2, 0.4, 0.4, 0.4]]
@@ -98,7 +103,7 @@ ROWS = (
         outside=([0.0, 1.0, 0.0, 1.0], [1.2, 1.2, -0.2, -0.2]),
         refused=(*SMOOTHINGS, *GAMMAS, *ALPHAS),
     ),
-    Row("binary_focal-logit", logit, binary_focal, LOGITS, hard=HARD_LOGIT, hard_options=SMOOTHED),
+    Row("binary_focal-logit", logit, binary_focal, LOGITS, hard=HARD_LOGIT, hard_options=(*SMOOTHED, *FOCUSED)),
     Row(
         "binary_focal-all",
         logit,
@@ -116,7 +121,14 @@ ROWS = (
         outside=NEGATIVE,
         refused=(*SMOOTHINGS, *GAMMAS, {"alpha": -0.1}, {"alpha": [1.0, 2.0]}),
     ),
-    Row("categorical_focal-one_hot_logits", one_hot_logits, categorical_focal, LOGITS, hard=CERTAIN),
+    Row(
+        "categorical_focal-one_hot_logits",
+        one_hot_logits,
+        categorical_focal,
+        LOGITS,
+        hard=CERTAIN,
+        hard_options=FOCUSED,
+    ),
     Row(
         "categorical_focal-all",
         distribution_logits,
@@ -126,7 +138,7 @@ ROWS = (
         hard_options=SMOOTHED,
     ),
     Row("poly1-probabilities", distributions, poly1, hard=PROBABLE, outside=NEGATIVE),
-    Row("poly1-logits", distribution_logits, poly1, {**LOGITS, "epsilon": 2.0}, hard=CERTAIN),
+    Row("poly1-logits", distribution_logits, poly1, {**LOGITS, "epsilon": 2.0}, hard=CERTAIN, hard_options=EPSILONS),
     Row(
         "generalized_cce-probabilities",
         distributions,
@@ -135,5 +147,12 @@ ROWS = (
         outside=NEGATIVE,
         refused=({"power": -0.5}, {"power": 1.5}, {"power": float("nan")}),
     ),
-    Row("generalized_cce-logits", distribution_logits, generalized_cce, {**LOGITS, "power": 0.5}, hard=CERTAIN),
+    Row(
+        "generalized_cce-logits",
+        distribution_logits,
+        generalized_cce,
+        {**LOGITS, "power": 0.5},
+        hard=CERTAIN,
+        hard_options=POWERS,
+    ),
 )
