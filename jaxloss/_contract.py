@@ -252,9 +252,13 @@ def _masked(exists: Array, x: Array) -> Array:
     """x as it is, but with no derivative where the unit does not exist, not even that of a NaN.
 
     The value needs no such care: `unit` drops it, and the compiler drops the select of twice the same, which is there
-    for vmap alone (it takes value and derivative to depend on the same arguments). So a mask costs no pass.
+    for vmap alone (it takes value and derivative to depend on the same arguments). So a mask costs no pass. It selects
+    bits, since a CPU widens half precision before the compiler looks.
     """
-    return jnp.where(_sharded_as(x, exists), x, x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.where(_sharded_as(x, exists), x, x)
+    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(jnp.where(_sharded_as(x, exists), bits, bits), x.dtype)
 
 
 @_masked.defjvp

@@ -136,7 +136,7 @@ def surprise_of_shares(weight: Array | None, row: Array, stored: Array) -> Array
     """
     full, total = _total(row)
     # No select, with which XLA's CPU compiler would not fuse the sum.
-    p = row / total + (1 - full) / row.size
+    p = reread(row, stored) / total + (1 - full) / row.size
     return -jnp.sum(_weighed(weight, jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))))
 
 
@@ -150,7 +150,7 @@ def _surprise_of_shares_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...
         (least,) = constants(STEEPEST, like=row)
         p = quotient(row, total)
         mean_slope = jnp.sum(_weighed(weight, jnp.minimum(p, least))) / least  # sum(w p / max(p, least))
-        by_share = _weighed(weight, 1 / jnp.maximum(p, STEEPEST))
+        by_share = _weighed(weight, 1 / jnp.maximum(quotient(reread(row, stored), total), STEEPEST))
         slope += full * quotient(mean_slope * jnp.sum(d_row) - jnp.sum(by_share * d_row), total)
     if weight is not None and not isinstance(d_weight, SymbolicZero):
         slope -= jnp.sum(d_weight * log_probability(share_of(row)(row)))
@@ -275,16 +275,21 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array,
 
 
 @jax.custom_jvp
-def row_sum(row: Array, stored: Array, shift: Array) -> Array:
-    """sum(row - shift), read from `stored` as above."""
+def row_sum(row: Array, stored: Array, shift: Array, weight: Array | None = None) -> Array:
+    """sum(w (row - shift)), read from `stored` as above."""
     pieces, shift = barrier((_pieces(stored), shift))  # sharing the difference with log_normaliser would store it
-    return settled(_by_piece(jnp.sum, pieces.astype(row.dtype) - shift))
+    above = pieces.astype(row.dtype) - shift
+    return settled(_by_piece(jnp.sum, above if weight is None else _pieces(weight) * above))
 
 
 @row_sum.defjvp
-def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Any, Array]) -> tuple[Array, Array]:
-    row, stored, shift = primals
-    return row_sum(row, stored, shift), jnp.sum(tangents[0]) - row.size * tangents[2]
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    row, stored, shift, weight = primals
+    d_row, _, d_shift, d_weight = tangents
+    value = row_sum(row, stored, shift, weight)
+    if weight is None:
+        return value, jnp.sum(d_row) - row.size * d_shift
+    return value, jnp.sum(weight * d_row + (row - shift) * d_weight) - jnp.sum(weight) * d_shift
 
 
 def _pieces(row: Array) -> Array:

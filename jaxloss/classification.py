@@ -170,7 +170,7 @@ def sparse_cce(
         example,
         (y_true, y_pred),
         core_ndims=(0, 1),
-        kinds=("label", "logits" if from_logits else "score"),
+        kinds=("label", "logits"),
         domains=("label", "logits" if from_logits else "distribution"),
         axis=axis,
         weights=weights,
@@ -194,9 +194,8 @@ def _surprise(
         penalty = 0.0 if is_zero(z_loss) else jnp.asarray(z_loss, row.dtype) * log_total * log_total
 
         def mean_of_logits(weight: Array | None) -> Array:
-            if weight is None:
-                return log_sum - row_sum(row, stored, shift) / row.size
-            return log_sum * jnp.mean(weight) - jnp.mean(weight * (row - shift))
+            mean_weight = 1 if weight is None else jnp.mean(weight)
+            return log_sum * mean_weight - row_sum(row, stored, shift, weight) / row.size
 
         return True, lambda z: log_sum - (z - shift), mean_of_logits, penalty
 
@@ -208,7 +207,7 @@ def _surprise(
     def mean(weight: Array | None) -> Array:
         return surprise_of_shares(weight, row, stored) / row.size
 
-    return jnp.min(row) >= -slack, surprise, mean, 0.0
+    return jnp.min(stored).astype(row.dtype) >= -slack, surprise, mean, 0.0
 
 
 def _per_class(loss: str, class_weights: ArrayLike, row: Array) -> Array:

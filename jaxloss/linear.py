@@ -423,10 +423,8 @@ def _statistics(z: Array, label: Array, class_weights: Array | None) -> tuple[Ar
 
     def of_row(z: Array, label: Array) -> tuple[Array, Array, Array, Array, Array]:
         shift, log_sum = log_normaliser(z, z)
-        picked = entry(z, label) - shift
-        if class_weights is None:
-            return shift, log_sum, picked, row_sum(z, z, shift) / z.size, jnp.ones_like(picked)
-        return shift, log_sum, picked, jnp.mean(class_weights * (z - shift)), entry(class_weights, label)
+        weight = jnp.ones_like(shift) if class_weights is None else entry(class_weights, label)
+        return shift, log_sum, entry(z, label) - shift, row_sum(z, z, shift, class_weights) / z.size, weight
 
     for _ in range(z.ndim - 1):
         of_row = jax.vmap(of_row)

@@ -89,9 +89,10 @@ def test_threads_share_the_first_call():
 CLASSES = 4099  # no block size divides it
 CLASS_WEIGHTS = np.linspace(0.5, 2, CLASSES, dtype=np.float32)
 LOGITS = {"from_logits": True}
-# The options of sparse_cce, and how many copies of the scores its derivative may keep beside itself.
+# The options of sparse_cce, and how many float32 copies of the scores its derivative may keep beside itself.
 MEMORY: dict[str, tuple[int, dict[str, Any]]] = {
     "logits": (0, LOGITS),
+    "logits, masked": (0, LOGITS),
     "logits, smoothed": (0, {**LOGITS, "label_smoothing": 0.1}),
     "logits, weighted": (0, {**LOGITS, "class_weights": CLASS_WEIGHTS}),
     "logits, z_loss": (0, {**LOGITS, "z_loss": 1e-4}),
@@ -104,12 +105,18 @@ MEMORY: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", MEMORY)
-def test_integer_labels_never_become_one_hot(case: str):
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_integer_labels_never_become_one_hot(case: str, dtype: type):
     """Nor is anything else as large as the scores kept: a one-hot even of bytes would be a quarter of them."""
     copies, options = MEMORY[case]
+    copies += (case, dtype) == ("probabilities, all", jnp.bfloat16)
     rows = 512
-    shapes = jax.ShapeDtypeStruct((rows,), jnp.int32), jax.ShapeDtypeStruct((rows, CLASSES), jnp.float32)
-    graded = jax.value_and_grad(lambda y, z: jaxloss.sparse_cce(y, z, **options), argnums=1)
+    shapes = jax.ShapeDtypeStruct((rows,), jnp.int32), jax.ShapeDtypeStruct((rows, CLASSES), dtype)
+
+    def graded(y: Any, z: Any) -> Any:
+        where = y >= 0 if "masked" in case else None
+        return jax.value_and_grad(lambda z: jaxloss.sparse_cce(y, z, where=where, **options))(z)
+
     program = jax.jit(graded).lower(*shapes).compile()
     memory = program.memory_analysis()
     assert memory is not None
