@@ -523,7 +523,7 @@ def _negative_binomial(given_log: bool, full: bool) -> Callable[[Array, Array, A
         if given_log:
             return -_Counts(y, x, dispersion, given_log).off
         mean = jnp.maximum(x, STEEPEST)
-        return quotient(mean - y, mean) / (1 + dispersion * mean)
+        return quotient(bounded(quotient(mean - y, mean)), 1 + dispersion * mean)
 
     def by_dispersion(y: Array, x: Array, dispersion: Array) -> Array:
         c = _Counts(y, x, dispersion, given_log)
@@ -669,11 +669,22 @@ def _tweedie(given_log: bool, full: bool) -> Callable[[Array, Array, Array, Arra
         amount = jnp.maximum(y, STEEPEST)
         return amount, log_mean(x) - jnp.log(amount)
 
+    def full_by_amount_and_w(y: Array, x: Array, w: Array) -> Array:
+        amount, shift = amount_and_shift(y, x)
+        return -(amount**w) * (jnp.log(amount) * _integral(shift, w) + shift**2 * _expm1_ratio_by(w * shift))
+
+    # (amount^w - mean^w) / w: a product, of which the automatic derivative would be a difference of two that overflow.
+    @slopes(
+        lambda y, x, w: jnp.where(y > STEEPEST, jnp.maximum(y, STEEPEST) ** (w - 1), 0),
+        lambda y, x, w: -to_power(x, w if given_log else w - 1),
+        full_by_amount_and_w,
+    )
+    def full_by_amount(y: Array, x: Array, w: Array) -> Array:
+        amount, shift = amount_and_shift(y, x)
+        return -(amount**w) * _integral(shift, w)
+
     def by_amount(y: Array, x: Array, u: Array, w: Array) -> Array:
-        if full:
-            amount, shift = amount_and_shift(y, x)
-            return -(amount**w) * _integral(shift, w)
-        return -to_power(x, w) / w
+        return full_by_amount(y, x, w) if full else -to_power(x, w) / w
 
     def by_mean(y: Array, x: Array, u: Array, w: Array) -> Array:
         if given_log:
@@ -681,7 +692,7 @@ def _tweedie(given_log: bool, full: bool) -> Callable[[Array, Array, Array, Arra
             return jnp.exp(u * x) - _times_exp(y, w * x)
         y, x, w = separate(y, x, w)
         mean = jnp.maximum(x, constants(STEEPEST, like=x)[0])
-        return quotient(mean - y, mean) * mean**w
+        return bounded(quotient(mean - y, mean)) * mean**w
 
     def by_u(y: Array, x: Array, u: Array, w: Array) -> Array:
         if not full:
