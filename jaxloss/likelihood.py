@@ -95,6 +95,17 @@ def _over_variance(e: Array, v: Array) -> Array:
     return jnp.where(jnp.isinf(ratio), jnp.sign(e) * jnp.finfo(e.dtype).max, ratio)
 
 
+def _far_by_variance(e: Array, v: Array) -> Array:
+    square = _over_variance(e, v) ** 2
+    return jnp.where(jnp.isinf(square), 0, -square)  # see `rigid`
+
+
+@slopes(lambda e, v: bounded(2 * _over_variance(e, v)), _far_by_variance)
+def _far(e: Array, v: Array) -> Array:
+    """e^2 / v, where it may overflow."""
+    return e * _over_variance(e, v)
+
+
 def _gaussian_by_residual(e: Array, variance: Array, eps: Array) -> Array:
     e, variance, eps = separate(e, variance, eps)
     return _over_variance(e, _raised(variance, eps))
@@ -107,7 +118,7 @@ def _gaussian_by_variance(e: Array, variance: Array, eps: Array) -> Array:
     # v - e^2 is exact where the two are almost equal, but e^2 may overflow.
     moderate = absolute(e) < 2.0**60
     m = jnp.where(moderate, e, 0)
-    return half * quotient(jnp.where(moderate, quotient(v - m * m, v), one - e * _over_variance(e, v)), v)
+    return half * quotient(jnp.where(moderate, quotient(v - m * m, v), one - _far(e, v)), v)
 
 
 @slopes(_gaussian_by_residual, _gaussian_by_variance, lambda e, variance, eps: jnp.zeros_like(e))
