@@ -111,10 +111,35 @@ def smoothed(y: Array, label_smoothing: float | Array, classes: int) -> Array:
     if is_zero(label_smoothing):
         return y
     a = jnp.asarray(label_smoothing, y.dtype)
+    # Nothing is left of y for a = 1: 0 times an infinite derivative would be NaN.
+    (y,) = rigid(a == 1, y)
     return (1 - a) * y + a / classes
 
 
-@slopes(lambda x, y: 1 / y, lambda x, y: -(x / y) / y)
+def rigid(extreme: Array, *numbers: Array) -> list[Array]:
+    """The same numbers for a derivative, which counts as a constant where its own derivatives would overflow.
+
+    Infinite times 0, or less infinite, would be NaN. The select of twice the same costs the derivative nothing.
+    """
+    return [jnp.where(extreme, jax.lax.stop_gradient(x), x) for x in numbers]
+
+
+def _quotient_by_numerator(x: Array, y: Array) -> Array:
+    (y,) = rigid(_is_minute(y), y)
+    return 1 / y
+
+
+def _quotient_by_denominator(x: Array, y: Array) -> Array:
+    x, y = rigid(_is_minute(y), x, y)
+    return bounded(-(x / y) / y)
+
+
+def _is_minute(y: Array) -> Array:
+    """Whether the cube of 1 / y, or its square times the derivative of a logarithm, would overflow."""
+    return jnp.abs(y) < float(jnp.finfo(y.dtype).tiny) ** 0.3
+
+
+@slopes(_quotient_by_numerator, _quotient_by_denominator)
 def quotient(x: Array, y: Array) -> Array:
     """x / y, whose derivative does not square y, which could overflow or vanish."""
     return x / y

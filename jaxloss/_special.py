@@ -146,29 +146,29 @@ HALF_LOG_TWO_PI = math.log(2 * math.pi) / 2
 
 
 def _steps(x: Array) -> tuple[list[tuple[Array, Array]], Array, list[float]]:
-    """Each v with its `atanh_rest`, the number after the steps, and the terms of the series that it needs."""
+    """Each v with its `atanh_rest`, 1 over the number after the steps, and the terms of the series that it needs."""
     count, terms = (3, 5) if x.dtype == jnp.float32 else (6, 12)
     steps = [1 / (2 * x + (2 * k + 1)) for k in range(count)]
-    return [(v, atanh_rest(v**2, 1 / (2 * k + 3))) for k, v in enumerate(steps)], x + count, [*STIRLING[:terms]]
+    return [(v, atanh_rest(v**2, 1 / (2 * k + 3))) for k, v in enumerate(steps)], 1 / (x + count), [*STIRLING[:terms]]
 
 
 def stirling(x: Array) -> Array:
     """log gamma(x) - ((x - 1/2) log x - x + log(2 pi) / 2) for x > 0."""
     small, below = jnp.minimum(x, 1), above(1, x)
     first = below * ((small + 0.5) * jnp.log1p(1 / small) - 1)
-    steps, last, series = _steps(x + below)
-    return sum((v**2 * rest for v, rest in steps), first + power_series(1 / last**2, series) / last)
+    steps, inverse, series = _steps(x + below)
+    return sum((v**2 * rest for v, rest in steps), first + power_series(inverse**2, series) * inverse)
 
 
 def stirling_slope(x: Array) -> Array:
     """x^2 times the derivative of `stirling`."""
     small, below = jnp.minimum(x, 1), above(1, x)
-    first = below * small * (small * jnp.log1p(1 / small) - (small + 0.5) / (small + 1))
-    steps, last, series = _steps(x + below)
-    end = power_series(1 / last**2, [-(1 + 2 * k) * c for k, c in enumerate(series)]) * (x / last) ** 2
+    first = below * small * (small * (jnp.log1p(small) - jnp.log(small)) - (small + 0.5) / (small + 1))
+    steps, inverse, series = _steps(x + below)
+    end = power_series(inverse**2, [-(1 + 2 * k) * c for k, c in enumerate(series)]) * (x * inverse) ** 2
     return sum((2 * (x * v) ** 2 * v * (rest - 1 / (1 - v**2)) for v, rest in steps), first + end)
 
 
 def digamma(x: Array) -> Array:
     """The derivative of log gamma(x), for x > 0: of a form whose own derivatives are cheap."""
-    return jnp.log(x) - 0.5 / x + stirling_slope(x) / x**2
+    return jnp.log(x) - 0.5 / x + stirling_slope(x) * (1 / x) ** 2

@@ -95,6 +95,17 @@ def _over_variance(e: Array, v: Array) -> Array:
     return jnp.where(jnp.isinf(ratio), jnp.sign(e) * jnp.finfo(e.dtype).max, ratio)
 
 
+def _far_by_variance(e: Array, v: Array) -> Array:
+    square = _over_variance(e, v) ** 2
+    return jnp.where(jnp.isinf(square), 0, -square)  # see `rigid`
+
+
+@slopes(lambda e, v: bounded(2 * _over_variance(e, v)), _far_by_variance)
+def _far(e: Array, v: Array) -> Array:
+    """e^2 / v, where it may overflow."""
+    return e * _over_variance(e, v)
+
+
 def _gaussian_by_residual(e: Array, variance: Array, eps: Array) -> Array:
     e, variance, eps = separate(e, variance, eps)
     return _over_variance(e, _raised(variance, eps))
@@ -107,7 +118,7 @@ def _gaussian_by_variance(e: Array, variance: Array, eps: Array) -> Array:
     # v - e^2 is exact where the two are almost equal, but e^2 may overflow.
     moderate = absolute(e) < 2.0**60
     m = jnp.where(moderate, e, 0)
-    return half * quotient(jnp.where(moderate, quotient(v - m * m, v), one - e * _over_variance(e, v)), v)
+    return half * quotient(jnp.where(moderate, quotient(v - m * m, v), one - _far(e, v)), v)
 
 
 @slopes(_gaussian_by_residual, _gaussian_by_variance, lambda e, variance, eps: jnp.zeros_like(e))
@@ -394,7 +405,7 @@ def _poisson(given_log: bool, full: bool) -> Callable[[Array, Array], Array]:
 
 def _factorial_added(loss: Array, y: Array, rate: Array) -> Array:
     """rate - y log(rate) + log(y!), by the formula of Stirling where its terms are large and cancel (Loader 2000)."""
-    near = (y >= 1) & (3 * jnp.abs(y - rate) < y + rate)
+    near = (y >= 1) & (3 * jnp.abs(y - rate) - y < rate)
     some = jnp.where(near, y, 1)
     close = _gap(some, jnp.where(near, y - rate, 0), jnp.where(near, rate, 1))
     log_factorial, excess = _factorial(y)
@@ -403,8 +414,9 @@ def _factorial_added(loss: Array, y: Array, rate: Array) -> Array:
 
 def _gap(y: Array, difference: Array, other: Array) -> Array:
     """y log(y / other) - difference, difference = y - other, for numbers up to a factor 2 apart: nothing cancels."""
-    v = quotient(difference, y + other)
-    return difference * v + 2 * y * v**3 * atanh_rest(v**2)
+    (half,) = constants(0.5, like=y)  # a plain one XLA takes out of the sum, which could overflow then
+    v = quotient(half * difference, half * y + half * other)
+    return difference * v + y * v * (2 * v**2 * atanh_rest(v**2))
 
 
 def _factorial(y: Array) -> tuple[Array, Array]:
@@ -479,56 +491,61 @@ class _Counts:
     """What value and derivatives have in common; m is the mean, a the dispersion."""
 
     def __init__(self, y: Array, x: Array, dispersion: Array, given_log: bool) -> None:
-        eps = jnp.finfo(y.dtype).eps
+        eps, tiny = float(jnp.finfo(y.dtype).eps), float(jnp.finfo(y.dtype).tiny)
         self.y, self.a = y, jnp.maximum(dispersion, eps**2)  # with less, the loss is that of Poisson
-        self.n = 1 / self.a
+        self.n = jnp.maximum(1 / self.a, tiny)
         # The mean may overflow where the loss does not.
         self.m = _finite_exp(x) if given_log else x
-        self.log_m = x if given_log else _log(x)
-        self.spread = 1 + self.a * y
-        self.log_spread = jnp.log1p(self.a * y)
-        limit = 1e30 * self.n
-        m = jnp.minimum(self.m, limit)
-        self.log_widened = blend(above(self.m, limit), _log(self.a) + self.log_m, jnp.log1p(self.a * m))
-        shrink = 1 / (1 + self.a * m)
-        self.fitted = m * shrink
-        # (y - m) / (1 + a m)
-        close = above(y + m, 3 * jnp.abs(y - m))
-        self.off = blend(close, (y - m) * shrink, y * shrink - self.fitted)
+        self.log_a, self.log_m = _log(self.a), x if given_log else _log(x)
+        # Half the logarithm of what n is raised by
+        self.raised = jnp.sign(y) * jnp.maximum(self.log_a + math.log(tiny), 0) / 2
+        # Where a y or a m might overflow, its logarithm is the sum of two.
+        limit = jax.lax.stop_gradient(1e30 * self.n)
+        self.amount = self.a * jnp.minimum(y, limit)
+        self.spread = 1 + self.amount
+        self.log_spread = blend(above(y, limit), self.log_a + _log(y), jnp.log1p(self.amount))
+        product = self.a * jnp.minimum(self.m, limit)
+        self.log_widened = blend(above(self.m, limit), self.log_a + self.log_m, jnp.log1p(product))
+        # (y - m) / (1 + a m) = (y - m) n / (n + m), divided first where m is large
+        large, small = self.n + jnp.maximum(self.m, 1), self.n + jnp.minimum(self.m, 1)
+        far, near = self.n * quotient(y - self.m, large), (y - self.m) * quotient(self.n, small)
+        self.off = blend(above(self.m, 1), far, near)
+        self.difference = quotient(y - self.m, self.n + self.m)
 
     def dispersed(self) -> Array:
         """(d - log(1 + d)) / a^2 for `d = a off`, where `1 + d = spread / widened`."""
-        d = self.a * self.off
+        d = self.difference
         near = 3 * jnp.abs(d) < jnp.abs(2 + d)
-        small, a = jnp.where(near, d, 0), jnp.where(near, 1, self.a)
+        small = jnp.where(near, d, 0)
         v = small / (2 + small)
         series = (1 - 2 * v / (2 + small) * atanh_rest(v**2)) / (2 + small)
-        far = (d - (self.log_spread - self.log_widened)) / a / a
+        far = self.n * (self.n * (jnp.where(near, 0, d) - (self.log_spread - self.log_widened)))
         return jnp.where(near, jnp.where(near, self.off, 0) ** 2 * series, far)
 
 
 def _negative_binomial(given_log: bool, full: bool) -> Callable[[Array, Array, Array], Array]:
     def by_count(y: Array, x: Array, dispersion: Array) -> Array:
         c = _Counts(y, x, dispersion, given_log)
-        share = c.a / c.spread
-        rest = share / 2 - stirling_slope(c.n + y) * share**2
+        share = quotient(jnp.ones_like(y), c.n + y)
+        rest = share / 2 - stirling_slope(c.n + y) * share * share
         return (digamma(y + 1) if full else 0) - c.log_m + (c.log_widened - c.log_spread) + rest
 
     def by_mean(y: Array, x: Array, dispersion: Array) -> Array:
         if given_log:
             return -_Counts(y, x, dispersion, given_log).off
         mean = jnp.maximum(x, STEEPEST)
-        return quotient(mean - y, mean) / (1 + dispersion * mean)
+        return quotient(bounded(quotient(mean - y, mean)), 1 + dispersion * mean)
 
     def by_dispersion(y: Array, x: Array, dispersion: Array) -> Array:
         c = _Counts(y, x, dispersion, given_log)
-        gammas = stirling_slope(c.n) - stirling_slope(c.n + y) / c.spread**2
-        return quotient(y, c.spread) / 2 - gammas - c.dispersed()
+        gammas = stirling_slope(c.n) - stirling_slope(c.n + y) * quotient(c.n, c.n + y) ** 2
+        return quotient(y, c.n + y) * c.n / 2 - gammas - c.dispersed()
 
     @slopes(by_count, by_mean, by_dispersion)
     def loss(y: Array, x: Array, dispersion: Array) -> Array:
         c = _Counts(y, x, dispersion, given_log)
-        value = (_saddle_point if full else _direct)(c) + c.log_spread / 2 + (stirling(c.n) - stirling(c.n + y))
+        gammas = stirling(c.n) - stirling(c.n + y) + c.raised
+        value = (_saddle_point if full else _direct)(c) + c.log_spread / 2 + gammas
         least = jnp.minimum(y, dispersion)
         return _whole(value, least if given_log else jnp.minimum(x, least))
 
@@ -538,23 +555,21 @@ def _negative_binomial(given_log: bool, full: bool) -> Callable[[Array, Array, A
 def _direct(c: _Counts) -> Array:
     """(n + y) log(1 + a m) - y log m less the integral of log(1 + a t) over t from 0 to y: small terms for any a."""
     eps = jnp.finfo(c.y.dtype).eps
-    product, amount = c.a * jnp.minimum(c.m, c.n), c.a * c.y
+    product = c.a * jnp.minimum(c.m, c.n)
     by_mean = blend(above(float(eps), product), jnp.minimum(c.m, c.n), c.n * c.log_widened)
-    log_fitted = blend(above(1, product), c.log_m - c.log_widened, jnp.log(above_zero(c.fitted)))
-    v = amount / (1 + c.spread)
-    near = v + 2 * c.spread / (1 + c.spread) * v**2 * atanh_rest(v**2)
-    far = c.log_spread - 1
-    return blend(
-        above(1, amount),
-        by_mean - c.y * (log_fitted + near),
-        (by_mean - c.n * c.log_spread) - c.y * (log_fitted + far),
-    )
+    of_many = jnp.log(above_zero(quotient(c.m, c.n + c.m))) - c.log_a
+    log_fitted = blend(above(1, product), c.log_m - c.log_widened, of_many)
+    v = c.amount / (1 + c.spread)
+    near = v + 2 * (c.spread / (1 + c.spread)) * v**2 * atanh_rest(v**2)
+    few = above(1, c.amount)
+    by_count = blend(few, near, c.log_spread - 1)
+    return (by_mean - blend(few, 0, c.n * c.log_spread)) - c.y * (log_fitted + by_count)
 
 
 def _saddle_point(c: _Counts) -> Array:
     """The same and log(y!), without cancellation where the mean is almost y (Loader 2000)."""
-    fitted = c.spread * c.fitted
-    near = 3 * jnp.abs(c.off) < c.y + fitted
+    fitted = (c.n + c.y) * quotient(c.m, c.n + c.m)
+    near = 3 * jnp.abs(c.off) - c.y < fitted
     log_ratio = jnp.log(above_zero(c.y)) - c.log_spread - c.log_m + c.log_widened
     far = fitted - c.y + jnp.where(c.y == 0, 0, c.y * log_ratio)
     gap = jnp.where(near, _gap(c.y, c.off, fitted), far)
@@ -665,11 +680,22 @@ def _tweedie(given_log: bool, full: bool) -> Callable[[Array, Array, Array, Arra
         amount = jnp.maximum(y, STEEPEST)
         return amount, log_mean(x) - jnp.log(amount)
 
+    def full_by_amount_and_w(y: Array, x: Array, w: Array) -> Array:
+        amount, shift = amount_and_shift(y, x)
+        return -(amount**w) * (jnp.log(amount) * _integral(shift, w) + shift**2 * _expm1_ratio_by(w * shift))
+
+    # (amount^w - mean^w) / w: a product, of which the automatic derivative would be a difference of two that overflow.
+    @slopes(
+        lambda y, x, w: jnp.where(y > STEEPEST, jnp.maximum(y, STEEPEST) ** (w - 1), 0),
+        lambda y, x, w: -to_power(x, w if given_log else w - 1),
+        full_by_amount_and_w,
+    )
+    def full_by_amount(y: Array, x: Array, w: Array) -> Array:
+        amount, shift = amount_and_shift(y, x)
+        return -(amount**w) * _integral(shift, w)
+
     def by_amount(y: Array, x: Array, u: Array, w: Array) -> Array:
-        if full:
-            amount, shift = amount_and_shift(y, x)
-            return -(amount**w) * _integral(shift, w)
-        return -to_power(x, w) / w
+        return full_by_amount(y, x, w) if full else -to_power(x, w) / w
 
     def by_mean(y: Array, x: Array, u: Array, w: Array) -> Array:
         if given_log:
@@ -677,7 +703,7 @@ def _tweedie(given_log: bool, full: bool) -> Callable[[Array, Array, Array, Arra
             return jnp.exp(u * x) - _times_exp(y, w * x)
         y, x, w = separate(y, x, w)
         mean = jnp.maximum(x, constants(STEEPEST, like=x)[0])
-        return quotient(mean - y, mean) * mean**w
+        return bounded(quotient(mean - y, mean)) * mean**w
 
     def by_u(y: Array, x: Array, u: Array, w: Array) -> Array:
         if not full:
