@@ -10,6 +10,7 @@ import pydoc
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import ROWS
 
 import jaxloss
 
@@ -74,16 +76,28 @@ def test_losses_can_be_pickled_and_copied(name: str):
 
 
 def test_threads_share_the_first_call():
-    y = np.linspace(0, 1, 7, dtype=np.float32)
+    """16 threads make the first calls of all losses: eight losses at a time, each by two threads at once."""
+    rows = list({row.name: row for row in reversed(ROWS)}.values())
+    assert {row.name for row in rows} == set(jaxloss.LOSSES)
+    rounds = range(0, len(rows), 8)
+    together = threading.Barrier(16)
 
-    def call(i: int) -> float:
-        return float(jaxloss.huber(y, y + i % 3, delta=0.5 + i % 4))
+    def calls(thread: int) -> dict[str, np.ndarray]:
+        results = {}
+        for first in rounds:
+            together.wait(60)
+            for row in rows[first + thread // 2 : first + 8][:1]:
+                loss = row.judged(jaxloss.LOSSES[row.name])
+                results[row.name] = np.asarray(loss(*row.make((3,)), **row.options, reduction="none"))
+        return results
 
-    alone = [call(i) for i in range(32)]
     jax.clear_caches()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        together = list(pool.map(call, range(32)))
-    np.testing.assert_array_equal(together, alone)
+        found = list(pool.map(calls, range(16)))
+    for row in rows:
+        one, other = (results[row.name] for results in found if row.name in results)
+        np.testing.assert_array_equal(one, other, row.id)
+        np.testing.assert_allclose(one, row.losses(row.make((3,))), rtol=1e-4, atol=1e-5, err_msg=row.id)
 
 
 CLASSES = 4099  # no block size divides it
@@ -169,32 +183,48 @@ def test_the_mean_of_ten_million(case: str, dtype: type):
 
 @pytest.mark.slow
 def test_nothing_grows():
-    """10,000 calls, each with a new lambda, on 50 shapes: what the old ones left must go, traced or compiled."""
+    """10,000 calls, each with a new lambda: what the old ones left must go, whether they were compiled or traced.
+
+    The first 150 are compiled, and then one of 500, each for a new shape, too; the traced ones have 50 shapes. A new
+    shape alone, without a new constant, leaves a program in the caches of jax, as for every function under jit.
+    """
     code = """
-import gc, os, resource, sys
+import gc, os, resource, sys, weakref
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-import jax, jax.numpy as jnp, jaxloss
+import jax, jax.numpy as jnp, numpy as np, jaxloss
+from jaxloss._contract import PROGRAMS
+
+reductions = weakref.WeakSet()
 
 def call(i, y, p):
-    return jaxloss.mse(y, p, reduction=lambda losses, weights: jnp.sum(losses * weights) + i)
+    def reduction(losses, weights):
+        return jnp.sum(losses * weights) + i
+    reductions.add(reduction)
+    return jaxloss.mse(y, p, reduction=reduction)
 
 def step(i):
-    shape = jax.ShapeDtypeStruct((i % 50 + 1,), jnp.float32)
-    if i < 1000:
-        assert call(i, jnp.zeros(shape.shape), jnp.ones(shape.shape)) == i % 50 + 1 + i
+    if i < 150 or i % 500 == 0:
+        assert call(i, np.zeros(i + 1, np.float32), np.ones(i + 1, np.float32)) == 2 * i + 1
     else:
+        shape = jax.ShapeDtypeStruct((i % 50 + 1,), jnp.float32)
         jax.eval_shape(lambda y, p: call(i, y, p), shape, shape)
 
 def most():  # bytes that the process ever held
     gc.collect()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-for i in range(500):
+def programs():
+    return len(jax.devices()[0].client.live_executables())
+
+for i in range(10_000):
     step(i)
-before = most()
-for i in range(500, 10_000):
-    step(i)
-print(most() - before)
+    if i == 149:
+        assert 100 < programs() <= PROGRAMS + 10, f"{programs()} programs of 150 calls are held"
+    if i == 1000:
+        before = most()
+grown = most() - before
+assert grown < 30e6, f"{grown / 1e6:.1f} MB more after 10,000 calls than after 1,000"
+assert len(reductions) <= PROGRAMS, f"{len(reductions)} lambdas of 10,000 calls are held"
+assert programs() <= PROGRAMS + 10, f"{programs()} programs of 10,000 calls are held"
 """
-    grown = int(python(code))
-    assert grown < 30e6, f"{grown / 1e6:.1f} MB more after 10,000 calls than after 500"
+    python(code)
