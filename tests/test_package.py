@@ -142,7 +142,7 @@ def test_integer_labels_never_become_one_hot(case: str, dtype: type):
     assert len(large) == 1 or copies, large
 
 
-ELEMENTS, TABLE, ROWS = (10_000_000,), (10_000, 1000), (100_000, 100)
+ELEMENTS, TABLE, EXAMPLES = (10_000_000,), (10_000, 1000), (100_000, 100)
 MILLIONS: dict[str, tuple[tuple[int, ...], dict[str, Any], Callable[..., np.ndarray]]] = {
     "mse": (ELEMENTS, {}, lambda y, p: (p - y) ** 2),
     "mse-table": (TABLE, {}, lambda y, p: (p - y) ** 2),
@@ -150,8 +150,8 @@ MILLIONS: dict[str, tuple[tuple[int, ...], dict[str, Any], Callable[..., np.ndar
     "huber": (ELEMENTS, {}, lambda y, p: np.where(abs(p - y) <= 1, (p - y) ** 2 / 2, abs(p - y) - 0.5)),
     "log_cosh": (ELEMENTS, {}, lambda y, p: np.logaddexp(p - y, y - p) - np.log(2)),
     "bce": (ELEMENTS, LOGITS, lambda y, p: np.logaddexp(0, p) - y * p),
-    "sparse_cce": (ROWS, LOGITS, lambda y, p: np.log(np.exp(p).sum(-1)) - p[np.arange(len(p)), y]),
-    "kl_divergence": (ROWS, {}, lambda y, p: (y * np.log(y / p)).sum(-1)),
+    "sparse_cce": (EXAMPLES, LOGITS, lambda y, p: np.log(np.exp(p).sum(-1)) - p[np.arange(len(p)), y]),
+    "kl_divergence": (EXAMPLES, {}, lambda y, p: (y * np.log(y / p)).sum(-1)),
 }
 
 
