@@ -130,7 +130,7 @@ JAX_PEERS = ("optax", "keras", "plain")
 PEERS = ("optax", "keras", "torch", "torch.compile", "plain")
 WHATS = ("value", "value+grad")
 
-SIZES = ((256, 1024), (1024, 1024), (16384, 1024))
+SIZES = ((256, 1024), (1024, 1024), (65536, 256), (16384, 1024))
 CLASS_SIZES = (*SIZES, (8192, 1000), (4096, 32768), (4096, 50257), (1024, 131072))
 QUICK_SIZES = ((64, 256),)
 QUICK_CLASS_SIZES = (*QUICK_SIZES, (16, 50257))
