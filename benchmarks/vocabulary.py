@@ -4,7 +4,7 @@ The loss is the mean over tokens, the gradients are those of hidden and kernel. 
 
   naive             the logits held in full, accumulated in float32, plain JAX
   checkpoint        the usual remedy: a scan over chunks of tokens under jax.checkpoint
-  jax-cce, tokamax  the packages of these names, where they are installed
+  jax-cce, tokamax  the packages of these names (extra [vocabulary])
   torch             F.linear_cross_entropy in chunks, or F.cross_entropy of the logits in older versions
 
 Everything runs in one process and interleaved, as in benchmarks.compare. A time is the median over the rounds divided
@@ -38,6 +38,8 @@ from jaxloss.linear import default_chunk
 
 jax_cce = optional("jax_cce")
 tokamax = optional("tokamax")
+if tokamax is not None:
+    optional("absl.flags").FLAGS.mark_as_parsed()  # lest it takes the command line for its own
 
 SIZES = ((2048, 512, 32000), (2048, 512, 50257), (4096, 1024, 32000), (8192, 512, 32000), (2048, 512, 131072))
 QUICK_SIZES = ((1024, 512, 32000),)
