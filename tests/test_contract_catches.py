@@ -243,6 +243,19 @@ def takes_the_logarithm_of_a_sigmoid(
     return reduced(-y * jnp.log(p) - (1 - y) * jnp.log(1 - p), weights, where, reduction)
 
 
+@fault("bce-logit", "hard_bfloat16", "bfloat16")
+def stays_in_half_precision(
+    y_true, y_pred, *, from_logits, label_smoothing=0.0, weights=None, where=None, reduction="mean"
+):
+    y, z = (1 - label_smoothing) * jnp.asarray(y_true) + label_smoothing / 2, jnp.asarray(y_pred)
+    return reduced(jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z))), weights, where, reduction)
+
+
+@fault("bce-logit", "hard_float64", "float64")
+def rounds_to_float32(y_true, y_pred, **options):
+    return bce(*(jnp.asarray(x, jnp.float32) for x in (y_true, y_pred)), **options).astype(jnp.result_type(y_pred))
+
+
 @fault("mae", "ties", "derivative at a kink")
 def has_slope_1_at_0(y_true, y_pred, *, weights=None, where=None, reduction="mean"):
     losses = jnp.abs(jnp.asarray(y_pred, jnp.float32) - jnp.asarray(y_true, jnp.float32))
@@ -349,6 +362,18 @@ def gathers_a_class(y_true, y_pred, *, from_logits, weights=None, where=None, re
     z = jnp.asarray(y_pred)
     picked = jnp.take_along_axis(z, jnp.asarray(y_true)[..., None], -1)[..., 0]
     return reduced(jax.nn.logsumexp(z, axis=-1) - picked, weights, where, reduction)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What surrounds it
+
+
+@fault("mse", "documentation", "does not say what it agrees with")
+def compares_itself_with_nothing(y_true, y_pred, **options):
+    return mse(y_true, y_pred, **options)
+
+
+compares_itself_with_nothing.__doc__ = (mse.__doc__ or "").replace("Agrees with", "Unlike")
 
 
 @pytest.mark.parametrize(("loss", "row", "fails", "because", "passes"), FAULTS)
