@@ -118,6 +118,7 @@ MEMORY: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="an older compiler stores what it sums")
 @pytest.mark.parametrize("case", MEMORY)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_integer_labels_never_become_one_hot(case: str, dtype: type):
