@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -217,31 +218,32 @@ def widened(x: Array) -> Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-@jax.custom_jvp
-def log_normaliser(row: Array, stored: Array) -> tuple[Array, Array]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def log_normaliser(row: Array, stored: Array, single: bool = True) -> tuple[Array, Array]:
     """The maximum of a row of logits, and log sum exp(row - maximum): the logsumexp in two parts.
 
     They stay apart because the difference of a logit and the maximum is exact where their sum would absorb it.
     The value is read from `stored`: the same row as it lies in memory, perhaps of a narrower dtype.
+    `single`: whether the row has no other sums, which the compiler would find while it reads the row once.
     """
-    return _normaliser(_pieces(stored), row.dtype, alone=True)
+    return _normaliser(_pieces(stored), row.dtype, barrier, single)
 
 
-def _normaliser(pieces: Array, dtype: Any, alone: bool) -> tuple[Array, Array]:
+def _normaliser(pieces: Array, dtype: Any, apart: Callable[[Array], Array], single: bool) -> tuple[Array, Array]:
     # Bounds in place of selects, with which XLA's CPU compiler would not fuse: a row of -inf has the maximum -inf, and
     # no other row has a sum below 1.
     largest = _by_piece(jnp.max, pieces).astype(dtype)
-    shift = jnp.maximum(largest, -jnp.finfo(dtype).max)
-    if alone:
-        shift = barrier(shift)
+    shift = apart(jnp.maximum(largest, -jnp.finfo(dtype).max))
     sum_exp = _by_piece(jnp.sum, jnp.exp(pieces.astype(dtype) - shift))
-    return shift, jnp.log(jnp.maximum(settled(sum_exp) if alone else sum_exp, 1))
+    return shift, jnp.log(jnp.maximum(settled(sum_exp) if single else sum_exp, 1))
 
 
 @log_normaliser.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+def _(
+    single: bool, primals: tuple[Array, Array], tangents: tuple[Array, Any]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     row, stored = primals
-    shift, log_sum = map(kept, log_normaliser(row, stored))
+    shift, log_sum = map(kept, log_normaliser(row, stored, single))
     softmax = jnp.exp((row - shift) - log_sum)
     # The sum of the two parts does not depend on the shift, so that it may count as a constant.
     return (shift, log_sum), (jnp.zeros_like(shift), jnp.sum(softmax * tangents[0]))
@@ -262,7 +264,7 @@ def cross_entropy(given: dict[str, Array], row: Array, stored: Array) -> Array:
     y = targets(row.size, **{key: _pieces(x) if x.ndim else x for key, x in given.items()})
     # Without a barrier the CPU reads a short row once for all three of its reductions.
     apart = barrier if pieces.ndim > 1 else lambda x: x
-    shift, log_sum = apart(_normaliser(pieces, row.dtype, alone=pieces.ndim > 1))
+    shift, log_sum = apart(_normaliser(pieces, row.dtype, apart, single=pieces.ndim > 1))
     surprise = log_sum - (apart(pieces).astype(row.dtype) - shift)
     # 0 where y is 0, infinite elsewhere: a bound, since a select would not fuse. As a product of two constants it would
     # be 0 times infinity.
@@ -275,7 +277,7 @@ def _cross_entropy_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) ->
     d_given, d_row, _ = tangents
     value = cross_entropy(given, row, stored)
     row, given = reread(row, stored), {key: barrier(x) for key, x in given.items()}
-    shift, log_sum = log_normaliser(row, stored)
+    shift, log_sum = log_normaliser(row, stored, row.size > LONG_ROW)
     y, slope = targets(row.size, **given), jnp.zeros_like(value)
     if not isinstance(d_row, SymbolicZero):
         slope += jnp.sum(y) * jnp.sum(jnp.exp((row - shift) - log_sum) * d_row) - jnp.sum(y * d_row)
