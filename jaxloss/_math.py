@@ -251,7 +251,7 @@ def _(
 
 def targets(classes: int, y: Array, label_smoothing: float | Array = 0.0, weight: Array | None = None) -> Array:
     y = smoothed(y, label_smoothing, classes)
-    return y if weight is None else weight * y
+    return _weighed(weight, y)
 
 
 @jax.custom_jvp
@@ -370,6 +370,7 @@ def entry(row: Array, label: Array) -> Array:
 @entry.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
     row, label = primals
+    # A product: transposed, a select has zeros as large as a chunk of logits, which linear_cce would store.
     return entry(row, label), jnp.sum(is_at(label, row).astype(row.dtype) * tangents[0])
 
 
