@@ -247,27 +247,21 @@ def _widen(x: Array, kind: Kind, dtype: np.dtype) -> Array:
     return x.astype(dtype)
 
 
-@jax.custom_jvp
+def widened(x: Array) -> Array:
+    """Half precision to float32."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
 def _masked(exists: Array, x: Array) -> Array:
     """x as it is, but with no derivative where the unit does not exist, not even that of a NaN.
 
-    The value needs no such care: `unit` drops it, and the compiler drops the select of twice the same, which is there
-    for vmap alone (it takes value and derivative to depend on the same arguments). So a mask costs no pass. It selects
-    bits, since a CPU widens half precision before the compiler looks.
+    The value needs no such care: `unit` drops it, and the compiler drops the select of twice the same. So a mask costs
+    no pass. Half precision goes through float32, since a CPU would widen it in two places, which are not the same.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        return jnp.where(_sharded_as(x, exists), x, x)
-    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
-    return jax.lax.bitcast_convert_type(jnp.where(_sharded_as(x, exists), bits, bits), x.dtype)
-
-
-@_masked.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    exists, x = primals
-    dx = tangents[1]
-    if dx.dtype == jax.dtypes.float0:
-        return _masked(exists, x), dx
-    return _masked(exists, x), jnp.where(_sharded_as(x, exists), dx, jnp.zeros_like(dx))
+        return x
+    wide = widened(x)
+    return jnp.where(_sharded_as(x, exists), wide, jax.lax.stop_gradient(wide)).astype(x.dtype)
 
 
 def _harmless(exists: Array, x: Array) -> Array:

@@ -213,11 +213,6 @@ def rounding(x: Any) -> float:
     return 4 * float(jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32).eps)
 
 
-def widened(x: Array) -> Array:
-    """Half precision to float32."""
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def log_normaliser(row: Array, stored: Array, single: bool = True) -> tuple[Array, Array]:
     """The maximum of a row of logits, and log sum exp(row - maximum): the logsumexp in two parts.
@@ -266,10 +261,10 @@ def cross_entropy(given: dict[str, Array], row: Array, stored: Array) -> Array:
     apart = barrier if pieces.ndim > 1 else lambda x: x
     shift, log_sum = apart(_normaliser(pieces, row.dtype, apart, single=pieces.ndim > 1))
     surprise = log_sum - (apart(pieces).astype(row.dtype) - shift)
-    # 0 where y is 0, infinite elsewhere: a bound, since a select would not fuse. As a product of two constants it would
-    # be 0 times infinity.
-    (huge,) = constants(float(jnp.finfo(row.dtype).max), like=row)
-    return _by_piece(jnp.sum, y * jnp.minimum(surprise, (jnp.abs(y) * huge) * huge))
+    # The largest number where y is 0, infinite elsewhere: a bound, since a select would not fuse.
+    huge = float(jnp.finfo(row.dtype).max)
+    bound = (jnp.abs(jax.lax.stop_gradient(y)) * huge + 1) * huge
+    return _by_piece(jnp.sum, y * jnp.minimum(surprise, bound))
 
 
 def _cross_entropy_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:

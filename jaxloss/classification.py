@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
+from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled, widened
 from jaxloss._math import (
     STEEPEST,
     constants,
@@ -31,7 +31,6 @@ from jaxloss._math import (
     softplus,
     surprise_of_shares,
     targets,
-    widened,
 )
 
 __all__ = ["bce", "cce", "nll", "sparse_cce"]

@@ -300,9 +300,7 @@ class _Program:
 
     def logits(self, token: dict[str, Any], kernel: Array) -> Array:
         """The products of a chunk, accumulated in float32; tokens that do not exist count as zeros."""
-        hidden = token["hidden"]
-        if token["exists"] is not None:
-            hidden = jnp.where(token["exists"][..., None], hidden, 0)
+        hidden = _existing(token)
         return _dot(hidden, kernel, (hidden.ndim - 1,), (0,), self.dtype)
 
     def losses(self, z: Array, layer: dict[str, Array], token: dict[str, Any]) -> tuple[Array, LinearStats]:
@@ -395,10 +393,7 @@ class _Program:
                 (more, stats), (dz, d_small, d_shares) = graded(z, small, now["shares"])
                 found, batch = dict(d_small), tuple(range(z.ndim - 1))
                 if "kernel" in of_layer:
-                    hidden = token["hidden"]
-                    if token["exists"] is not None:
-                        hidden = jnp.where(token["exists"][..., None], hidden, 0)
-                    found["kernel"] = _dot(hidden, dz, batch, batch, self.dtype)
+                    found["kernel"] = _dot(_existing(token), dz, batch, batch, self.dtype)
                 by_token = {"shares": d_shares} if "shares" in wanted else {}
                 if "hidden" in wanted:
                     by_token["hidden"] = _dot(dz, kernel, (z.ndim - 1,), (1,), self.dtype)
@@ -429,6 +424,11 @@ def _statistics(z: Array, label: Array, class_weights: Array | None) -> tuple[Ar
     for _ in range(z.ndim - 1):
         of_row = jax.vmap(of_row)
     return of_row(z, label)
+
+
+def _existing(token: dict[str, Any]) -> Array:
+    hidden, exists = token["hidden"], token["exists"]
+    return hidden if exists is None else jnp.where(exists[..., None], hidden, 0)
 
 
 def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: np.dtype) -> Array:

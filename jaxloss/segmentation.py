@@ -37,8 +37,9 @@ from jaxloss._contract import (
     checking,
     compiled,
     in_explicit_mesh,
+    widened,
 )
-from jaxloss._math import absolute, is_binary, is_probability, poisoned, rounding, widened
+from jaxloss._math import absolute, is_binary, is_probability, poisoned, rounding
 from jaxloss._special import positive, raised, ratio
 
 __all__ = ["dice", "focal_tversky", "generalized_dice", "jaccard", "lovasz_hinge", "lovasz_softmax", "tversky"]

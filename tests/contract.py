@@ -530,6 +530,43 @@ def gradient(row: Row, loss: Loss) -> None:
     close(got["reverse over reverse"], second, "second order, reverse over reverse", **tolerance)
 
 
+@check(alike=same_family)
+def inside_scan(row: Row, loss: Loss) -> None:
+    """Second derivatives in a scan are those of a loop. There jax (to 0.12) forgets the rules that custom_jvp gives and
+    differentiates what they stand for: so that must be differentiable too, to the same end."""
+    arrays = row.make((3,), np.float64)
+    places = row.differentiable
+    points = tuple(arrays[i] for i in places)
+    direction = tuple(np.cos(7 * x) for x in points)
+    masks = np.array([[True, False, True], [True, True, False]])
+    ones = np.ones(2)  # what does not depend on the step would leave the scan
+
+    def step(total: Any, now: Any, points: Any) -> Any:
+        where, one = now
+        full = list(arrays)
+        for i, x in zip(places, points, strict=True):
+            full[i] = one * x
+        return total + loss(*full, **row.options, where=where) ** 2, None
+
+    def second(summed: Any, points: Any) -> Any:
+        first = jax.grad(summed)
+        return jax.jvp(first, (points,), (direction,))[1], jax.vjp(first, points)[1](direction)
+
+    def both(points: Any) -> Any:
+        def loop(points: Any) -> Any:
+            return sum(step(0, now, points)[0] for now in zip(masks, ones, strict=True))
+
+        def scan(points: Any) -> Any:
+            start = 0 * loss(*arrays, **row.options)
+            return jax.lax.scan(lambda total, now: step(total, now, points), start, (masks, ones))[0]
+
+        return second(scan, points), second(loop, points)
+
+    with x64():
+        got, want = run(both, points)
+    close(got, want, "second derivatives in a scan", rtol=1e-9, atol=1e-12)
+
+
 @check(lambda row: bool(row.traceable))
 def traced_options(row: Row, loss: Loss) -> None:
     """An option given as an array equals the constant, and can be swept by vmap."""
