@@ -125,19 +125,45 @@ def rigid(extreme: Array, *numbers: Array) -> list[Array]:
     return [jnp.where(extreme, jax.lax.stop_gradient(x), x) for x in numbers]
 
 
+def steady(extreme: Array, function: Callable[..., Array], *arguments: Any) -> Array:
+    """function(*arguments) and its derivative, which counts as a constant where it is extreme, as in `rigid`.
+
+    For formulas whose second derivative no float can hold there: infinite terms would cancel to NaN.
+    """
+    function, options = jax.closure_convert(function, *arguments)
+    count = len(arguments)
+
+    @jax.custom_jvp
+    def value(extreme: Array, *given: Array) -> Array:
+        return function(*given)
+
+    @value.defjvp
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+        extreme, *given = primals
+        point = (*rigid(extreme, *given[:count]), *given[count:])
+        return value(*primals), jax.jvp(function, point, tangents[1:])[1]
+
+    return value(extreme, *arguments, *options)
+
+
 def _quotient_by_numerator(x: Array, y: Array) -> Array:
-    (y,) = rigid(_is_minute(y), y)
-    return 1 / y
+    (y,) = rigid(is_minute(y), y)
+    return quotient(jnp.ones_like(y), y)
 
 
 def _quotient_by_denominator(x: Array, y: Array) -> Array:
-    x, y = rigid(_is_minute(y), x, y)
-    return bounded(-(x / y) / y)
+    x, y = rigid(is_minute(y), x, y)
+    return bounded(quotient(-quotient(x, y), y))  # without a minus between them XLA would divide by y y
 
 
-def _is_minute(y: Array) -> Array:
+def is_minute(y: Array) -> Array:
     """Whether the cube of 1 / y, or its square times the derivative of a logarithm, would overflow."""
     return jnp.abs(y) < float(jnp.finfo(y.dtype).tiny) ** 0.3
+
+
+def is_huge(y: Array) -> Array:
+    """Whether the cube of y would overflow."""
+    return jnp.abs(y) > float(jnp.finfo(y.dtype).tiny) ** -0.3
 
 
 @slopes(_quotient_by_numerator, _quotient_by_denominator)
@@ -146,12 +172,16 @@ def quotient(x: Array, y: Array) -> Array:
     return x / y
 
 
-def share_of(row: Array) -> Callable[[Array], Array]:
-    """Division by the sum of a row, for its entries; each of a row of zeros has the same share, with zero gradient."""
+def of_share(row: Array, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """function(p / sum(row)) for entries p; each of a row of zeros has the same share, with zero gradient."""
     total = jnp.sum(row)
     empty = total <= 0
     total = jnp.where(empty, 1, total)
-    return lambda p: jnp.where(empty, 1 / row.size, quotient(p, total))
+
+    def of(p: Array, total: Array, empty: Array) -> Array:
+        return function(jnp.where(empty, 1 / row.size, quotient(p, total)))
+
+    return lambda p: steady(is_minute(total), of, p, total, empty)
 
 
 @jax.custom_jvp
@@ -173,13 +203,15 @@ def _surprise_of_shares_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...
     row, slope = reread(row, stored), jnp.zeros_like(value)
     if not isinstance(d_row, SymbolicZero):
         full, total = _total(row)
+        row, again, total = rigid(is_minute(total), row, reread(row, stored), total)
         (least,) = constants(STEEPEST, like=row)
         p = quotient(row, total)
         mean_slope = jnp.sum(_weighed(weight, jnp.minimum(p, least))) / least  # sum(w p / max(p, least))
-        by_share = _weighed(weight, 1 / jnp.maximum(quotient(reread(row, stored), total), STEEPEST))
-        slope += full * quotient(mean_slope * jnp.sum(d_row) - jnp.sum(by_share * d_row), total)
+        by_share = _weighed(weight, 1 / jnp.maximum(quotient(again, total), STEEPEST))
+        inverse = quotient(jnp.ones_like(total), total)
+        slope += full * (mean_slope * jnp.sum(d_row) - jnp.sum(by_share * d_row)) * inverse
     if weight is not None and not isinstance(d_weight, SymbolicZero):
-        slope -= jnp.sum(d_weight * log_probability(share_of(row)(row)))
+        slope -= jnp.sum(d_weight * of_share(row, log_probability)(row))
     return value, slope
 
 

@@ -21,11 +21,11 @@ from jaxloss._math import (
     log_normaliser,
     log_probability,
     mixed,
+    of_share,
     pick,
     poisoned,
     rounding,
     row_sum,
-    share_of,
     slopes,
     smoothed,
     softplus,
@@ -198,14 +198,10 @@ def _surprise(
 
         return True, lambda z: log_sum - (z - shift), mean_of_logits, penalty
 
-    share = share_of(row)
-
-    def surprise(p: Array) -> Array:
-        return -log_probability(share(p))
-
     def mean(weight: Array | None) -> Array:
         return surprise_of_shares(weight, row, stored) / row.size
 
+    surprise = of_share(row, lambda share: -log_probability(share))
     return jnp.min(stored).astype(row.dtype) >= -slack, surprise, mean, 0.0
 
 
@@ -301,7 +297,8 @@ def _sigmoid_minus(y: Array, z: Array) -> Array:
     """sigmoid(z) - y, exact also where the two are almost equal."""
     zero, one = constants(0, 1, like=z)
     small = jnp.exp(-jnp.abs(z))
-    return jnp.where(z > zero, one - y - y * small, (one - y) * small - y) / (one + small)
+    # At 0 the side that abs is differentiated on.
+    return jnp.where(z >= zero, one - y - y * small, (one - y) * small - y) / (one + small)
 
 
 @slopes(lambda y, z: -z, _sigmoid_minus)

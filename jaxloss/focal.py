@@ -20,14 +20,16 @@ from jaxloss._math import (
     STEEPEST,
     barrier,
     finite_where_zero,
+    is_huge,
     is_zero,
     log_complement,
     log_probability,
+    of_share,
     poisoned,
     rounding,
-    share_of,
     slopes,
     smoothed,
+    steady,
 )
 from jaxloss._special import power_series
 from jaxloss.classification import bce_of_logit, bce_of_probability
@@ -84,16 +86,18 @@ def binary_focal(
     def example(y: Array, score: Array) -> Array:
         valid: Array | bool = True
         y = smoothed(y, label_smoothing, 2)
+        a = None if alpha is None else jnp.asarray(alpha, y.dtype)
+
+        def of_logit(y: Array, z: Array) -> Array:
+            return _power_of_error(y, z, gamma) * bce_of_logit(y, z) * _balance(y, a)
+
         if from_logits:
-            loss = _power_of_error(y, score, gamma) * bce_of_logit(y, score)
+            loss = steady(is_huge(score), of_logit, y, score)
         else:
             valid = score * (1 - score) >= -slack
             p = jnp.where(valid, score, 0)
             error = y * (1 - p) + (1 - y) * p
-            loss = _power(error, log_probability(error), gamma) * bce_of_probability(y, p, slack)
-        if alpha is not None:
-            a = jnp.asarray(alpha, y.dtype)
-            loss *= a * y + (1 - a) * (1 - y)
+            loss = _power(error, log_probability(error), gamma) * bce_of_probability(y, p, slack) * _balance(y, a)
         return poisoned(valid, loss)
 
     return batched(
@@ -168,9 +172,11 @@ def categorical_focal(
             y = y * (factors * jnp.ones_like(y))  # laid out over the devices as the row is
         if from_logits:
             return _over_logits(_focal(gamma), y, row, jnp.asarray(gamma, row.dtype))
-        p = share_of(row)(row)
-        terms = -log_probability(p) * _power(1 - p, log_complement(p), gamma)
-        return poisoned(jnp.min(row) >= -slack, jnp.sum(y * terms))
+
+        def term(p: Array) -> Array:
+            return -log_probability(p) * _power(1 - p, log_complement(p), gamma)
+
+        return poisoned(jnp.min(row) >= -slack, jnp.sum(y * of_share(row, term)(row)))
 
     return batched(
         example,
@@ -230,8 +236,11 @@ def poly1(
         raised = jnp.asarray(epsilon, row.dtype)
         if from_logits:
             return _over_logits(_POLY1, y, row, raised)
-        p = share_of(row)(row)
-        return poisoned(jnp.min(row) >= -slack, jnp.sum(y * (raised * (1 - p) - log_probability(p))))
+
+        def term(p: Array) -> Array:
+            return raised * (1 - p) - log_probability(p)
+
+        return poisoned(jnp.min(row) >= -slack, jnp.sum(y * of_share(row, term)(row)))
 
     return batched(
         example,
@@ -292,8 +301,11 @@ def generalized_cce(
         if from_logits:
             # The limit for power 0 is poly1 with epsilon 0.
             return _over_logits(_POLY1 if is_zero(power) else _GENERALIZED, y, row, exponent)
-        terms = _box_cox(-log_probability(share_of(row)(row)), exponent)
-        return poisoned(jnp.min(row) >= -slack, jnp.sum(y * terms))
+
+        def term(p: Array) -> Array:
+            return _box_cox(-log_probability(p), exponent * jnp.ones_like(p))  # laid out over the devices as p is
+
+        return poisoned(jnp.min(row) >= -slack, jnp.sum(y * of_share(row, term)(row)))
 
     return batched(
         example,
@@ -310,6 +322,10 @@ def generalized_cce(
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Two classes
+
+
+def _balance(y: Array, alpha: Array | None) -> Array | float:
+    return 1.0 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
 
 
 def _is_small_integer(gamma: float | Array) -> bool:
@@ -433,7 +449,11 @@ def _(rule: _Rule, primals: tuple[Array, Array, Array], tangents: tuple[Any, Any
     value = _over_logits(rule, y, row, option)
     parts, slope = _parts(row), jnp.zeros_like(value)
     if not isinstance(dy, SymbolicZero):
-        slope += jnp.sum(finite_where_zero(y, rule.loss(parts, option)) * dy)
+        infinite = jnp.isinf(parts.surprise)  # and would be NaN, times what does not change
+        finite = parts._replace(surprise=jnp.where(infinite, 0, parts.surprise))
+        constant = jax.lax.stop_gradient(rule.loss(parts, option))
+        losses = jnp.where(infinite, constant, rule.loss(finite, option))
+        slope += jnp.sum(finite_where_zero(y, losses) * dy)
     if not isinstance(dz, SymbolicZero):
         c = y * rule.by_surprise(parts, option)
         slope += jnp.sum((parts.p * (jnp.sum(c) - c) - c * parts.rest) * dz)  # so that nothing cancels for a one-hot y

@@ -507,7 +507,8 @@ class _Counts:
         product = self.a * jnp.minimum(self.m, limit)
         self.log_widened = blend(above(self.m, limit), self.log_a + self.log_m, jnp.log1p(product))
         # (y - m) / (1 + a m) = (y - m) n / (n + m), divided first where m is large
-        large, small = self.n + jnp.maximum(self.m, 1), self.n + jnp.minimum(self.m, 1)
+        beyond = self.m > 1  # selects, since at 1 a maximum would have half a derivative
+        large, small = self.n + jnp.where(beyond, self.m, 1), self.n + jnp.where(beyond, 1, self.m)
         far, near = self.n * quotient(y - self.m, large), (y - self.m) * quotient(self.n, small)
         self.off = blend(above(self.m, 1), far, near)
         self.difference = quotient(y - self.m, self.n + self.m)

@@ -255,31 +255,32 @@ def _balanced_l1(steep: bool) -> Callable[..., Array]:
         direct = jnp.log1p(jnp.expm1(jnp.minimum(ratio, STEEP)) * x)
         return jnp.where(ratio > STEEP, softplus(ratio + jnp.log(x)), direct)
 
-    def parts(e: Array, alpha: Array, gamma: Array, beta: Array) -> tuple[Array, Array, Array]:
-        """x = min(abs(e) / beta, 1), log(1 + b x), and 1 / b (never b, which may overflow)."""
+    def parts(size: Array, alpha: Array, gamma: Array, beta: Array) -> tuple[Array, Array, Array]:
+        """For size = abs(e): x = min(size / beta, 1), log(1 + b x), and 1 / b (never b, which may overflow)."""
         width = above_zero(beta)
-        x = quotient(jnp.minimum(absolute(e), width), width)
+        x = quotient(jnp.minimum(size, width), width)
         return x, log_of(x, gamma / alpha), 1 / jnp.expm1(gamma / alpha)
 
     def by_residual(e: Array, *options: Array) -> Array:
         alpha, gamma, beta = barrier(options)  # see `constants`
-        return jnp.sign(e) * alpha * parts(e, alpha, gamma, beta)[1]
+        # Its own derivative is not 0 at 0: there the sign is that of the side that abs is differentiated on.
+        return jnp.where(e >= 0, alpha, -alpha) * parts(jnp.abs(e), alpha, gamma, beta)[1]
 
     def by_alpha(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
-        x, log, inverse = parts(e, alpha, gamma, beta)
+        x, log, inverse = parts(absolute(e), alpha, gamma, beta)
         return beta * ((inverse + x) * log - x - gamma / alpha * (1 + inverse) * (x - inverse * log))
 
     def by_gamma(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
-        x, log, inverse = parts(e, alpha, gamma, beta)
+        x, log, inverse = parts(absolute(e), alpha, gamma, beta)
         return beta * (1 + inverse) * (x - inverse * log) + jnp.maximum(absolute(e) - beta, 0)
 
     def by_beta(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
-        x, log, inverse = parts(e, alpha, gamma, beta)
+        x, log, inverse = parts(absolute(e), alpha, gamma, beta)
         return alpha * (inverse * log - x)
 
     @slopes(by_residual, by_alpha, by_gamma, by_beta)
     def loss(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
-        x, log, inverse = parts(e, alpha, gamma, beta)
+        x, log, inverse = parts(absolute(e), alpha, gamma, beta)
         # The integral of log(1 + b t) from 0 to x, for small x without cancellation.
         u = jnp.minimum(x / above_zero(inverse), 1)
         v = u / (2 + u)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled, settled
-from jaxloss._math import absolute, barrier, constants, is_zero, quotient, slopes
+from jaxloss._math import absolute, barrier, constants, is_huge, is_minute, is_zero, quotient, slopes, steady
 from jaxloss._special import above, above_zero, blend, separate
 
 __all__ = ["cosine_distance", "mape", "msle", "smape"]
@@ -255,6 +255,12 @@ def cosine_distance(
     check_option("cosine_distance", "eps", eps, low=0)
 
     def example(y: Array, p: Array) -> Array:
+        if not is_zero(eps):  # which bounds the derivatives
+            return distance(y, p)
+        largest = jnp.stack([jnp.max(jnp.abs(y)), jnp.max(jnp.abs(p))])
+        return steady(jnp.any(is_minute(largest) | is_huge(largest)), distance, y, p)
+
+    def distance(y: Array, p: Array) -> Array:
         (u, some_u, length_u), (v, some_v, length_v) = (_direction(x, eps) for x in (y, p))
         apart = settled(jnp.sum((v - u) ** 2)) / 2
         if not is_zero(eps):
@@ -283,5 +289,5 @@ def _direction(x: Array, eps: float | Array) -> tuple[Array, Array, Array | floa
     scaled = x / largest
     norm = jnp.sqrt(jnp.where(some, settled(jnp.sum(scaled**2)), 1))
     length = 1.0 if is_zero(eps) else norm / jnp.maximum(norm, jnp.asarray(eps, x.dtype) / largest)
-    # Divided anew, lest XLA writes what was divided before to memory.
-    return x / barrier(largest) / norm, some, length
+    # Divided anew, lest XLA writes what was divided before to memory; the signs keep it from dividing by the product.
+    return -(-(x / barrier(largest)) / norm), some, length

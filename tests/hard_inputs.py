@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -86,42 +87,31 @@ LISTED["negative_binomial_nll"].append((r"gradient by mean .* y_true 0\.0, mean 
 # dtypes if float32 and float16 are not among them.
 LARGE, MINUTE = r" at .*e\+3[78]\b.*", r" at .*e-(3\d|4\d)\b.*"
 SMALLEST_HALF, LARGEST_HALF = r" at .*(6\.103515625e-05|5\.960464477539063e-08)\b.*", r" at .*-65[45]\d\d\.0.*"
-ABOVE_ONE, CLOSER = r" at .* 1\.0000001192092896\b.*", r" \(\d\d?(\.\d+)? eps, .*"
+CLOSER = r" \(\d\d?(\.\d+)? eps, .*"
 OVERFLOWS = "a number above 1e37: a difference, a product or a sum on the way overflows"
 VANISHES = "a number below 1e-29: a difference, a product or a quotient is absorbed or subnormal"
 ABSORBED = "a small number beside one of another size: a difference of two numbers that rounding makes almost equal"
-OUTSIDE = "above 1 by more than what float64 rounds: outside the domain, NaN"
 CLOSE = "in float64 the result has up to 100 eps: a difference with 1, at a smoothed target or near a zero of the loss"
 AT: dict[tuple[str, str], dict[str, list[str]]] = {
-    (OUTSIDE, ABOVE_ONE): {
-        "bce-probability": ["NaN loss @float64", "gradient by y_pred @float64"],
-        "bce-weighted": ["NaN loss @float64", "gradient by y_pred @float64"],
-        "binary_focal-probability": ["NaN loss @float64", "gradient by y_true @float64", "gradient by y_pred @float64"],
-    },
     (OVERFLOWS, LARGE): {
         "barron": ["gradient by y_true", "gradient by y_pred"],
         "bce-all": ["loss @float64"],
         "binary_focal-all": [
-            "second derivative by y_true",
-            "second derivative by y_pred",
             "loss @float64",
             "gradient by y_true @float64",
             "gradient by y_pred @float64",
         ],
         "categorical_focal-all": [
             "loss @bfloat16",
-            "second derivative by y_true @bfloat16",
             "gradient by y_true @bfloat16",
         ],
         "categorical_focal-one_hot_logits": [
             "loss @bfloat16",
             "gradient by y_true @bfloat16",
-            "second derivative by y_true @bfloat16",
         ],
         "cauchy": ["loss"],
         "cce-logits": ["gradient by y_true @bfloat16"],
         "cce-one_hot_logits": ["loss @bfloat16", "gradient by y_true @bfloat16"],
-        "cosine_distance": ["second derivative by y_true", "second derivative by y_pred"],
         "expectile": ["gradient by y_true @bfloat16", "gradient by y_pred @bfloat16"],
         "gaussian_nll": [
             "gradient by y_true",
@@ -147,23 +137,13 @@ AT: dict[tuple[str, str], dict[str, list[str]]] = {
         "binary_focal-all": ["gradient by y_pred @float64"],
         "binary_focal-logit": ["gradient by y_pred"],
         "binary_focal-root": ["gradient by y_pred @float64"],
-        "categorical_focal-probabilities": [
-            "second derivative by y_true",
-            "second derivative by y_pred",
-        ],
-        "cce-probabilities": ["second derivative by y_pred"],
-        "cce-weighted": ["second derivative by y_pred"],
-        "cosine_distance": ["second derivative by y_true", "second derivative by y_pred"],
-        "generalized_cce-probabilities": ["second derivative by y_pred"],
         "iou_log": ["loss", "gradient by y_true"],
         "js_divergence": ["gradient by y_pred @float64"],
         "laplace_nll": ["gradient by scale @float64"],
         "negative_binomial_nll": ["loss @float64", "gradient by mean @float64", "gradient by dispersion @float64"],
         "negative_binomial_nll-full": ["gradient by mean @float64"],
         "poisson_nll-full": ["gradient by rate @float64"],
-        "poly1-probabilities": ["second derivative by y_pred"],
         "smape": ["gradient by y_true", "gradient by y_pred"],
-        "sparse_cce-probabilities": ["second derivative by y_pred"],
         "sparsemax": ["gradient by y_true", "loss @float64", "gradient by y_pred @float64"],
         "student_t_nll": ["gradient by y_true", "gradient by location", "gradient by scale @float64"],
         "tweedie": ["gradient by y_true", "gradient by mean"],
@@ -199,8 +179,6 @@ for (_reason, _numbers), _rows in AT.items():
     for _row, _results in _rows.items():
         for _result in _results:
             _what, _, _dtypes = _result.partition(" @")
-            _what = re.sub("^NaN (.*)", r"\1.* is .*nan.* instead", _what)
-            _what = re.sub("^(second .*)", r"\1 is NaN", _what)
             _pattern = f"^{_what}.*{_numbers}" + (rf"\(({_dtypes})\)$" if _dtypes else "")
             LISTED.setdefault(_row, []).append((_pattern, _reason))
 
@@ -231,7 +209,10 @@ def judge(row: Row, loss: Callable[..., Any], dtypes: Sequence[Any] = (np.float3
             return jax.grad(summed, row.differentiable, has_aux=True)(*arrays)
 
         tangents = tuple(
-            jnp.full_like(x, i in row.differentiable) if x.dtype.kind != "i" else np.zeros(x.shape, jax.dtypes.float0)
+            # Of length 1 for each unit: for the smallest numbers a derivative along more would overflow by itself.
+            jnp.full_like(x, (i in row.differentiable) / math.prod(x.shape[1:]) ** 0.5)
+            if x.dtype.kind != "i"
+            else np.zeros(x.shape, jax.dtypes.float0)
             for i, x in enumerate(arrays)
         )
         slopes, second, losses = jax.jvp(first, arrays, tangents, has_aux=True)
@@ -267,6 +248,8 @@ def _judge(row: Row, batches: Any, got: Any, result: Result) -> None:
 def _rounded(row: Row, dtype: Any) -> list[np.ndarray]:
     """The hard inputs in a dtype, each unit once, without those that it cannot hold."""
     given = [np.asarray(x) for x in row.hard]
+    if dtype == np.float64:  # what float32 rounds up from 1 would lie outside the domain
+        given = [np.where(x == 1 + 2.0**-23, 1 + 2.0**-52, x) if x.dtype.kind == "f" else x for x in given]
     with np.errstate(over="ignore", under="ignore"):
         arrays = [x.astype(dtype) if x.dtype.kind == "f" else x.astype(np.int32) for x in given]
     axis = 1 if row.pooled else 0
@@ -442,10 +425,8 @@ def is_nan(message: str) -> bool:
 
 
 def _miss(row: Row, message: str, result: Result) -> None:
-    """A NaN is excused only by what names it."""
-    nan = is_nan(message)
-    patterns = [pattern for pattern, _ in LISTED.get(row.id, []) if re.search(pattern, message)]
-    patterns = [pattern for pattern in patterns if "nan" in pattern.lower() or not nan]
+    """A NaN is never excused."""
+    patterns = [pattern for pattern, _ in LISTED.get(row.id, []) if re.search(pattern, message) and not is_nan(message)]
     result.met.update(patterns)
     if patterns:
         result.excused.append((patterns[0], message))
