@@ -264,7 +264,8 @@ def _balanced_l1(steep: bool) -> Callable[..., Array]:
     def by_residual(e: Array, *options: Array) -> Array:
         alpha, gamma, beta = barrier(options)  # see `constants`
         # Its own derivative is not 0 at 0: there the sign is that of the side that abs is differentiated on.
-        return jnp.where(e >= 0, alpha, -alpha) * parts(jnp.abs(e), alpha, gamma, beta)[1]
+        (zero,) = constants(0, like=e)
+        return jnp.where(e >= zero, alpha, -alpha) * parts(jnp.abs(e), alpha, gamma, beta)[1]
 
     def by_alpha(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
         x, log, inverse = parts(absolute(e), alpha, gamma, beta)
