@@ -125,6 +125,12 @@ def rigid(extreme: Array, *numbers: Array) -> list[Array]:
     return [jnp.where(extreme, jax.lax.stop_gradient(x), x) for x in numbers]
 
 
+def frozen(extreme: Array, function: Callable[..., Array], *numbers: Array) -> Array:
+    """function(*numbers), which counts as a constant for derivatives where it is extreme."""
+    # Both ends: an infinite derivative in between would make NaN of the 0 that comes from either.
+    return rigid(extreme, function(*rigid(extreme, *numbers)))[0]
+
+
 def steady(extreme: Array, function: Callable[..., Array], *arguments: Any) -> Array:
     """function(*arguments) and its derivative, which counts as a constant where it is extreme, as in `rigid`.
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
-from jaxloss._math import absolute, log_normaliser, log_probability, poisoned, rounding
+from jaxloss._math import absolute, finite_where_zero, log_normaliser, log_probability, poisoned, rounding
 from jaxloss._special import power_series
 
 __all__ = ["distillation", "js_divergence", "kl_divergence", "total_variation"]
@@ -287,7 +287,8 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     q, p, x, close = _compared(*primals)
     kl = _kl_of_logits(*primals)
     by_b = jnp.where(close, q * jnp.expm1(jnp.minimum(x, 1)), p - q)
-    return kl, jnp.sum(by_b * tangents[1]) - jnp.sum(q * (x + kl) * tangents[0])
+    above_mean = finite_where_zero(q, jnp.where(jnp.isneginf(x), 0, x + kl))  # with an infinite x, kl is infinite too
+    return kl, jnp.sum(by_b * tangents[1]) - jnp.sum(q * above_mean * tangents[0])
 
 
 def _compared(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:

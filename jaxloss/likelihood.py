@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
-from jaxloss._math import STEEPEST, absolute, bounded, constants, quotient, slopes
+from jaxloss._math import STEEPEST, absolute, bounded, constants, frozen, quotient, rigid, slopes
 from jaxloss._special import (
     HALF_LOG_TWO_PI,
     above,
@@ -395,21 +395,22 @@ def _poisson(given_log: bool, full: bool) -> Callable[[Array, Array], Array]:
     @slopes(by_count, by_rate)
     def loss(y: Array, x: Array) -> Array:
         rate, log = _rate_and_log(x, given_log)
-        value = rate - y * log
         if full:
-            return _whole(_factorial_added(value, y, rate), y if given_log else jnp.minimum(x, y))
-        return value + (_poison(y) if given_log else _poison(y, x))
+            return _whole(_with_factorial(y, rate, log), y if given_log else jnp.minimum(x, y))
+        return rate - y * log + (_poison(y) if given_log else _poison(y, x))
 
     return loss
 
 
-def _factorial_added(loss: Array, y: Array, rate: Array) -> Array:
+def _with_factorial(y: Array, rate: Array, log: Array) -> Array:
     """rate - y log(rate) + log(y!), by the formula of Stirling where its terms are large and cancel (Loader 2000)."""
     near = (y >= 1) & (3 * jnp.abs(y - rate) - y < rate)
     some = jnp.where(near, y, 1)
     close = _gap(some, jnp.where(near, y - rate, 0), jnp.where(near, rate, 1))
     log_factorial, excess = _factorial(y)
-    return jnp.where(near, close + excess, loss + log_factorial)
+    # The logarithms first: for a huge y both terms would be infinite.
+    many = rate + jnp.maximum(y * (jnp.log(above_zero(y)) - 1 - log), -jnp.finfo(y.dtype).max) + excess
+    return jnp.where(near, close + excess, jnp.where(y < 1, rate - y * log + log_factorial, many))
 
 
 def _gap(y: Array, difference: Array, other: Array) -> Array:
@@ -510,21 +511,34 @@ class _Counts:
         beyond = self.m > 1  # selects, since at 1 a maximum would have half a derivative
         large, small = self.n + jnp.where(beyond, self.m, 1), self.n + jnp.where(beyond, 1, self.m)
         far, near = self.n * quotient(y - self.m, large), (y - self.m) * quotient(self.n, small)
-        self.off = blend(above(self.m, 1), far, near)
+        self.off = jnp.where(beyond, far, near)
         self.difference = quotient(y - self.m, self.n + self.m)
 
     def dispersed(self) -> Array:
         """(d - log(1 + d)) / a^2 for `d = a off`, where `1 + d = spread / widened`."""
+
+        def close(off: Array, d: Array) -> Array:
+            v = d / (2 + d)
+            return off**2 * (1 - 2 * v / (2 + d) * atanh_rest(v**2)) / (2 + d)
+
+        def distant(n: Array, off: Array, log_ratio: Array) -> Array:
+            return n * (off - n * log_ratio)  # n d is off, and does not overflow as d might
+
         d = self.difference
         near = 3 * jnp.abs(d) < jnp.abs(2 + d)
-        small = jnp.where(near, d, 0)
-        v = small / (2 + small)
-        series = (1 - 2 * v / (2 + small) * atanh_rest(v**2)) / (2 + small)
-        far = self.n * (self.n * (jnp.where(near, 0, d) - (self.log_spread - self.log_widened)))
-        return jnp.where(near, jnp.where(near, self.off, 0) ** 2 * series, far)
+        small = jnp.where(near, self.off, 0)
+        # What the derivative overflows with.
+        return jnp.where(
+            near,
+            frozen(jnp.isinf(small**3), close, small, jnp.where(near, d, 0)),
+            frozen(jnp.isinf(self.n**2 * self.off), distant, self.n, self.off, self.log_spread - self.log_widened),
+        )
 
 
 def _negative_binomial(given_log: bool, full: bool) -> Callable[[Array, Array, Array], Array]:
+    def has_square(y: Array) -> Array:
+        return y <= float(jnp.finfo(y.dtype).max) ** 0.5
+
     def by_count(y: Array, x: Array, dispersion: Array) -> Array:
         c = _Counts(y, x, dispersion, given_log)
         share = quotient(jnp.ones_like(y), c.n + y)
@@ -533,14 +547,19 @@ def _negative_binomial(given_log: bool, full: bool) -> Callable[[Array, Array, A
 
     def by_mean(y: Array, x: Array, dispersion: Array) -> Array:
         if given_log:
-            return -_Counts(y, x, dispersion, given_log).off
+            return frozen(~has_square(y), lambda *given: -_Counts(*given, given_log).off, y, x, dispersion)
         mean = jnp.maximum(x, STEEPEST)
-        return quotient(bounded(quotient(mean - y, mean)), 1 + dispersion * mean)
+        widened = 1 + dispersion * mean
+        (widened,) = rigid(jnp.isinf(widened), widened)
+        return quotient(bounded(quotient(mean - y, mean)), widened)
 
     def by_dispersion(y: Array, x: Array, dispersion: Array) -> Array:
-        c = _Counts(y, x, dispersion, given_log)
-        gammas = stirling_slope(c.n) - stirling_slope(c.n + y) * quotient(c.n, c.n + y) ** 2
-        return quotient(y, c.n + y) * c.n / 2 - gammas - c.dispersed()
+        def slope(y: Array, x: Array, dispersion: Array) -> Array:
+            c = _Counts(y, x, dispersion, given_log)
+            gammas = stirling_slope(c.n) - stirling_slope(c.n + y) * quotient(c.n, c.n + y) ** 2
+            return quotient(y, c.n + y) * c.n / 2 - gammas - c.dispersed()
+
+        return frozen(~has_square(y), slope, y, x, dispersion)
 
     @slopes(by_count, by_mean, by_dispersion)
     def loss(y: Array, x: Array, dispersion: Array) -> Array:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cases import CLASSES, Row
-from hard_inputs import judge
+from hard_inputs import judge, mixed
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -647,6 +647,20 @@ def hard_float64(row: Row, loss: Loss) -> None:
     """The same in float64."""
     with x64():
         missed = judge(row, loss, (np.float64,)).missed
+    assert not missed, "\n".join(missed)
+
+
+def entries_are_free(row: Row) -> bool:
+    """Whether any number may stand beside any other: not the corners of a box, nor labels beside their lengths."""
+    boxes = same_family(row) in ("jaxloss.boxes", "jaxloss.wiou")
+    bound = row.pooled or row.coupled or row.shared or row.keywords or boxes
+    return bool(row.hard) and not bound
+
+
+@check(entries_are_free, alike=lambda row: None)
+def hard_mixtures(row: Row, loss: Loss) -> None:
+    """Where the numbers of the hard inputs meet at random, nothing is NaN."""
+    missed = mixed(row, loss)
     assert not missed, "\n".join(missed)
 
 

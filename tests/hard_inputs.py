@@ -7,6 +7,7 @@ The inputs are those of `Row.hard`; what they must give says the oracle of the r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import re
@@ -200,27 +201,9 @@ class Result:
 def judge(row: Row, loss: Callable[..., Any], dtypes: Sequence[Any] = (np.float32, np.float16)) -> Result:
     """The losses of a row at its hard inputs, their gradients, and whether the second derivatives are numbers."""
 
-    def orders(options: Any, *arrays: Any) -> Any:
-        def first(*arrays: Any) -> Any:
-            def summed(*arrays: Any) -> Any:
-                losses = loss(*arrays, **options, reduction="none")
-                return jnp.sum(losses), losses
-
-            return jax.grad(summed, row.differentiable, has_aux=True)(*arrays)
-
-        tangents = tuple(
-            # Of length 1 for each unit: for the smallest numbers a derivative along more would overflow by itself.
-            jnp.full_like(x, (i in row.differentiable) / math.prod(x.shape[1:]) ** 0.5)
-            if x.dtype.kind != "i"
-            else np.zeros(x.shape, jax.dtypes.float0)
-            for i, x in enumerate(arrays)
-        )
-        slopes, second, losses = jax.jvp(first, arrays, tangents, has_aux=True)
-        return losses, slopes, second
-
-    rows = [row, *(dataclasses.replace(row, options={**row.options, **more}) for more in row.hard_options)]
+    rows = _with_hard_options(row)
     batches = [_rounded(row, dtype) for dtype in dtypes]
-    program = jax.jit(lambda batches: [[orders(row.options, *b) for b in batches] for row in rows])
+    program = jax.jit(lambda batches: [[_orders(row, loss, b) for b in batches] for row in rows])
     got = jax.tree.map(np.asarray, program(batches))
     result = Result()
     wide = any(np.dtype(dtype) == np.float64 for dtype in dtypes)
@@ -233,6 +216,59 @@ def judge(row: Row, loss: Callable[..., Any], dtypes: Sequence[Any] = (np.float3
         if pattern not in result.met and named & {np.dtype(dtype).name for dtype in dtypes}:
             result.missed.append(f"listed as a miss, but kept: {pattern} ({reason})")
     return result
+
+
+def _with_hard_options(row: Row) -> list[Row]:
+    return [row, *(dataclasses.replace(row, options={**row.options, **more}) for more in row.hard_options)]
+
+
+def _orders(row: Row, loss: Callable[..., Any], arrays: Sequence[Any]) -> Any:
+    """The losses, the derivatives of their sum, and the derivatives of those along one direction."""
+
+    def first(*arrays: Any) -> Any:
+        def summed(*arrays: Any) -> Any:
+            losses = loss(*arrays, **row.options, reduction="none")
+            return jnp.sum(losses), losses
+
+        return jax.grad(summed, row.differentiable, has_aux=True)(*arrays)
+
+    tangents = tuple(
+        # Of length 1 for each unit: for the smallest numbers a derivative along more would overflow by itself.
+        jnp.full_like(x, (i in row.differentiable) / math.prod(x.shape[1:]) ** 0.5)
+        if x.dtype.kind != "i"
+        else np.zeros(x.shape, jax.dtypes.float0)
+        for i, x in enumerate(arrays)
+    )
+    slopes, second, losses = jax.jvp(first, tuple(arrays), tangents, has_aux=True)
+    return losses, slopes, second
+
+
+def mixed(row: Row, loss: Callable[..., Any], units: int = 3000, seed: int = 0) -> list[str]:
+    """What is NaN where the numbers of the hard inputs, and any between them, meet at random."""
+    rng = np.random.default_rng(seed)
+    arrays = [_mixture(rng, np.asarray(x), units) for x in row.hard]
+    messages = []
+    for varied in _with_hard_options(row):
+        losses, slopes, second = jax.tree.map(np.asarray, jax.jit(functools.partial(_orders, varied, loss))(arrays))
+        found = [("loss", losses)]
+        for what, derivatives in (("gradient", slopes), ("second derivative", second)):
+            found += [(f"{what} by {row.names[i]}", x) for i, x in zip(row.differentiable, derivatives, strict=True)]
+        for what, x in found:
+            bad = np.flatnonzero(np.isnan(x).reshape(units, -1).any(-1))
+            messages += [f"{what} is NaN at {_at(varied, arrays, unit)}, {len(bad)} times" for unit in bad[:1, None]]
+    return messages
+
+
+def _mixture(rng: np.random.Generator, hard: np.ndarray, units: int) -> np.ndarray:
+    pool = np.unique(hard[np.isfinite(hard)])
+    if hard.dtype.kind != "f" or set(pool) <= {-1.0, 0.0, 1.0}:  # labels, signs, one-hot rows
+        return hard[rng.integers(len(hard), size=units)].astype(np.float32 if hard.dtype.kind == "f" else np.int32)
+    between = np.concatenate([s * 10.0 ** rng.uniform(-45, 39, 200) for s in (1, -1)] + [rng.normal(size=100)])
+    between = between[(between > pool.min()) & (between < pool.max())]
+    entries = rng.choice(np.concatenate([np.repeat(pool, 3), between]), (units, *hard.shape[1:]))
+    equal = rng.random((units, *(1,) * (hard.ndim - 1))) < 0.3  # rows of numbers that are alike
+    first = entries if hard.ndim == 1 else entries[:, :1]
+    return np.where(equal & (rng.random(entries.shape) < 0.5), first, entries).astype(np.float32)
 
 
 def _judge(row: Row, batches: Any, got: Any, result: Result) -> None:

@@ -256,6 +256,12 @@ def rounds_to_float32(y_true, y_pred, **options):
     return bce(*(jnp.asarray(x, jnp.float32) for x in (y_true, y_pred)), **options).astype(jnp.result_type(y_pred))
 
 
+@fault("mse", "hard_mixtures", "loss is NaN")
+def multiplies_out(y_true, y_pred, *, weights=None, where=None, reduction="mean"):
+    y, p = (jnp.asarray(x, jnp.float32) for x in (y_true, y_pred))
+    return reduced(y * y + p * p - 2 * y * p, weights, where, reduction)
+
+
 @fault("mae", "ties", "derivative at a kink")
 def has_slope_1_at_0(y_true, y_pred, *, weights=None, where=None, reduction="mean"):
     losses = jnp.abs(jnp.asarray(y_pred, jnp.float32) - jnp.asarray(y_true, jnp.float32))
