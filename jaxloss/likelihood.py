@@ -546,8 +546,11 @@ def _negative_binomial(given_log: bool, full: bool) -> Callable[[Array, Array, A
         return (digamma(y + 1) if full else 0) - c.log_m + (c.log_widened - c.log_spread) + rest
 
     def by_mean(y: Array, x: Array, dispersion: Array) -> Array:
+        def slope(y: Array, x: Array, dispersion: Array) -> Array:
+            return -_Counts(y, x, dispersion, given_log).off
+
         if given_log:
-            return frozen(~has_square(y), lambda *given: -_Counts(*given, given_log).off, y, x, dispersion)
+            return frozen(~has_square(y), slope, y, x, dispersion)
         mean = jnp.maximum(x, STEEPEST)
         widened = 1 + dispersion * mean
         (widened,) = rigid(jnp.isinf(widened), widened)

@@ -24,6 +24,8 @@ from cases.exact import mp
 # relative to itself; a unit made of several numbers relative to the largest of itself (of its gradient) and 1.
 ELEMENT, ROW = 8.0, 16.0
 
+MIXED = 3000  # units that are made of the hard inputs at random
+
 # What misses them, and why: of a loss or a row, patterns of the messages. One that meets nothing fails.
 HALF = "the difference of two numbers that rounding makes equal, at a soft target"
 BOUNDED = "bounded by the derivative at 1e-12, as for every probability and rate"
@@ -243,7 +245,7 @@ def _orders(row: Row, loss: Callable[..., Any], arrays: Sequence[Any]) -> Any:
     return losses, slopes, second
 
 
-def mixed(row: Row, loss: Callable[..., Any], units: int = 3000, seed: int = 0) -> list[str]:
+def mixed(row: Row, loss: Callable[..., Any], units: int = MIXED, seed: int = 0) -> list[str]:
     """What is NaN where the numbers of the hard inputs, and any between them, meet at random."""
     rng = np.random.default_rng(seed)
     arrays = [_mixture(rng, np.asarray(x), units) for x in row.hard]

@@ -54,10 +54,17 @@ def judged(row_id: str) -> hard_inputs.Result:
     return whole
 
 
+def mixed(row_id: str) -> list[str]:
+    (row,) = (row for row in ROWS if row.id == row_id)
+    return hard_inputs.mixed(row, row.judged(jaxloss.LOSSES[row.name]))
+
+
 def hard() -> bool:
     rows: list[Row] = [row for row in ROWS if row.hard]
+    free = [row for row in rows if contract.entries_are_free(row)]
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         results = list(zip(rows, pool.map(judged, [row.id for row in rows]), strict=True))
+        found = list(zip(free, pool.map(mixed, [row.id for row in free]), strict=True))
     tried = sum(r.tried for _, r in results)
     missed = [f"{row.id}: {message}" for row, r in results for message in r.missed]
     excused = Counter(
@@ -77,7 +84,14 @@ def hard() -> bool:
         print(f"  excused: {name}, {count}: {reason}")
     for message in missed:
         print(f"  FAILED {message}")
-    return not missed
+    nans = [f"{row.id}: {message}" for row, messages in found for message in messages]
+    print(
+        f"mixtures: {hard_inputs.MIXED} of the same numbers for each of {len(free)} configurations, at random, value, "
+        f"gradient and second derivative: {len(nans)} kinds of NaN"
+    )
+    for message in nans:
+        print(f"  FAILED {message}")
+    return not missed and not nans
 
 
 def properties() -> bool:
