@@ -416,7 +416,7 @@ def _with_factorial(y: Array, rate: Array, log: Array) -> Array:
 def _gap(y: Array, difference: Array, other: Array) -> Array:
     """y log(y / other) - difference, difference = y - other, for numbers up to a factor 2 apart: nothing cancels."""
     (half,) = constants(0.5, like=y)  # a plain one XLA takes out of the sum, which could overflow then
-    v = quotient(half * difference, half * y + half * other)
+    v = quotient(half * difference, above_zero(half * y + half * other))
     return difference * v + y * v * (2 * v**2 * atanh_rest(v**2))
 
 
