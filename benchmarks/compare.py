@@ -42,6 +42,7 @@ from benchmarks.peers import JAX_PEERS, LOSSES, MISSING, ON_GPU, PEERS, WHATS, C
 from benchmarks.report import TARGETS, Cell, header, judge, print_report, spread, table
 
 LARGE = 2**26  # elements from which a cell gets at most 5 rounds
+SMALL = 2**18  # elements up to which it gets five times as many: a call takes less than a millisecond
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -225,6 +226,8 @@ def measure(
     operands = (*make_inputs(LOSSES[case.loss].data, case.shape, case.dtype), mask)
     if math.prod(case.shape) >= LARGE:
         rounds = min(rounds, 5)
+    if math.prod(case.shape) <= SMALL:
+        rounds *= 5
     for what in whats:
         made = contenders(case, operands, what, peers, notes)
         samples = interleaved({name: contender.call for name, contender in made.items()}, rounds)

@@ -2,9 +2,12 @@
 
 The values of two losses at 16 million elements and at 256x1024, each in several forms, from the formula as one would
 type it to that of the library: times to the typed one, interleaved as in `benchmarks.compare`, and what each form makes
-of inputs where the typed one breaks. On a CPU, XLA hands a fused sum to YNNPACK, which runs one pass over a tile of
-the arrays for each operation: so operations count, and one that it lacks (a select, a comparison) makes XLA compile a
-loop of its own or store what is summed.
+of inputs where the typed one breaks. Then sparse_cce with its gradient in long rows, in parts: what each pass over the
+scores takes alone, to the whole of optax.
+
+On a CPU, XLA hands a fused sum to YNNPACK, which runs one pass over a tile of the arrays for each operation: so
+operations count, and one that it lacks (a select, a comparison) makes XLA compile a loop of its own, or store what is
+summed.
 """
 
 from __future__ import annotations
@@ -117,7 +120,7 @@ def measured(name: str, sizes: Sequence[tuple[tuple[int, int], str]], rounds: in
     for shape, dtype in sizes:
         operands = (*make_inputs(LOSSES[name].data, shape, dtype), None)
         made = {form: jax_contender(mean(function), operands, "value") for form, function in forms.items()}
-        made["jaxloss"] = jax_contender(lambda y, p, _: ours(y, p), operands, "value")
+        made["jaxloss"] = jax_contender(ours_of(ours), operands, "value")
         samples = interleaved({form: contender.call for form, contender in made.items()}, rounds)
         for form, contender in made.items():
             stored = (contender.temporaries or 0) / 1e6
@@ -129,9 +132,48 @@ def measured(name: str, sizes: Sequence[tuple[tuple[int, int], str]], rounds: in
     return table([name, *heads, *PROBES[name]], [[form, *row] for form, row in cells.items()])
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# sparse_cce with its gradient, in parts
+
+
+def optax_mean(label: Array, z: Array, _: None) -> Array:
+    units = LOSSES["sparse_cce"].optax
+    assert units is not None, "optax is missing"
+    return jnp.mean(units(label, z))
+
+
+def softmax(z: Array, log_total: Array) -> Array:
+    return jnp.exp(z.astype(jnp.float32) - log_total[:, None]).astype(z.dtype)
+
+
+def parts(shape: tuple[int, int], dtype: str, rounds: int) -> list[list[str]]:
+    ours = LOSSES["sparse_cce"].jaxloss
+    label, z = make_inputs("labels", shape, dtype)
+    log_total = jax.nn.logsumexp(z.astype(jnp.float32), axis=-1)
+    whole = (label, z, None)
+    made = {
+        "optax": jax_contender(optax_mean, whole, "value+grad"),
+        "jaxloss": jax_contender(ours_of(ours), whole, "value+grad"),
+        "its value": jax_contender(ours_of(ours), whole, "value"),
+        "the maximum of each row": jax_contender(lambda z: jnp.max(z, -1), (z,), "value"),
+        "a new array for the gradient": jax_contender(lambda z: -z, (z,), "value"),
+        "a new array of exponentials": jax_contender(softmax, (z, log_total), "value"),
+    }
+    samples = interleaved({part: contender.call for part, contender in made.items()}, rounds)
+    key = Case("sparse_cce", shape, dtype).key("value+grad")
+    return [[key, part, spread(ratio(samples[part], samples["optax"]))] for part in made]
+
+
+def ours_of(loss: Callable[..., Array]) -> Callable[[Array, Array, None], Array]:
+    return lambda y, p, _: loss(y, p)
+
+
+LONG, QUICK_LONG = ((4096, 32768), (4096, 50257), (1024, 131072)), ((16, 4096),)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forms", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=FORMS, default=list(FORMS), help="of these losses")
+    parser.add_argument("--only", nargs="+", choices=(*FORMS, "sparse_cce"), help="of these losses")
     parser.add_argument("--rounds", type=int, default=15, help="samples of each form (default 15)")
     parser.add_argument("--quick", action="store_true", help="small arrays: a smoke test")
     options = parser.parse_args(argv)
@@ -139,8 +181,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--rounds must be at least 1")
     print(table(["", ""], [[key, str(value)] for key, value in header().items()]))
     print("\nTimes to the typed formula, and temporary memory; after that, results (in brackets what they must be).")
-    for name in options.only:
-        print(f"\n{measured(name, QUICK_SIZES if options.quick else SIZES, options.rounds)}")
+    for name in options.only or FORMS:
+        if name in FORMS:
+            print(f"\n{measured(name, QUICK_SIZES if options.quick else SIZES, options.rounds)}")
+    if "sparse_cce" in (options.only or ["sparse_cce"]):
+        sizes = QUICK_LONG if options.quick else LONG
+        rows = [row for shape in sizes for row in parts(shape, "float32", options.rounds)]
+        print(f"\n{table(['in parts', 'what', 'time / optax'], rows)}")
 
 
 if __name__ == "__main__":
