@@ -532,8 +532,11 @@ def gradient(row: Row, loss: Loss) -> None:
 
 @check(alike=same_family)
 def inside_scan(row: Row, loss: Loss) -> None:
-    """Second derivatives in a scan are those of a loop. Before 0.12 jax forgets there the rules that custom_jvp gives and
-    differentiates what they stand for: so that must be differentiable too, to the same end."""
+    """Second derivatives in a scan are those of a loop.
+
+    Before 0.12 jax forgets there the rules that custom_jvp gives and differentiates what they stand for: so that must
+    be differentiable too, to the same end.
+    """
     arrays = row.make((3,), np.float64)
     places = row.differentiable
     points = tuple(arrays[i] for i in places)
