@@ -180,8 +180,8 @@ def _agreement_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tup
         depths = along.low, -along.high, -along.low, along.high  # how far each end lies inside
         for length, depth, sign, t in zip(lengths, depths, (-1, 1, -1, 1), moved, strict=True):
             if not isinstance(t, SymbolicZero):
-                slope += sign * (iou * length - _share(depth) * height) * t
-    slope *= inverse
+                # The inverse first: the derivative of a logarithm, times it, might overflow.
+                slope += sign * ((iou * length - _share(depth) * height) * inverse) * t
     return _agreement(*primals), (-slope, slope)
 
 
