@@ -309,7 +309,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "'mse where 16384x1024 float32 value', 'dispatch huber'",
     )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, metavar="PEER", help=" ".join(PEERS))
-    parser.add_argument("--rounds", type=int, default=7, help="samples a cell (default 7; at most 5 for large arrays)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=7,
+        help="samples a cell (default 7; at most 5 for large arrays, five times as many for small ones)",
+    )
     parser.add_argument("--quick", action="store_true", help="small arrays and no torch.compile: a smoke test")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the same report, with all samples, as JSON")
     parser.add_argument("--device", action="store_true", help="print device and versions, and measure nothing")

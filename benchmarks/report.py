@@ -77,24 +77,24 @@ class Cell:
 # targets
 
 
-@dataclasses.dataclass(frozen=True)
-class Target:
-    text: str
-    cells: str  # a regular expression, matched with the keys of cells or of dispatch rows
-    limit: float
-    measure: Callable[[Any], float | None] = lambda cell: against(EAGER)(cell)
-
-
-# What the targets were set against; torch.compile, which is a compiler of its own, has a line of its own.
-EAGER = tuple(peer for peer in PEERS if peer != "torch.compile")
-
-
 def _first(numbers: Sequence[float] | None) -> float | None:
     return numbers[0] if numbers else None
 
 
 def against(peers: Sequence[str]) -> Callable[[Cell], float | None]:
     return lambda cell: _first(cell.ratio(peers=peers))
+
+
+# What the targets were set against; torch.compile, which is a compiler of its own, has a line of its own.
+against_eager = against([peer for peer in PEERS if peer != "torch.compile"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    text: str
+    cells: str  # a regular expression, matched with the keys of cells or of dispatch rows
+    limit: float
+    measure: Callable[[Any], float | None] = against_eager
 
 
 def temporaries(cell: Cell) -> float | None:

@@ -536,8 +536,8 @@ class _Counts:
 
 
 def _negative_binomial(given_log: bool, full: bool) -> Callable[[Array, Array, Array], Array]:
-    def has_square(y: Array) -> Array:
-        return y <= float(jnp.finfo(y.dtype).max) ** 0.5
+    def square_overflows(y: Array) -> Array:
+        return y > float(jnp.finfo(y.dtype).max) ** 0.5
 
     def by_count(y: Array, x: Array, dispersion: Array) -> Array:
         c = _Counts(y, x, dispersion, given_log)
@@ -550,7 +550,7 @@ def _negative_binomial(given_log: bool, full: bool) -> Callable[[Array, Array, A
             return -_Counts(y, x, dispersion, given_log).off
 
         if given_log:
-            return frozen(~has_square(y), slope, y, x, dispersion)
+            return frozen(square_overflows(y), slope, y, x, dispersion)
         mean = jnp.maximum(x, STEEPEST)
         widened = 1 + dispersion * mean
         (widened,) = rigid(jnp.isinf(widened), widened)
@@ -562,7 +562,7 @@ def _negative_binomial(given_log: bool, full: bool) -> Callable[[Array, Array, A
             gammas = stirling_slope(c.n) - stirling_slope(c.n + y) * quotient(c.n, c.n + y) ** 2
             return quotient(y, c.n + y) * c.n / 2 - gammas - c.dispersed()
 
-        return frozen(~has_square(y), slope, y, x, dispersion)
+        return frozen(square_overflows(y), slope, y, x, dispersion)
 
     @slopes(by_count, by_mean, by_dispersion)
     def loss(y: Array, x: Array, dispersion: Array) -> Array:

@@ -38,10 +38,15 @@ import jaxloss
 DISTRIBUTIONS = ("jax", "jaxlib", "numpy", "mpmath", "hypothesis", "optax", "keras", "torch")
 
 
+def named(row_id: str) -> tuple[Row, Callable[..., object]]:
+    """A row, which cannot be pickled, and the loss as the checks call it."""
+    (row,) = (row for row in ROWS if row.id == row_id)
+    return row, row.judged(jaxloss.LOSSES[row.name])
+
+
 def judged(row_id: str) -> hard_inputs.Result:
     """A row at its hard inputs, in all dtypes."""
-    (row,) = (row for row in ROWS if row.id == row_id)
-    loss = row.judged(jaxloss.LOSSES[row.name])
+    row, loss = named(row_id)
     results = [hard_inputs.judge(row, loss), hard_inputs.judge(row, loss, (jnp.bfloat16,))]
     if row is next(other for other in ROWS if other.hard and other.name == row.name):  # in float64 one row of each loss
         with contract.x64():
@@ -55,8 +60,7 @@ def judged(row_id: str) -> hard_inputs.Result:
 
 
 def mixed(row_id: str) -> list[str]:
-    (row,) = (row for row in ROWS if row.id == row_id)
-    return hard_inputs.mixed(row, row.judged(jaxloss.LOSSES[row.name]))
+    return hard_inputs.mixed(*named(row_id))
 
 
 def hard() -> bool:
