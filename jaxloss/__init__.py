@@ -19,7 +19,7 @@ from jaxloss import robust as _robust
 from jaxloss import segmentation as _segmentation
 from jaxloss import sequence as _sequence
 from jaxloss import wiou as _wiou
-from jaxloss._checked import BadValueError, checked
+from jaxloss._contract.values import BadValueError, checked
 from jaxloss.boxes import alpha_iou, ciou, diou, eiou, focal_eiou, giou, iou, iou_log, siou
 from jaxloss.classification import bce, cce, nll, sparse_cce
 from jaxloss.divergence import distillation, js_divergence, kl_divergence, total_variation

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._contract import ArrayLike, Reduction, batched
+from jaxloss._legacy import ArrayLike, Reduction, batched
 from jaxloss._math import constants, poisoned, slopes
 from jaxloss._special import angle, positive, ratio
 

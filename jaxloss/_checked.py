@@ -20,7 +20,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 
-from jaxloss._contract import PROGRAMS, Domain, Finding, _spread, _widen, checking, in_explicit_mesh, widened
+from jaxloss._legacy import PROGRAMS, Domain, Finding, _spread, _widen, checking, in_explicit_mesh, widened
 from jaxloss._math import is_binary, is_label, is_probability, rounding
 
 P = ParamSpec("P")

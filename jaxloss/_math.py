@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._contract import in_explicit_mesh, kept, settled
+from jaxloss._legacy import in_explicit_mesh, kept, settled
 
 barrier = jax.lax.optimization_barrier
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import in_explicit_mesh
+from jaxloss._legacy import in_explicit_mesh
 
 # The logarithm of "never": finite, so that differences of two of them are no NaN.
 NEVER = -1e37

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._boxes import Pair, aspect, distance, each_pair, log_iou
-from jaxloss._contract import ArrayLike, Reduction, check_option, compiled
+from jaxloss._legacy import ArrayLike, Reduction, check_option, compiled
 from jaxloss._math import absolute
 from jaxloss._special import raised, ratio
 

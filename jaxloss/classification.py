@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled, widened
+from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, compiled, widened
 from jaxloss._math import (
     STEEPEST,
     constants,

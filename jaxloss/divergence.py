@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
+from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, compiled
 from jaxloss._math import absolute, finite_where_zero, log_normaliser, log_probability, poisoned, rounding
 from jaxloss._special import power_series
 

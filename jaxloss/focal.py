@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled
+from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, compiled
 from jaxloss._math import (
     STEEPEST,
     barrier,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
+from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, check_positive, compiled
 from jaxloss._math import STEEPEST, absolute, bounded, constants, frozen, quotient, rigid, slopes
 from jaxloss._special import (
     HALF_LOG_TWO_PI,

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._contract import (
+from jaxloss._legacy import (
     ArrayLike,
     Reduction,
     _check_dtype,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled, in_explicit_mesh
+from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, compiled, in_explicit_mesh
 from jaxloss._math import (
     barrier,
     constants,

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Unpack
 
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
-from jaxloss._math import absolute, barrier, constants, is_zero, quotient, slopes, softplus
-from jaxloss._special import above, above_zero, atanh_rest, blend
+from jaxloss._numerics.derivatives import partials
+from jaxloss._numerics.elementary import abs0, at_least_tiny, atanh_rest, divide, lerp, softplus, step
+from jaxloss.contract import FRACTION, NUMBER, POSITIVE, ArrayLike, Units, at_least, loss, losses
 
 __all__ = ["balanced_l1", "expectile", "huber", "log_cosh", "mae", "mse", "quantile", "smooth_l1"]
 
 
-@compiled
-def mse(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def mse(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     """Mean squared error: `e^2`.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ.
@@ -45,30 +37,22 @@ def mse(
     torch.nn.functional.mse_loss and optax.squared_error (optax.l2_loss is half of it).
     """
 
-    def example(y: Array, p: Array) -> Array:
+    def element(y: Array, p: Array) -> Array:
         return (p - y) ** 2
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
+    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, **units)
 
 
-@compiled
-def mae(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def mae(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     """Mean absolute error: `abs(e)`, with derivative 0 at e = 0.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ.
@@ -80,32 +64,23 @@ def mae(
     Source: Laplace 1774. Agrees with keras.losses.MeanAbsoluteError and torch.nn.functional.l1_loss.
     """
 
-    def example(y: Array, p: Array) -> Array:
-        return absolute(p - y)
+    def element(y: Array, p: Array) -> Array:
+        return abs0(p - y)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
+    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, **units)
 
 
-@compiled
-def huber(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    delta: float | Array = 1.0,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def huber(y_true: ArrayLike, y_pred: ArrayLike, *, delta: float | Array = 1.0, **units: Unpack[Units]) -> Array:
     """Huber loss: `e^2 / 2` where `abs(e) <= delta`, else `delta (abs(e) - delta / 2)`.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
-      delta: where the parabola goes over into straight lines, at least 0.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+      delta: where the loss turns from quadratic to linear, at least 0.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ, a negative delta.
@@ -117,45 +92,32 @@ def huber(
     Source: Huber 1964, doi 10.1214/aoms/1177703732. Agrees with keras.losses.Huber, torch.nn.functional.huber_loss
     and optax.huber_loss.
     """
-    check_option("huber", "delta", delta, low=0)
 
-    def example(y: Array, p: Array) -> Array:
-        return _huber(p - y, jnp.asarray(delta, p.dtype))
+    def element(y: Array, p: Array, delta: float | Array) -> Array:
+        return _huber(p - y, delta)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
-
-
-def _clipped(e: Array, delta: Array) -> Array:
-    delta = barrier(delta)  # see `constants`
-    return jnp.minimum(jnp.maximum(e, -delta), delta)
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"delta": (delta, at_least(0))}, **units)
 
 
-@slopes(_clipped, lambda e, delta: jnp.maximum(jnp.abs(e) - delta, 0))
+@partials(lambda e, delta: jnp.clip(e, -delta, delta), lambda e, delta: jnp.maximum(jnp.abs(e) - delta, 0))
 def _huber(e: Array, delta: Array) -> Array:
-    curved = jnp.minimum(jnp.abs(e), delta)  # without selects, which would slow the loop
-    return curved * (jnp.abs(e) - curved / 2)
+    # With q = min(abs(e), delta), both cases are q^2 / 2 + delta (abs(e) - q) = q (abs(e) - q / 2).
+    quadratic = jnp.minimum(jnp.abs(e), delta)
+    return quadratic * (jnp.abs(e) - quadratic / 2)
 
 
-@compiled
-def smooth_l1(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    beta: float | Array = 1.0,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def smooth_l1(y_true: ArrayLike, y_pred: ArrayLike, *, beta: float | Array = 1.0, **units: Unpack[Units]) -> Array:
     """Smooth L1 loss: `e^2 / (2 beta)` where `abs(e) < beta`, else `abs(e) - beta / 2`: `huber` over its delta.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
-      beta: where the parabola goes over into straight lines of slope 1, at least 0; with 0 the loss is `mae`.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
+      beta: where the loss turns from quadratic to linear, with slope 1, at least 0; with 0 the loss is `mae`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ, a negative beta.
@@ -166,27 +128,28 @@ def smooth_l1(
 
     Source: Girshick 2015, Fast R-CNN, arXiv 1504.08083. Agrees with torch.nn.functional.smooth_l1_loss.
     """
-    check_option("smooth_l1", "beta", beta, low=0)
 
-    def example(y: Array, p: Array) -> Array:
-        return absolute(p - y) if is_zero(beta) else _smooth_l1(p - y, jnp.asarray(beta, p.dtype))
+    def element(y: Array, p: Array, beta: float | Array) -> Array:
+        return _smooth_l1(p - y, beta)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
-
-
-def _smooth_l1_slope(e: Array, beta: Array) -> Array:
-    width = above_zero(barrier(beta))  # see `constants`
-    return jnp.maximum(jnp.minimum(e, width), -width) / width
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"beta": (beta, at_least(0))}, **units)
 
 
-@slopes(_smooth_l1_slope, lambda e, beta: -(_smooth_l1_slope(e, beta) ** 2) / 2)
+def _smooth_sign(e: Array, beta: Array) -> Array:
+    """The derivative: the sign of e, but e / beta between -beta and beta."""
+    width = at_least_tiny(beta)
+    return jnp.clip(e, -width, width) / width
+
+
+@partials(_smooth_sign, lambda e, beta: -(_smooth_sign(e, beta) ** 2) / 2)
 def _smooth_l1(e: Array, beta: Array) -> Array:
-    width = above_zero(beta)
-    curved = jnp.minimum(jnp.abs(e), width)
-    return (jnp.abs(e) - curved) + curved * (curved / width) / 2
+    width = at_least_tiny(beta)
+    quadratic = jnp.minimum(jnp.abs(e), width)
+    return (jnp.abs(e) - quadratic) + quadratic * (quadratic / width) / 2
 
 
-@compiled
+@loss
 def balanced_l1(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -194,9 +157,7 @@ def balanced_l1(
     alpha: float | Array = 0.5,
     gamma: float | Array = 1.5,
     beta: float | Array = 1.0,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """Balanced L1 loss, of slope `alpha log(1 + b abs(e) / beta)` up to `abs(e) = beta`, and gamma from there on.
 
@@ -209,10 +170,9 @@ def balanced_l1(
       alpha: how much small residuals count, above 0.
       gamma: the largest slope, above 0.
       beta: the residual from which the slope is gamma, at least 0.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ, alpha or gamma not above 0, a negative beta.
@@ -224,92 +184,83 @@ def balanced_l1(
     Source: Pang et al. 2019, Libra R-CNN, arXiv 1904.02701, where beta is 1; this is the integral of the slope above
     for every beta. Agrees with mmdet's balanced_l1_loss at beta = 1; for another beta the slope of that one jumps.
     """
-    check_positive("balanced_l1", "alpha", alpha)
-    check_positive("balanced_l1", "gamma", gamma)
-    check_option("balanced_l1", "beta", beta, low=0)
 
-    constant = isinstance(alpha, (int, float)) and isinstance(gamma, (int, float))
-    formula = _balanced_l1(steep=not constant or bool(gamma / alpha > STEEP))
+    def element(y: Array, p: Array, alpha: float | Array, gamma: float | Array, beta: float | Array) -> Array:
+        return _balanced_l1(p - y, alpha, gamma, beta)
 
-    def example(y: Array, p: Array) -> Array:
-        return formula(p - y, *(jnp.asarray(option, p.dtype) for option in (alpha, gamma, beta)))
-
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
+    options = {"alpha": (alpha, POSITIVE), "gamma": (gamma, POSITIVE), "beta": (beta, at_least(0))}
+    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, options=options, **units)
 
 
-# Above this ratio of gamma to alpha, b = exp(ratio) - 1 is exp(ratio); it is far below what overflows.
+# With x = min(abs(e) / beta, 1), r = gamma / alpha and b = exp(r) - 1, the loss is the integral of its slope,
+#   alpha beta A(x) + gamma max(abs(e) - beta, 0),    A(x) = integral of log(1 + b t) from 0 to x
+#                                                          = (1 / b + x) log(1 + b x) - x.
+# The code has 1 / b, never b, which overflows for r > 88. From dA / d(1 / b) = log(1 + b x) - b x and
+# d(1 / b) / dr = -(1 + 1 / b) / b come the partials with respect to alpha and gamma.
+
+# Above this ratio r, b = exp(r) - 1 is exp(r); it is far below what overflows.
 STEEP = 60.0
 
 
-def _balanced_l1(steep: bool) -> Callable[..., Array]:
-    """The loss as a function of e, alpha, gamma and beta; steep if gamma may be so much larger that b overflows."""
-
-    @slopes(
-        lambda x, ratio: 1 / above_zero(1 / jnp.expm1(ratio) + x),
-        lambda x, ratio: (1 + 1 / jnp.expm1(ratio)) * quotient(x, above_zero(1 / jnp.expm1(ratio) + x)),
-    )
-    def log_of(x: Array, ratio: Array) -> Array:
-        """log(1 + b x) for x in [0, 1]."""
-        if not steep:
-            return jnp.log1p(jnp.expm1(ratio) * x)
-        direct = jnp.log1p(jnp.expm1(jnp.minimum(ratio, STEEP)) * x)
-        return jnp.where(ratio > STEEP, softplus(ratio + jnp.log(x)), direct)
-
-    def parts(size: Array, alpha: Array, gamma: Array, beta: Array) -> tuple[Array, Array, Array]:
-        """For size = abs(e): x = min(size / beta, 1), log(1 + b x), and 1 / b (never b, which may overflow)."""
-        width = above_zero(beta)
-        x = quotient(jnp.minimum(size, width), width)
-        return x, log_of(x, gamma / alpha), 1 / jnp.expm1(gamma / alpha)
-
-    def by_residual(e: Array, *options: Array) -> Array:
-        alpha, gamma, beta = barrier(options)  # see `constants`
-        # Its own derivative is not 0 at 0: there the sign is that of the side that abs is differentiated on.
-        (zero,) = constants(0, like=e)
-        return jnp.where(e >= zero, alpha, -alpha) * parts(jnp.abs(e), alpha, gamma, beta)[1]
-
-    def by_alpha(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
-        x, log, inverse = parts(absolute(e), alpha, gamma, beta)
-        return beta * ((inverse + x) * log - x - gamma / alpha * (1 + inverse) * (x - inverse * log))
-
-    def by_gamma(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
-        x, log, inverse = parts(absolute(e), alpha, gamma, beta)
-        return beta * (1 + inverse) * (x - inverse * log) + jnp.maximum(absolute(e) - beta, 0)
-
-    def by_beta(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
-        x, log, inverse = parts(absolute(e), alpha, gamma, beta)
-        return alpha * (inverse * log - x)
-
-    @slopes(by_residual, by_alpha, by_gamma, by_beta)
-    def loss(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
-        x, log, inverse = parts(absolute(e), alpha, gamma, beta)
-        # The integral of log(1 + b t) from 0 to x, for small x without cancellation.
-        u = jnp.minimum(x / above_zero(inverse), 1)
-        v = u / (2 + u)
-        near = inverse * (u * v + 2 * (1 + u) * v**3 * atanh_rest(v**2))
-        area = blend(above(x, inverse), (inverse + x) * log - x, near)
-        return alpha * above_zero(beta) * area + gamma * jnp.maximum(jnp.abs(e) - beta, 0)
-
-    return loss
+@partials(
+    lambda x, r: 1 / at_least_tiny(1 / jnp.expm1(r) + x),
+    lambda x, r: (1 + 1 / jnp.expm1(r)) * divide(x, at_least_tiny(1 / jnp.expm1(r) + x)),
+)
+def _log_slope(x: Array, r: Array) -> Array:
+    """log(1 + b x) for x in [0, 1]."""
+    moderate = jnp.log1p(jnp.expm1(jnp.minimum(r, STEEP)) * x)
+    return jnp.where(r > STEEP, softplus(r + jnp.log(x)), moderate)
 
 
-@compiled
-def log_cosh(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+def _balanced_parts(size: Array, alpha: Array, gamma: Array, beta: Array) -> tuple[Array, Array, Array]:
+    """x, log(1 + b x) and 1 / b, for size = abs(e)."""
+    width = at_least_tiny(beta)
+    x = divide(jnp.minimum(size, width), width)
+    return x, _log_slope(x, gamma / alpha), 1 / jnp.expm1(gamma / alpha)
+
+
+def _balanced_d_residual(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
+    # At 0 the sign that `jnp.abs` is differentiated with, so that the second derivative there is not 0.
+    return jnp.where(e >= 0, alpha, -alpha) * _balanced_parts(jnp.abs(e), alpha, gamma, beta)[1]
+
+
+def _balanced_d_alpha(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
+    x, log, inverse = _balanced_parts(abs0(e), alpha, gamma, beta)
+    return beta * ((inverse + x) * log - x - gamma / alpha * (1 + inverse) * (x - inverse * log))
+
+
+def _balanced_d_gamma(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
+    x, log, inverse = _balanced_parts(abs0(e), alpha, gamma, beta)
+    return beta * (1 + inverse) * (x - inverse * log) + jnp.maximum(abs0(e) - beta, 0)
+
+
+def _balanced_d_beta(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
+    x, log, inverse = _balanced_parts(abs0(e), alpha, gamma, beta)
+    return alpha * (inverse * log - x)
+
+
+@partials(_balanced_d_residual, _balanced_d_alpha, _balanced_d_gamma, _balanced_d_beta)
+def _balanced_l1(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
+    x, log, inverse = _balanced_parts(jnp.abs(e), alpha, gamma, beta)
+    # A(x) cancels for b x < 1. With u = b x and v = u / (2 + u), so log(1 + u) = 2 atanh(v), it is
+    # (u v + 2 (1 + u) v^3 rest(v^2)) / b.
+    u = jnp.minimum(x / at_least_tiny(inverse), 1)
+    v = u / (2 + u)
+    near = inverse * (u * v + 2 * (1 + u) * v**3 * atanh_rest(v**2))
+    area = lerp(step(x, inverse), (inverse + x) * log - x, near)
+    return alpha * at_least_tiny(beta) * area + gamma * jnp.maximum(jnp.abs(e) - beta, 0)
+
+
+@loss
+def log_cosh(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     """Logarithm of the hyperbolic cosine: `log(cosh(e))`, about `e^2 / 2` for small and `abs(e) - log 2` for large e.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ.
@@ -322,13 +273,13 @@ def log_cosh(
     residuals to cancellation.
     """
 
-    def example(y: Array, p: Array) -> Array:
+    def element(y: Array, p: Array) -> Array:
         return _log_cosh(p - y)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
+    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, **units)
 
 
-@slopes(lambda e: jnp.tanh(e))
+@partials(lambda e: jnp.tanh(e))
 def _log_cosh(e: Array) -> Array:
     # Up to 1, cosh(e) = 1 + less^2 / (2 (1 + less)). Beyond, with more = abs(e) - 1,
     # cosh(e) / cosh(1) = exp(more) (1 + share (exp(-2 more) - 1)), share = exp(-2) / (1 + exp(-2)).
@@ -339,16 +290,8 @@ def _log_cosh(e: Array) -> Array:
     return more + jnp.log1p(near + far + near * far)
 
 
-@compiled
-def quantile(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    level: float | Array = 0.5,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def quantile(y_true: ArrayLike, y_pred: ArrayLike, *, level: float | Array = 0.5, **units: Unpack[Units]) -> Array:
     """Quantile (pinball) loss: `level abs(e)` where `y_pred < y_true`, else `(1 - level) abs(e)`.
 
     Its mean is least at the quantile of the targets; at level 0.5, the median, it is half of `mae`.
@@ -357,10 +300,9 @@ def quantile(
       y_true: (...) targets.
       y_pred: (...) predictions.
       level: which quantile is sought, in [0, 1].
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...). The derivative at e = 0 is 0.
+      The mean over elements; with `reduction="none"` one loss per element, shape (...). The derivative at e = 0 is 0.
 
     Raises:
       ValueError: shapes that differ, a level outside [0, 1].
@@ -371,34 +313,21 @@ def quantile(
 
     Source: Koenker and Bassett 1978, doi 10.2307/1913643. Agrees with sklearn.metrics.mean_pinball_loss.
     """
-    check_option("quantile", "level", level, 0, 1)
 
-    def example(y: Array, p: Array) -> Array:
-        return _quantile(p - y, jnp.asarray(level, p.dtype))
+    def element(y: Array, p: Array, level: float | Array) -> Array:
+        return _quantile(p - y, level)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
-
-
-def _quantile_slope(e: Array, level: Array) -> Array:
-    level = barrier(level)  # see `constants`
-    return jnp.where(e > 0, 1 - level, -level) * jnp.abs(jnp.sign(e))
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"level": (level, FRACTION)}, **units)
 
 
-@slopes(_quantile_slope, lambda e, level: -e)
+@partials(lambda e, level: jnp.where(e > 0, 1 - level, -level) * jnp.abs(jnp.sign(e)), lambda e, level: -e)
 def _quantile(e: Array, level: Array) -> Array:
     return jnp.maximum(-level * e, (1 - level) * e)
 
 
-@compiled
-def expectile(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    level: float | Array = 0.5,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def expectile(y_true: ArrayLike, y_pred: ArrayLike, *, level: float | Array = 0.5, **units: Unpack[Units]) -> Array:
     """Expectile loss: `level e^2` where `y_pred < y_true`, else `(1 - level) e^2`.
 
     Its mean is least at the expectile of the targets; at level 0.5, the mean, it is half of `mse`.
@@ -407,10 +336,9 @@ def expectile(
       y_true: (...) targets.
       y_pred: (...) predictions.
       level: which expectile is sought, in [0, 1].
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ, a level outside [0, 1].
@@ -421,20 +349,17 @@ def expectile(
 
     Source: Newey and Powell 1987, doi 10.2307/1911031. No function of optax, Keras or PyTorch computes it.
     """
-    check_option("expectile", "level", level, 0, 1)
 
-    def example(y: Array, p: Array) -> Array:
-        return _expectile(p - y, jnp.asarray(level, p.dtype))
+    def element(y: Array, p: Array, level: float | Array) -> Array:
+        return _expectile(p - y, level)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
-
-
-def _expectile_slope(e: Array, level: Array) -> Array:
-    zero, one, two = constants(0, 1, 2, like=e)
-    level = barrier(level)
-    return two * (one - level) * jnp.maximum(e, zero) + two * level * jnp.minimum(e, zero)
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"level": (level, FRACTION)}, **units)
 
 
-@slopes(_expectile_slope, lambda e, level: -e * jnp.abs(e))
+@partials(
+    lambda e, level: 2 * (1 - level) * jnp.maximum(e, 0) + 2 * level * jnp.minimum(e, 0),
+    lambda e, level: -e * jnp.abs(e),
+)
 def _expectile(e: Array, level: Array) -> Array:
     return ((1 - level) * jnp.maximum(e, 0) + level * jnp.minimum(e, 0)) * e

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, compiled, settled
+from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, compiled, settled
 from jaxloss._math import absolute, barrier, constants, is_huge, is_minute, is_zero, quotient, slopes, steady
 from jaxloss._special import above, above_zero, blend, separate
 

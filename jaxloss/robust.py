@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Reduction, batched, check_option, check_positive, compiled
+from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, check_positive, compiled
 from jaxloss._math import absolute, bounded, constants, quotient, slopes
 from jaxloss._special import expm1_ratio, log1p_square, separate
 

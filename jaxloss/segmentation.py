@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import (
+from jaxloss._legacy import (
     ArrayLike,
     Reduction,
     _check_axis,

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import ArrayLike, Finding, Kind, Reduction, batched, compiled, kept, widened
+from jaxloss._legacy import ArrayLike, Finding, Kind, Reduction, batched, compiled, kept, widened
 from jaxloss._math import is_label, poisoned
 from jaxloss._paths import (
     NEVER,

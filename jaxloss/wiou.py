@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._boxes import Pair, each_pair
-from jaxloss._contract import ArrayLike, Reduction, _spread, check_option, compiled
+from jaxloss._legacy import ArrayLike, Reduction, _spread, check_option, compiled
 from jaxloss._special import ratio
 from jaxloss.boxes import iou
 

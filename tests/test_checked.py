@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxloss
 from jaxloss import BadValueError, checked
-from jaxloss._contract import batched
+from jaxloss._legacy import batched
 
 NAN, INF = np.nan, np.inf
 

@@ -193,7 +193,7 @@ def test_nothing_grows():
 import gc, os, resource, sys, weakref
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 import jax, jax.numpy as jnp, numpy as np, jaxloss
-from jaxloss._contract import PROGRAMS
+from jaxloss._contract.types import PROGRAMS
 
 reductions = weakref.WeakSet()
 

@@ -60,8 +60,7 @@ REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size")
 PROGRAMS = 128
 
 # Whether losses look at the values of their inputs, see `_checked.py`. A part of the keys of jax's caches.
-checking = jax.make_user_context(default_value=False)
-
+from jaxloss._contract.types import checking  # noqa: E402
 
 # ---------------------------------------------------------------------------------------------------------------------
 # compiled

@@ -1,0 +1,88 @@
+"""Which values an array may hold: one rule for each domain, here and nowhere else.
+
+A value outside makes the loss of its unit NaN, with zero gradient: loud inside `jit`, where nothing can be raised, and
+never a plausible number. `jaxloss.checked` raises an error that says the rule. An option has a domain too: a constant
+outside it is refused at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+INF = math.inf
+
+
+class Domain(NamedTuple):
+    """A rule for each entry of an array.
+
+    text: what an entry must be, as in "y_true must be {text}".
+    low, high: its bounds.
+    above: whether the lower bound itself is outside.
+    values: the only values that are inside, if there are just a few.
+    infinite: which infinities are inside.
+    rounds: whether entries come from computations whose rounding may carry them outside by a few units.
+    sum: of a row, what must add up to 1; only looked at by `checked`.
+    """
+
+    text: str
+    low: float = -INF
+    high: float = INF
+    above: bool = False
+    values: tuple[float, ...] = ()
+    infinite: tuple[float, ...] = ()
+    rounds: bool = False
+    sum: Callable[[Array], Array] | None = None
+
+    def slack(self, dtype: Any) -> float:
+        """How far rounding may carry an entry outside."""
+        return 4 * float(jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32).eps) * self.rounds
+
+    def holds(self, x: Any, slack: float = 0.0) -> Any:
+        """Whether a number, or each entry of an array, is inside; NaN never is."""
+        inside = (self.low < x if self.above else self.low - slack <= x) & (x <= self.high + slack)
+        for infinity in {-INF, INF}.difference(self.infinite):
+            inside &= x != infinity
+        return inside & (math.prod((x - value for value in self.values), start=1) == 0) if self.values else inside
+
+    def margin(self, x: Array, slack: float = 0.0) -> Array | None:
+        """How far inside each entry is: negative outside; None where every number is inside.
+
+        Made without comparisons, so that it costs nothing beside a loss that reads the entry anyway.
+        """
+        if self.values:
+            return -jnp.abs(math.prod((x - value for value in self.values), start=1))
+        if self.above:
+            return jnp.sign(x - self.low) - 0.5
+        ends = [x - (self.low - slack)] * (self.low > -INF) + [(self.high + slack) - x] * (self.high < INF)
+        return jnp.minimum(*ends) if len(ends) == 2 else ends[0] if ends else None
+
+
+ANY = Domain("a number", infinite=(-INF, INF))
+NUMBER = Domain("finite")
+LOGIT = Domain("finite or -inf", infinite=(-INF,))
+LABEL = Domain("in 0..{last}")
+AT_LEAST_0 = Domain("finite and at least 0", low=0)
+ABOVE_MINUS_1 = Domain("finite and above -1", low=-1, above=True)
+POSITIVE = Domain("above 0 and finite", low=0, above=True)
+SIGN = Domain("-1 or +1 (or 0, for -1)", values=(-1, 0, 1))
+BINARY = Domain("0 or 1", values=(0, 1))
+ONE_HOT = BINARY._replace(sum=lambda x: x)
+PROBABILITY = Domain("in [0, 1]", low=0, high=1, rounds=True)
+DISTRIBUTION = PROBABILITY._replace(sum=lambda x: x)
+LOG_PROBABILITY = Domain("the logarithm of a probability, so at most 0", high=0, infinite=(-INF,), rounds=True)
+LOG_DISTRIBUTION = LOG_PROBABILITY._replace(sum=jnp.exp)
+BOX = Domain("finite")
+FRACTION = Domain("between 0 and 1", low=0, high=1)
+
+
+def between(low: float, high: float) -> Domain:
+    return Domain(f"between {low:g} and {high:g}", low=low, high=high)
+
+
+def at_least(low: float) -> Domain:
+    return Domain(f"at least {low:g}", low=low, infinite=(INF,))

@@ -1,0 +1,215 @@
+"""From the formula for one example to the loss of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxloss._contract import domains, values
+from jaxloss._contract.domains import Domain
+from jaxloss._contract.reduce import reduce
+from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_units
+from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, widen, widened
+from jaxloss._platform import cpu, mesh
+
+PER_CLASS = Holds(core=1)
+
+
+def losses(
+    formula: Callable[..., Array],
+    inputs: Mapping[str, tuple[ArrayLike, Holds]],
+    *,
+    options: Mapping[str, tuple[Any, Domain | Holds]] | None = None,
+    axis: int | tuple[int, ...] = -1,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    sibling: str | None = None,
+    rules: Callable[..., Sequence[Finding]] | None = None,
+) -> Any:
+    """The loss of a batch, from the formula for one example.
+
+    Args:
+      formula: from the core of each input, by position, and the options, by keyword, to one number. Inputs come as
+        float32 (or float64), labels as integers. An option comes as it was given if it is a Python number, else as a
+        scalar: that of the unit.
+      inputs: by the names that the caller knows, each with what it holds. Their batch axes must have equal shapes;
+        nothing is broadcast.
+      options: by name, each with its domain: one number, or an array whose shape is a trailing part of the units'
+        shape. `PER_CLASS` in place of a domain: one number for each entry of the core, the same for all units.
+      axis: where the core of the inputs lies, if it has one axis; a tuple says it of several.
+      weights: a factor for each unit; its shape is a leading part of the units' shape. A unit of weight 0 whose loss is
+        NaN or inf makes the result NaN, since leaving it out would cost a pass; `where=weights != 0` beside it does.
+      where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out.
+      reduction: "mean", "sum", "none", "sum_over_batch_size", or a function `(losses, weights) -> result`.
+      sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.
+      rules: what several inputs must fulfil together, as a function of the cores of one example; for `checked`.
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range, an unknown reduction, a constant outside its domain.
+      TypeError: a dtype that an input cannot have, a mask that is not bool.
+    """
+    given = check_inputs([(name, x, holds) for name, (x, holds) in inputs.items()], axis, sibling)
+    shape = given[0].batch
+    knobs = [_Option.of(name, value, domain, given, shape) for name, (value, domain) in (options or {}).items()]
+    weights, where = check_units(shape, weights, where, reduction)
+    if checking.value:
+        values.inspect(given, where, rules)
+        for knob in knobs:
+            if knob.traced:
+                values.inspect_option(knob.name, knob.value, knob.domain)
+        if weights is not None:
+            values.inspect_weights(weights, where)
+
+    wide = any(x.dtype == jnp.float64 and not x.weak_type for x in (entry.x for entry in given))
+    dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
+    traced = [knob for knob in knobs if knob.traced]
+    constant = {knob.name: knob.value for knob in knobs if not knob.traced}
+    slacks = [entry.holds.domain.slack(entry.x.dtype) for entry in given]
+
+    def example(*arrays: Array) -> Array:
+        cores, tuned = arrays[: len(given)], arrays[len(given) :]
+        loss = formula(*cores, **constant, **{knob.name: x for knob, x in zip(traced, tuned, strict=True)})
+        for entry, x, slack in zip(given, cores, slacks, strict=True):
+            loss = _nan_outside(entry.holds, x, slack, cores[-1], loss)
+        for knob, x in zip(traced, tuned, strict=True):
+            margin = knob.domain.margin(x)
+            loss = loss if margin is None or knob.per_class else jnp.where(margin >= 0, loss, jnp.nan)
+        return loss.astype(dtype)
+
+    def unit(exists: Array | None, *arrays: Array) -> Array:
+        cores = [widen(x, entry.holds.kind, dtype) for entry, x in zip(given, arrays[: len(given)], strict=True)]
+        tuned = [
+            mesh.laid_out_as(x.astype(dtype), cores[-1]) if knob.per_class else x.astype(dtype)
+            for knob, x in zip(traced, arrays[len(given) :], strict=True)
+        ]
+        if exists is None:
+            return example(*cores, *tuned)
+        _, closed_over = jax.closure_convert(example, *cores, *tuned)
+        # The derivative with respect to an option sums over all units, so that no unit may hold what makes it NaN.
+        mask = _harmless if tuned or closed_over else _masked
+        loss = example(*(mask(exists, x) for x in cores), *tuned)
+        return jnp.where(mesh.laid_out_as(exists, loss), loss, 0)
+
+    # One vmap for each batch axis, from the last to the first: a reshape to one batch axis would undo shardings.
+    mapped = unit
+    for i in reversed(range(len(shape))):
+        exists_axis = 0 if where is not None and i < where.ndim else None
+        places = [entry.batch_axes[i] - i for entry in given]
+        mapped = jax.vmap(mapped, in_axes=(exists_axis, *places, *(knob.mapped(i, len(shape)) for knob in traced)))
+
+    # The derivative is recomputed from the inputs: nothing as large as they are is stored for it.
+    policy = jax.checkpoint_policies.save_only_these_names("jaxloss")
+    again = jax.checkpoint(lambda *arrays: mapped(*cpu.reread(arrays)), policy=policy, prevent_cse=False)
+    found = again(where, *(entry.x for entry in given), *(knob.value for knob in traced))
+    if checking.value:
+        values.inspect_losses(found)
+    return reduce(found, weights, where, reduction)
+
+
+class _Option(NamedTuple):
+    """An option of a loss, as it was given."""
+
+    name: str
+    value: Any
+    domain: Domain
+    per_class: bool
+
+    @classmethod
+    def of(
+        cls, name: str, value: Any, domain: Domain | Holds, inputs: Sequence[Input], shape: tuple[int, ...]
+    ) -> _Option:
+        per_class = isinstance(domain, Holds)
+        option = cls(name, value, domain.domain if isinstance(domain, Holds) else domain, per_class)
+        if not option.traced:
+            check_constant(name, value, option.domain)
+            return option
+        array = jnp.asarray(value)
+        if per_class:
+            last = inputs[-1]
+            classes = tuple(n for i, n in enumerate(last.x.shape) if i not in last.batch_axes)
+            if array.shape != classes:
+                raise ValueError(
+                    f"{current_loss()}: {name} has shape {array.shape}, expected {classes}: one for each class."
+                )
+        elif array.shape != shape[len(shape) - array.ndim :]:
+            raise ValueError(
+                f"{current_loss()}: {name} has shape {array.shape}, the losses have shape {shape}. An option is one "
+                f"number, or an array that matches the losses from the right: of shape {shape}"
+                + (f", or {shape[-1:]}, one for each entry of the last axis." if len(shape) > 1 else ".")
+            )
+        return option._replace(value=mesh.laid_out_as_units(array, inputs[-1].x, inputs[-1].batch_axes))
+
+    @property
+    def traced(self) -> bool:
+        return not (self.value is None or isinstance(self.value, (bool, int, float, str)))
+
+    def mapped(self, axis: int, ndim: int) -> int | None:
+        """Where `jax.vmap` over this axis of the units finds the option."""
+        return None if self.per_class or axis < ndim - jnp.ndim(self.value) else 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Outside the domain
+
+
+def _nan_outside(holds: Holds, x: Array, slack: float, scores: Array, loss: Array) -> Array:
+    """The loss, but NaN with zero gradient where an input lies outside its domain."""
+    if holds.domain is domains.LABEL and holds.core == 0:
+        return jnp.where((x >= 0) & (x < scores.shape[-1]), loss, jnp.nan)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return loss
+    margin = holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
+    if margin is None:
+        return loss
+    if x.ndim:
+        # Stored, one number for each row: found again, it would cost the derivative a second pass.
+        return jnp.where(saved_for_backward(jnp.min(margin)) >= 0, loss, jnp.nan)
+    return _nan_unless(margin, loss)
+
+
+@jax.custom_jvp
+def _nan_unless(margin: Array, loss: Array) -> Array:
+    return loss + _zero_or_nan(margin)
+
+
+@_nan_unless.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
+    return _nan_unless(*primals), jnp.where(primals[0] >= 0, tangents[1], 0)
+
+
+@cpu.instead(lambda margin: 0 * jnp.sqrt(jnp.minimum(margin, 1)))
+def _zero_or_nan(margin: Array) -> Array:
+    return jnp.where(margin >= 0, 0, jnp.nan).astype(margin.dtype)
+
+
+def saved_for_backward(x: Array) -> Array:
+    """Store this value of a formula (one number for each row, never a row) instead of recomputing it."""
+    return checkpoint_name(x, "jaxloss")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Masks
+
+
+def _masked(exists: Array, x: Array) -> Array:
+    """x as it is, but with no derivative where the unit does not exist, not even that of a NaN.
+
+    The value needs no such care: `unit` drops it. Both branches are equal, so the select is free. Half precision goes
+    through float32: widened in two places it would not be the same.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    wide = widened(x)
+    return jnp.where(mesh.laid_out_as(exists, x), wide, jax.lax.stop_gradient(wide)).astype(x.dtype)
+
+
+def _harmless(exists: Array, x: Array) -> Array:
+    """x where the unit exists, elsewhere a value that lies in every domain."""
+    fill = jnp.full_like(x, jnp.issubdtype(x.dtype, jnp.floating))
+    return jnp.where(mesh.laid_out_as(exists, x), x, fill)

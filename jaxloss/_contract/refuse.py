@@ -1,0 +1,150 @@
+"""What is refused while a loss is traced, so that it costs nothing afterwards: shapes, dtypes, constants, masks.
+
+An error says the loss, the argument, what was given, what is expected, and the likely cure.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxloss._contract.domains import Domain
+from jaxloss._contract.types import REDUCTIONS, ArrayLike, Holds, Kind, Reduction, current_loss
+
+
+class Input(NamedTuple):
+    """An array that a loss was given, and what it should hold."""
+
+    name: str
+    x: Array
+    holds: Holds
+    batch_axes: Sequence[int]
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[i] for i in self.batch_axes)
+
+
+def check_inputs(
+    arrays: Sequence[tuple[str, ArrayLike, Holds]], axis: int | tuple[int, ...], sibling: str | None = None
+) -> list[Input]:
+    """The inputs of a loss, after a check of their dtypes, axes and shapes.
+
+    sibling: the loss that takes the other kind of target, labels or rows, for the error that says so.
+    """
+    inputs = [Input(name, jnp.asarray(x), holds, ()) for name, x, holds in arrays]
+    for given in inputs:
+        _check_dtype(given, sibling)
+    inputs = [given._replace(batch_axes=_batch_axes(given, axis)) for given in inputs]
+    _check_shapes(inputs, sibling)
+    return inputs
+
+
+def _check_dtype(given: Input, sibling: str | None) -> None:
+    loss, (name, x, holds, _) = current_loss(), given
+    kind: Kind = holds.kind
+    if jnp.issubdtype(x.dtype, jnp.complexfloating) or x.dtype == jax.dtypes.float0:
+        raise TypeError(f"{loss}: {name} must hold real numbers, got {x.dtype}.")
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    if kind == "label" and floating:
+        hint = f" For one-hot targets use {sibling}." if sibling else ""
+        raise TypeError(f"{loss}: {name} must hold integer class labels, got {x.dtype}.{hint}")
+    if kind == "length" and floating:
+        raise TypeError(f"{loss}: {name} must hold integers, got {x.dtype}.")
+    if kind in ("score", "row") and not floating:
+        raise TypeError(f"{loss}: {name} must be of floating dtype, got {x.dtype}. Were y_true and y_pred swapped?")
+
+
+def _batch_axes(given: Input, axis: Any) -> list[int]:
+    """The places of the batch axes: all but those of the core."""
+    loss, (name, x, holds, _) = current_loss(), given
+    ndim = x.ndim
+    if isinstance(axis, tuple):
+        core = {a % ndim for a in axis if isinstance(a, int) and -ndim <= a < ndim}
+        if len(core) != len(axis):
+            raise ValueError(f"{loss}: axis {axis} must name different axes of y_pred, which has {ndim}.")
+        return [i for i in range(ndim) if i not in core]
+    if not isinstance(axis, int) or isinstance(axis, bool):
+        raise TypeError(f"{loss}: axis must be an int, got {axis!r}.")
+    if holds.core != 1:
+        if ndim < holds.core:
+            raise ValueError(f"{loss}: {name} has {ndim} axes where at least {holds.core} are needed.")
+        return list(range(ndim - holds.core))
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"{loss}: axis {axis} is out of range for {name} with {ndim} axes.")
+    if x.shape[axis] == 0 and jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{loss}: {name} has shape {x.shape}. Its axis {axis} must have at least one entry.")
+    return [i for i in range(ndim) if i != axis % ndim]
+
+
+def _check_shapes(inputs: Sequence[Input], sibling: str | None) -> None:
+    import chex  # here, not at import time: it would double the time that `import jaxloss` takes
+
+    whole = len({given.holds.core for given in inputs}) == 1
+    compared = [given.x.shape if whole else given.batch for given in inputs]
+    try:
+        chex.assert_equal_shape([np.broadcast_to(0, shape) for shape in compared])
+    except AssertionError:
+        shapes = ", ".join(f"{given.name} has shape {given.x.shape}" for given in inputs)
+        rule = "Shapes must be equal" if whole else "Their batch axes must be equal"
+        raise ValueError(f"{current_loss()}: {shapes}. {rule}{_cure(inputs, sibling)}") from None
+
+
+def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
+    for one, other in itertools.permutations(inputs, 2):
+        longer, core = one.x.shape, one.holds.core
+        if longer[-1:] == (1,) and longer[: len(longer) - 1 - core] == other.x.shape[: other.x.ndim - other.holds.core]:
+            return f"; did you mean {one.name}.squeeze(-1)?"
+    target, scores = inputs[0], inputs[-1]
+    if sibling and target.holds.core == 1 and target.x.shape == scores.x.shape[:-1]:
+        return f"; if {target.name} holds integer labels, use {sibling}."
+    if sibling and target.holds.kind == "label" and target.x.shape == scores.x.shape:
+        return f"; if {target.name} is one-hot, use {sibling}."
+    return "; nothing is broadcast."
+
+
+def check_constant(name: str, value: Any, domain: Domain) -> None:
+    """Refuse a constant option outside its domain; traced ones make the loss NaN, and are seen in checked mode."""
+    if isinstance(value, (bool, int, float)) and not domain.holds(value):
+        raise ValueError(f"{current_loss()}: {name} must be {domain.text}, got {value}.")
+
+
+def check_units(
+    shape: tuple[int, ...], weights: ArrayLike | None, where: ArrayLike | None, reduction: Reduction
+) -> tuple[Array | None, Array | None]:
+    """The weights and the mask as arrays, after a check that they fit the units, and that the reduction is known."""
+    loss = current_loss()
+    if where is not None:
+        where = check_mask(where)
+        _check_leads("where", where, shape)
+    if weights is not None:
+        weights = jnp.asarray(weights)
+        if weights.ndim:
+            _check_leads("weights", weights, shape)
+    if not callable(reduction) and reduction not in REDUCTIONS:
+        raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.")
+    return weights, where
+
+
+def check_mask(where: ArrayLike) -> Array:
+    mask = jnp.asarray(where)
+    if mask.dtype != bool:
+        raise TypeError(
+            f"{current_loss()}: where must be bool, got {mask.dtype}. "
+            "Did you mean weights=, or where=mask.astype(bool)?"
+        )
+    return mask
+
+
+def _check_leads(name: str, x: Array, shape: tuple[int, ...]) -> None:
+    if x.shape != shape[: x.ndim]:
+        raise ValueError(
+            f"{current_loss()}: {name} has shape {x.shape}, the losses have shape {shape}. "
+            f"{name} must match them from the left, as in (batch,) for (batch, time)."
+        )

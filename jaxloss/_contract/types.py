@@ -1,0 +1,106 @@
+"""The words in which a loss declares what it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypedDict, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._contract import domains
+from jaxloss._contract.domains import Domain
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ArrayLike: TypeAlias = jax.typing.ArrayLike | list[Any] | tuple[Any, ...]
+"""An array of jax or NumPy, a Python number, or a (nested) list of numbers."""
+
+Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_over_batch_size"] | Callable[[Array, Array], Any]
+"""A name, or a function `(losses, weights) -> result`; both arrays have one entry for each unit."""
+
+# Programs kept for each loss, one for each set of constant options: new lambdas at every step must not fill the memory.
+PROGRAMS = 128
+
+REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size")
+
+
+class Units(TypedDict, total=False):
+    """The options that all losses share: which units count, how much, and how their losses become one."""
+
+    weights: ArrayLike | None
+    where: ArrayLike | None
+    reduction: Reduction
+
+
+Kind: TypeAlias = Literal["number", "score", "label", "length", "row"]
+"""What an input is: any number; a prediction, so of floating dtype; an integer class label; a number of entries that
+count; a row of predictions that the formula takes as it lies in memory, perhaps in half precision."""
+
+
+class Holds(NamedTuple):
+    """What an array holds: its kind, its domain, and how many of its axes belong to one example (its core)."""
+
+    kind: Kind = "number"
+    domain: Domain = domains.NUMBER
+    core: int = 0
+
+
+def widened(x: Array) -> Array:
+    """Half precision to float32."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def widen(x: Array, kind: Kind, dtype: Any) -> Array:
+    """An input as the formula gets it."""
+    if kind == "row":
+        return x
+    if kind in ("label", "length"):  # a narrower dtype could not even be compared with the number of classes
+        return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
+    return x.astype(dtype)
+
+
+NUMBER = Holds()
+NUMBERS = Holds(core=1)
+SCORE = Holds("score")
+SCORES = Holds("score", domains.LOGIT, core=1)
+LABEL = Holds("label", domains.LABEL)
+LABELS = Holds("label", domains.LABEL, core=1)
+SIGN = Holds("number", domains.SIGN)
+AMOUNT = Holds("number", domains.AT_LEAST_0)
+LOG_AMOUNT = Holds("number", domains.LOGIT)
+TARGET = Holds("number", domains.PROBABILITY)
+TARGETS = Holds("number", domains.DISTRIBUTION, core=1)
+PROBABILITY = Holds("score", domains.PROBABILITY)
+PROBABILITIES = Holds("score", domains.DISTRIBUTION, core=1)
+LOGITS = Holds("row", domains.LOGIT, core=1)
+
+Finding: TypeAlias = tuple[str, Array, Array]
+"""A rule ("y_true must be 0 or 1"), where it holds, and what to show where it does not."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is known while a loss is traced
+
+# Whether losses look at the values of their inputs, see `values.py`. A part of the keys of jax's caches.
+checking = jax.make_user_context(default_value=False)
+
+_name: contextvars.ContextVar[str] = contextvars.ContextVar("jaxloss_name", default="loss")
+
+
+def current_loss() -> str:
+    """The name of the loss that is being traced, for its errors."""
+    return _name.get()
+
+
+@contextlib.contextmanager
+def tracing(name: str) -> Iterator[None]:
+    token = _name.set(name)
+    try:
+        yield
+    finally:
+        _name.reset(token)

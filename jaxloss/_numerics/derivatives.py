@@ -1,0 +1,96 @@
+"""Derivatives written by hand. What the README promises of all derivatives is kept here, once.
+
+A formula gets a rule of its own where the automatic derivative would cancel, overflow, or say something else at a kink
+than the docstring does. `partials` is the rule for elementwise functions; the few functions of a whole row have a
+`jax.custom_jvp` of their own, and `stop_gradient_where`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jaxloss._platform import cpu
+
+Elementwise = Callable[..., Array]
+
+
+def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
+    """Give an elementwise function its partial derivatives, one for each argument.
+
+    The arguments may be arrays or Python numbers, which count as constants of the same dtype. Besides being exact,
+    - a partial that nobody asks for is not computed;
+    - none costs memory, since it shares nothing with the value (`cpu.unshared`);
+    - its own derivative, the second of the function, counts as 0 where no float can hold it: infinity times 0, or less
+      infinity, would be NaN.
+    """
+    places = range(len(derivatives))
+
+    def decorate(function: Elementwise) -> Elementwise:
+        first = [_ruled(cpu.unshared(d), [_finite_slope(d, i) for i in places]) for d in derivatives]
+        ruled = _ruled(function, first)
+
+        def call(*arguments: Any) -> Array:
+            dtype = next(x.dtype for x in arguments if isinstance(x, Array))
+            return ruled(*(jnp.asarray(x, dtype) for x in arguments))
+
+        call.__name__, call.__doc__ = function.__name__, function.__doc__
+        return call
+
+    return decorate
+
+
+def _ruled(function: Elementwise, derivatives: Sequence[Elementwise]) -> Elementwise:
+    ruled = jax.custom_jvp(function)
+
+    def rule(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Any]:
+        value = ruled(*primals)
+        terms = [
+            derivative(*primals) * tangent
+            for derivative, tangent in zip(derivatives, tangents, strict=True)
+            if not isinstance(tangent, SymbolicZero)
+        ]
+        return value, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(value)
+
+    ruled.defjvp(rule, symbolic_zeros=True)
+    return ruled
+
+
+def _finite_slope(function: Elementwise, place: int) -> Elementwise:
+    """The automatic derivative with respect to one argument; 0 where it is not finite."""
+
+    def slope(*point: Array) -> Array:
+        def along(x: Array) -> Array:
+            return function(*point[:place], x, *point[place + 1 :])
+
+        found = jax.jvp(along, (point[place],), (jnp.ones_like(point[place]),))[1]
+        return jnp.where(jnp.isfinite(found), found, 0)
+
+    return slope
+
+
+def stop_gradient_where(extreme: Array, function: Callable[..., Array], *arguments: Any) -> Array:
+    """function(*arguments) and its derivative, which counts as a constant where `extreme` holds.
+
+    For formulas of a whole row, whose second derivative no float can hold there: infinite terms would cancel to NaN.
+    """
+    function, options = jax.closure_convert(function, *arguments)
+    count = len(arguments)
+
+    @jax.custom_jvp
+    def value(extreme: Array, *given: Array) -> Array:
+        return function(*given)
+
+    @value.defjvp
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+        extreme, *given = primals
+        # The select of twice the same costs nothing.
+        point = [jnp.where(extreme, jax.lax.stop_gradient(x), x) for x in given[:count]]
+        return value(*primals), jax.jvp(function, (*point, *given[count:]), tangents[1:])[1]
+
+    return value(extreme, *arguments, *options)

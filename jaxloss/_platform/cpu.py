@@ -1,0 +1,214 @@
+"""What XLA's CPU compiler needs, and no other. Lowered for a GPU or a TPU, nothing of this file is left.
+
+Three habits of that compiler cost memory and time:
+
+1. Whatever a loss and its derivative share, be it the number 0, it computes once and stores at the size of the inputs.
+   So a derivative reads the inputs anew (`reread`) and has numbers of its own (`unshared`).
+2. A sum over rows it puts into one loop with whatever follows, and with more than 32,768 rows that loop takes three to
+   eight times as long. So a sum ends with `end_loop`.
+3. Its fast sums have no comparison and no select. So the forms below bound where the readable ones choose. They take
+   the place of a readable form by `instead`.
+
+What each one buys: `python -m benchmarks.forms`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import Literal, Primitive, Var
+from jax.interpreters import ad, batching, mlir, partial_eval
+
+from jaxloss._platform.mesh import in_explicit_mesh
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One form for the CPU, another elsewhere
+
+
+_choice = Primitive("jaxloss_choice")
+_choice.multiple_results = True
+_choice.def_impl(lambda *xs, reference, form, avals: reference(*xs))
+_choice.def_abstract_eval(lambda *xs, reference, form, avals: list(avals))
+mlir.register_lowering(
+    _choice, mlir.lower_fun(lambda *xs, reference, form, avals: reference(*xs), multiple_results=True)
+)
+mlir.register_lowering(
+    _choice, mlir.lower_fun(lambda *xs, reference, form, avals: form(*xs), multiple_results=True), platform="cpu"
+)
+
+
+def instead(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Put a form of the same function in its place where the program is for the CPU.
+
+    For the inside of functions that have hand-written derivatives: neither form is ever differentiated.
+    """
+
+    def decorate(reference: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(reference)
+        def call(*args: Any) -> Any:
+            leaves, structure = jax.tree.flatten(args)
+            results = None
+
+            def flat(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+                def on_leaves(*leaves: Any) -> list[Any]:
+                    nonlocal results
+                    found, results = jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
+                    return found
+
+                return on_leaves
+
+            found = _chosen(flat(reference), flat(form), leaves)
+            return jax.tree.unflatten(results, found)
+
+        return call
+
+    return decorate
+
+
+def _chosen(reference: Callable[..., Any], form: Callable[..., Any], args: Sequence[Any]) -> list[Any]:
+    avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
+    return _choice.bind(*args, reference=reference, form=form, avals=avals)
+
+
+def _batched(
+    args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, form: Any, avals: Any
+) -> tuple[list[Any], list[int]]:
+    places = tuple(dims)
+    return _chosen(jax.vmap(reference, places), jax.vmap(form, places), args), [0] * len(avals)
+
+
+batching.primitive_batchers[_choice] = _batched
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The identity, which this compiler cannot see through
+
+
+_identity = Primitive("jaxloss_identity")
+_identity.def_impl(lambda x, opaque: x)
+_identity.def_abstract_eval(lambda aval, opaque: aval)
+mlir.register_lowering(_identity, lambda _, x, opaque: [x])
+mlir.register_lowering(
+    _identity,
+    mlir.lower_fun(lambda x, opaque: jax.lax.optimization_barrier(x) if opaque else x, multiple_results=False),
+    platform="cpu",
+)
+batching.primitive_batchers[_identity] = lambda xs, dims, **how: (_identity.bind(*xs, **how), dims[0])
+ad.primitive_jvps[_identity] = lambda primals, tangents, **how: (_identity.bind(*primals, **how), tangents[0])
+
+
+def _recomputed(_: Any, unknown: Sequence[bool], instantiated: Sequence[bool], step: Any) -> Any:
+    """How `jax.checkpoint` splits the identity: what it computes anew for the derivative becomes opaque."""
+    again = step.replace(params={"opaque": True})
+    new = [x for x, there in zip(step.invars, instantiated, strict=True) if isinstance(x, Var) and not there]
+    return (None if unknown[0] else step), again, [unknown[0]], [True], new
+
+
+partial_eval.partial_eval_jaxpr_custom_rules[_identity] = _recomputed
+
+
+def opaque(tree: Any) -> Any:
+    """Numbers or arrays that the compiler can neither share with others nor fold."""
+    return jax.tree.map(functools.partial(_identity.bind, opaque=True), tree)
+
+
+def reread(tree: Any) -> Any:
+    """The inputs of a checkpointed function: as they are, but read from memory anew where it is computed again."""
+    return jax.tree.map(functools.partial(_identity.bind, opaque=False), tree)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A derivative that shares nothing with the value
+
+
+def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
+    """The same elementwise function, of numbers and arguments that it shares with no other.
+
+    It is evaluated step by step with opaque numbers in place of its literals. Its own derivative is not kept:
+    `partials` takes that of the function.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Array) -> Array:
+        program = jax.make_jaxpr(function)(*arguments)
+        own = [x * opaque(jnp.ones((), x.dtype)) for x in arguments]
+        numbers = iter(opaque(list(_literals(program.jaxpr))))
+        (result,) = _evaluate(program.jaxpr, program.consts, own, numbers)
+        return result
+
+    return call
+
+
+def _inner(step: Any) -> Any:
+    """The program of a step such as `jnp.where`, or of a function with a rule, which is evaluated in its place."""
+    return next((step.params[name] for name in ("jaxpr", "call_jaxpr") if name in step.params), None)
+
+
+def _literals(jaxpr: Any) -> Iterator[Array]:
+    """The numbers of a program, in the order in which `_evaluate` meets them."""
+    for step in jaxpr.eqns:
+        yield from (jnp.asarray(x.val, jnp.result_type(x.aval)) for x in step.invars if isinstance(x, Literal))
+        if inner := _inner(step):
+            yield from _literals(inner.jaxpr)
+    yield from (jnp.asarray(x.val, jnp.result_type(x.aval)) for x in jaxpr.outvars if isinstance(x, Literal))
+
+
+def _evaluate(jaxpr: Any, constants: Any, arguments: Any, numbers: Iterator[Array]) -> list[Any]:
+    known = dict(zip(jaxpr.constvars, constants, strict=True)) | dict(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(x: Any) -> Any:
+        return next(numbers) if isinstance(x, Literal) else known[x]
+
+    for step in jaxpr.eqns:
+        given = [read(x) for x in step.invars]
+        if inner := _inner(step):
+            results = _evaluate(inner.jaxpr, inner.consts, given, numbers)
+        else:
+            results = step.primitive.bind(*given, **step.params)
+            results = results if step.primitive.multiple_results else [results]
+        known |= dict(zip(step.outvars, results, strict=True))
+    return [read(x) for x in jaxpr.outvars]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows and sums
+
+
+# What is summed in rows longer than this is stored, at several times the cost.
+LONG_ROW = 32_768
+
+
+def _end_loop(x: Array) -> Array:
+    return jnp.where(jnp.isnan(x), jnp.nan, x)  # a select of twice the same ends the loop
+
+
+@jax.custom_jvp
+@instead(_end_loop)
+def end_loop(x: Array) -> Array:
+    """The sum of a row, as it is, where more follows."""
+    return x
+
+
+end_loop.defjvp(lambda primals, tangents: (end_loop(*primals), tangents[0]))
+
+
+def total_of_masked(x: Array) -> Array:
+    """The sum of masked weights, or of a mask as whole numbers.
+
+    Twice: a plain sum does not take in the comparison that its terms are made of, so they would be written out, which
+    takes ten times as long as to count a mask.
+    """
+    lanes = math.gcd(x.shape[-1], 8) if x.ndim else 0
+    exact = jnp.issubdtype(x.dtype, jnp.integer)
+    if x.size == 0 or not lanes or in_explicit_mesh(x) or not (exact or x.shape[-1] <= 1024 * lanes):
+        return jnp.sum(x)
+    x = x.reshape(*x.shape[:-1], -1, lanes)
+    zero = jnp.zeros((), x.dtype)
+    sums = jax.lax.reduce((x, x), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (x.ndim - 2,))
+    return jnp.sum(jax.lax.optimization_barrier(sums)[0])

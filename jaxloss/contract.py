@@ -1,0 +1,116 @@
+"""Write your own loss under the contract: what jaxloss builds its own losses with.
+
+A whole loss, from its formula for one example:
+
+    >>> import jax.numpy as jnp
+    >>> from typing import Unpack
+    >>> from jaxloss.contract import NUMBER, POSITIVE, ArrayLike, Units, loss, losses
+    >>> @loss
+    ... def quartic(y_true: ArrayLike, y_pred: ArrayLike, *, scale=1.0, **units: Unpack[Units]):
+    ...     def element(y, p, *, scale):
+    ...         return ((p - y) / scale) ** 4
+    ...
+    ...     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    ...     return losses(element, inputs, options={"scale": (scale, POSITIVE)}, **units)
+
+It is compiled, and has all that every loss has: masks under which NaN may lie, weights, reductions, errors that name
+it, half precision, `vmap`, `grad`, `hessian`, sharded batches, `jaxloss.checked`:
+
+    >>> print(quartic([0.0, jnp.nan], [2.0, 1.0], where=[True, False]))  # 2^4, and nothing of the NaN
+    16.0
+    >>> try:
+    ...     quartic([0.0], [1.0], scale=-1.0)
+    ... except ValueError as error:
+    ...     print(error)
+    quartic: scale must be above 0 and finite, got -1.0.
+"""
+
+from jaxloss._contract.declare import loss
+from jaxloss._contract.domains import (
+    ABOVE_MINUS_1,
+    ANY,
+    AT_LEAST_0,
+    BINARY,
+    BOX,
+    DISTRIBUTION,
+    FRACTION,
+    LOG_DISTRIBUTION,
+    LOG_PROBABILITY,
+    LOGIT,
+    ONE_HOT,
+    POSITIVE,
+    Domain,
+    at_least,
+    between,
+)
+from jaxloss._contract.map import PER_CLASS, losses, saved_for_backward
+from jaxloss._contract.types import (
+    AMOUNT,
+    LABEL,
+    LABELS,
+    LOG_AMOUNT,
+    LOGITS,
+    NUMBER,
+    NUMBERS,
+    PROBABILITIES,
+    PROBABILITY,
+    SCORE,
+    SCORES,
+    SIGN,
+    TARGET,
+    TARGETS,
+    ArrayLike,
+    Finding,
+    Holds,
+    Kind,
+    Reduction,
+    Units,
+    widened,
+)
+from jaxloss._numerics.derivatives import partials
+from jaxloss.sharding import mean_over
+
+__all__ = [
+    "ABOVE_MINUS_1",
+    "AMOUNT",
+    "ANY",
+    "AT_LEAST_0",
+    "BINARY",
+    "BOX",
+    "DISTRIBUTION",
+    "FRACTION",
+    "LABEL",
+    "LABELS",
+    "LOGIT",
+    "LOGITS",
+    "LOG_AMOUNT",
+    "LOG_DISTRIBUTION",
+    "LOG_PROBABILITY",
+    "NUMBER",
+    "NUMBERS",
+    "ONE_HOT",
+    "PER_CLASS",
+    "POSITIVE",
+    "PROBABILITIES",
+    "PROBABILITY",
+    "SCORE",
+    "SCORES",
+    "SIGN",
+    "TARGET",
+    "TARGETS",
+    "ArrayLike",
+    "Domain",
+    "Finding",
+    "Holds",
+    "Kind",
+    "Reduction",
+    "Units",
+    "at_least",
+    "between",
+    "loss",
+    "losses",
+    "mean_over",
+    "partials",
+    "saved_for_backward",
+    "widened",
+]
