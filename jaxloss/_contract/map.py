@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
 from jaxloss._contract import domains, values
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.reduce import reduce
 from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_units
-from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, widen, widened
+from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, widen
+from jaxloss._numerics.derivatives import SAVED, saved_for_backward
+from jaxloss._numerics.elementary import widened
 from jaxloss._platform import cpu, mesh
 
 PER_CLASS = Holds(core=1)
@@ -104,7 +105,7 @@ def losses(
         mapped = jax.vmap(mapped, in_axes=(exists_axis, *places, *(knob.mapped(i, len(shape)) for knob in traced)))
 
     # The derivative is recomputed from the inputs: nothing as large as they are is stored for it.
-    policy = jax.checkpoint_policies.save_only_these_names("jaxloss")
+    policy = jax.checkpoint_policies.save_only_these_names(SAVED)
     again = jax.checkpoint(lambda *arrays: mapped(*cpu.reread(arrays)), policy=policy, prevent_cse=False)
     found = again(where, *(entry.x for entry in given), *(knob.value for knob in traced))
     if checking.value:
@@ -143,7 +144,9 @@ class _Option(NamedTuple):
                 f"number, or an array that matches the losses from the right: of shape {shape}"
                 + (f", or {shape[-1:]}, one for each entry of the last axis." if len(shape) > 1 else ".")
             )
-        return option._replace(value=mesh.laid_out_as_units(array, inputs[-1].x, inputs[-1].batch_axes))
+        if not per_class:
+            array = mesh.laid_out_as_units(array, inputs[-1].x, inputs[-1].batch_axes)
+        return option._replace(value=array)
 
     @property
     def traced(self) -> bool:
@@ -186,11 +189,6 @@ def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array,
 @cpu.instead(lambda margin: 0 * jnp.sqrt(jnp.minimum(margin, 1)))
 def _zero_or_nan(margin: Array) -> Array:
     return jnp.where(margin >= 0, 0, jnp.nan).astype(margin.dtype)
-
-
-def saved_for_backward(x: Array) -> Array:
-    """Store this value of a formula (one number for each row, never a row) instead of recomputing it."""
-    return checkpoint_name(x, "jaxloss")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

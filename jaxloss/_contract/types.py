@@ -50,11 +50,6 @@ class Holds(NamedTuple):
     core: int = 0
 
 
-def widened(x: Array) -> Array:
-    """Half precision to float32."""
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
 def widen(x: Array, kind: Kind, dtype: Any) -> Array:
     """An input as the formula gets it."""
     if kind == "row":
@@ -76,7 +71,8 @@ LOG_AMOUNT = Holds("number", domains.LOGIT)
 TARGET = Holds("number", domains.PROBABILITY)
 TARGETS = Holds("number", domains.DISTRIBUTION, core=1)
 PROBABILITY = Holds("score", domains.PROBABILITY)
-PROBABILITIES = Holds("score", domains.DISTRIBUTION, core=1)
+PROBABILITIES = Holds("row", domains.DISTRIBUTION, core=1)
+LOG_PROBABILITIES = Holds("row", domains.LOG_DISTRIBUTION, core=1)
 LOGITS = Holds("row", domains.LOGIT, core=1)
 
 Finding: TypeAlias = tuple[str, Array, Array]

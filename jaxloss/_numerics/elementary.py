@@ -14,6 +14,12 @@ from jax import Array
 
 from jaxloss._numerics.derivatives import partials
 
+
+def widened(x: Array) -> Array:
+    """Half precision to float32."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Kinks and ends
 
