@@ -117,6 +117,19 @@ def softplus(x: Array) -> Array:
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
+def _sigmoid_minus(y: Array, z: Array) -> Array:
+    """sigmoid(z) - y, exact also where the two are almost equal."""
+    small = jnp.exp(-jnp.abs(z))
+    # At 0 the side that `jnp.abs` is differentiated on.
+    return jnp.where(z >= 0, 1 - y - y * small, (1 - y) * small - y) / (1 + small)
+
+
+@partials(lambda y, z: -z, _sigmoid_minus)
+def bce_of_logit(y: Array, z: Array) -> Array:
+    """-y log(p) - (1 - y) log(1 - p), p = sigmoid(z)."""
+    return jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z)))
+
+
 def power0(x: Array, a: float | Array) -> Array:
     """x^a for x >= 0, with derivatives 0 at x = 0, also where a < 1; rounding below 0 counts as 0."""
     if isinstance(a, int | float) and a == 1:
