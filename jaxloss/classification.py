@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import LEAST_PROBABILITY, log_complement, log_probability, softplus
+from jaxloss._numerics.elementary import bce_of_logit, bce_of_probability, log_probability, softplus
 from jaxloss._numerics.rows import Row, smoothed, take_label
 from jaxloss._numerics.scores import interpolate, read, weight_of
 from jaxloss.contract import (
@@ -205,27 +203,6 @@ def bce(
     inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}
     options = {"label_smoothing": (label_smoothing, FRACTION), "pos_weight": (pos_weight, at_least(0))}
     return losses(element, inputs, options=options, **units)
-
-
-def _sigmoid_minus(y: Array, z: Array) -> Array:
-    """sigmoid(z) - y, exact also where the two are almost equal."""
-    small = jnp.exp(-jnp.abs(z))
-    # At 0 the side that abs is differentiated on.
-    return jnp.where(z >= 0, 1 - y - y * small, (1 - y) * small - y) / (1 + small)
-
-
-@partials(lambda y, z: -z, _sigmoid_minus)
-def bce_of_logit(y: Array, z: Array) -> Array:
-    return jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z)))
-
-
-def _bce_d_probability(y: Array, p: Array) -> Array:
-    return (1 - y) / jnp.maximum(1 - p, LEAST_PROBABILITY) - y / jnp.maximum(p, LEAST_PROBABILITY)
-
-
-@partials(lambda y, p: log_complement(p) - log_probability(p), _bce_d_probability)
-def bce_of_probability(y: Array, p: Array) -> Array:
-    return -y * log_probability(p) - (1 - y) * log_complement(p)
 
 
 @loss

@@ -80,7 +80,7 @@ def losses(
             loss = _nan_outside(entry.holds, x, slack, cores[-1], loss)
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
-            loss = loss if margin is None or knob.per_class else jnp.where(margin >= 0, loss, jnp.nan)
+            loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
         return loss.astype(dtype)
 
     def unit(exists: Array | None, *arrays: Array) -> Array:
@@ -150,7 +150,7 @@ class _Option(NamedTuple):
 
     @property
     def traced(self) -> bool:
-        return not (self.value is None or isinstance(self.value, (bool, int, float, str)))
+        return self.value is not None and (self.per_class or not isinstance(self.value, (bool, int, float, str)))
 
     def mapped(self, axis: int, ndim: int) -> int | None:
         """Where `jax.vmap` over this axis of the units finds the option."""

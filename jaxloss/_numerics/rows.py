@@ -42,8 +42,8 @@ class Row(NamedTuple):
 # The normaliser
 
 
-@cpu.instead(cpu.normaliser)
-def _normaliser(row: Row) -> tuple[Array, Array]:
+@cpu.instead(cpu.exp_sum)
+def _exp_sum(row: Row) -> tuple[Array, Array]:
     z = row.stored.astype(row.wide.dtype)
     # A row of -inf has a finite maximum too, and its exponentials are 0.
     largest = jnp.max(jnp.maximum(z, -jnp.finfo(z.dtype).max))
@@ -53,22 +53,40 @@ def _normaliser(row: Row) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
+def exp_sum(row: Row) -> tuple[Array, Array]:
+    """m and e. The logsumexp does not depend on how it is split in two, so that m counts as a constant."""
+    return _exp_sum(row)
+
+
+@exp_sum.defjvp
+def _(primals: tuple[Row], tangents: tuple[Row]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    (row,), (d_row,) = primals, tangents
+    largest, excess = map(saved_for_backward, exp_sum(row))
+    return (largest, excess), (jnp.zeros_like(largest), jnp.sum(jnp.exp(row.wide - largest) * d_row.wide))
+
+
 def normaliser(row: Row) -> tuple[Array, Array]:
     """m and log1p(e), whose sum is the logsumexp.
 
     They stay apart because the difference of a logit and m is exact, where their sum would absorb it.
     """
-    largest, excess = _normaliser(row)
+    largest, excess = exp_sum(row)
     return largest, jnp.log1p(excess)
 
 
-@normaliser.defjvp
-def _(primals: tuple[Row], tangents: tuple[Row]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    (row,), (d_row,) = primals, tangents
-    largest, log_sum = map(saved_for_backward, normaliser(row))
-    softmax = jnp.exp((row.wide - largest) - log_sum)
-    # The sum of the two does not depend on m, which may count as a constant.
-    return (largest, log_sum), (jnp.zeros_like(largest), jnp.sum(softmax * d_row.wide))
+class Classes(NamedTuple):
+    """Of each class of a row: s = -log p, p, and 1 - p; exact also where p is almost 0 or 1."""
+
+    s: Array
+    p: Array
+    rest: Array
+
+    @classmethod
+    def of(cls, row: Row) -> Classes:
+        largest, excess = exp_sum(row)
+        below = row.wide - largest
+        small = jnp.exp(below)
+        return cls(jnp.log1p(excess) - below, small / (1 + excess), (excess + (1 - small)) / (1 + excess))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -85,9 +103,9 @@ def surprisal(row: Row, label: Array) -> Array:
 @surprisal.defjvp
 def _(primals: tuple[Row, Array], tangents: tuple[Row, Any]) -> tuple[Array, Array]:
     (row, label), (d_row, _) = primals, tangents
-    largest, log_sum = map(saved_for_backward, normaliser(row))
-    value = saved_for_backward(log_sum - (take_label(row, label) - largest))
-    softmax = jnp.exp((row.wide - largest) - log_sum)
+    largest, excess = exp_sum(row)
+    value = saved_for_backward(surprisal(row, label))
+    softmax = jnp.exp(row.wide - largest) / (1 + excess)
     # Of the label p - 1, which is expm1(-s): by subtraction nothing would be left of it where p is almost 1.
     return value, jnp.sum(jnp.where(is_at(label, row.wide), jnp.expm1(-value), softmax) * d_row.wide)
 
@@ -140,7 +158,7 @@ def cross_entropy(targets: Targets, row: Row) -> Array:
 @cpu.instead(cpu.cross_entropy)
 def _cross_entropy(targets: Targets, row: Row) -> Array:
     t = targets.made()
-    largest, excess = _normaliser(row)
+    largest, excess = _exp_sum(row)
     s = jnp.log1p(excess) - (row.stored.astype(row.wide.dtype) - largest)
     return jnp.sum(zero_at_zero(t, s))
 
@@ -148,15 +166,15 @@ def _cross_entropy(targets: Targets, row: Row) -> Array:
 def _cross_entropy_jvp(primals: tuple[Targets, Row], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (targets, row), (d_targets, d_row) = primals, tangents
     value = cross_entropy(targets, row)
-    largest, excess = map(saved_for_backward, _normaliser(row))
+    largest, excess = exp_sum(row)
     targets = cpu.opaque(targets)
     t, below = targets.made(), row.again() - largest
-    p, slope = jnp.exp(below - jnp.log1p(excess)), jnp.zeros_like(value)
+    slope = jnp.zeros_like(value)
     if not isinstance(d_row.wide, SymbolicZero):
-        # sum(t) p - t, as (sum(t) - t) p + t (p - 1), so that nothing cancels for a one-hot t: there the first factor
-        # is 0, and for the largest logit, p - 1 = -e / (1 + e).
-        rest = jnp.where(below == 0, -excess / (1 + excess), p - 1)
-        slope += jnp.sum(((jnp.sum(t) - t) * p + t * rest) * d_row.wide)
+        # sum(t) p - t, as (sum(t) - t) p - t (1 - p), so that nothing cancels for a one-hot t.
+        small = jnp.exp(below)
+        total = jnp.sum(t)
+        slope += jnp.sum(((total - t) * small - t * (excess + (1 - small))) / (1 + excess) * d_row.wide)
     moved = {k: v for k, v in d_targets._asdict().items() if v is not None and not isinstance(v, SymbolicZero)}
     if moved:
         at = {k: getattr(targets, k) for k in moved}

@@ -233,11 +233,11 @@ def _by_piece(reduce: Callable[..., Array], pieces: Array) -> Array:
     return reduce(pieces) if pieces.ndim == 1 else reduce(_end_loop(reduce(pieces, axis=-1)))
 
 
-def normaliser(row: Any) -> tuple[Array, Array]:
-    return _normaliser_of(_pieces(row.stored), row.wide.dtype, jax.lax.optimization_barrier)
+def exp_sum(row: Any) -> tuple[Array, Array]:
+    return _exp_sum_of(_pieces(row.stored), row.wide.dtype, jax.lax.optimization_barrier)
 
 
-def _normaliser_of(pieces: Array, dtype: Any, apart: Callable[[Any], Any]) -> tuple[Array, Array]:
+def _exp_sum_of(pieces: Array, dtype: Any, apart: Callable[[Any], Any]) -> tuple[Array, Array]:
     # The maximum of a row of -inf is -inf.
     largest = apart(jnp.maximum(_by_piece(jnp.max, pieces).astype(dtype), -jnp.finfo(dtype).max))
     below = pieces.astype(dtype) - largest
@@ -253,7 +253,7 @@ def cross_entropy(targets: Any, row: Any) -> Array:
     t = type(targets)(*(None if x is None else _pieces(x) if x.ndim else x for x in targets)).made()
     # Without a barrier a short row is read once for all three of its reductions.
     apart = jax.lax.optimization_barrier if pieces.ndim > 1 else lambda x: x
-    largest, excess = apart(_normaliser_of(pieces, dtype, apart))
+    largest, excess = apart(_exp_sum_of(pieces, dtype, apart))
     surprisal = jnp.log1p(excess) - (apart(pieces).astype(dtype) - largest)
     # The largest number where t is 0, infinite elsewhere.
     huge = float(jnp.finfo(dtype).max)
