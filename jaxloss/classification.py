@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
+import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.elementary import bce_of_logit, bce_of_probability, log_probability, softplus
@@ -16,6 +17,7 @@ from jaxloss.contract import (
     ANY,
     FRACTION,
     LABEL,
+    LOG_DISTRIBUTION,
     LOG_PROBABILITIES,
     LOGITS,
     PER_CLASS,
@@ -29,6 +31,7 @@ from jaxloss.contract import (
     at_least,
     loss,
     losses,
+    nan_outside,
 )
 
 __all__ = ["bce", "cce", "nll", "sparse_cce"]
@@ -240,7 +243,10 @@ def nll(
     """
 
     def example(label: Array, scores: Array, class_weights: Array | None) -> Array:
-        return -weight_of(class_weights, label) * take_label(Row.of(scores), label)
+        log_p = take_label(Row.of(scores), label)
+        return nan_outside(slack - log_p, -weight_of(class_weights, label) * log_p)
 
-    inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOG_PROBABILITIES)}
+    # Only the entry that the label names is looked at: more would read the whole row.
+    inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOG_PROBABILITIES._replace(outside="formula"))}
+    slack = LOG_DISTRIBUTION.slack(jnp.asarray(y_pred).dtype)
     return losses(example, inputs, options={"class_weights": (class_weights, PER_CLASS)}, axis=axis, **units)

@@ -43,7 +43,7 @@ from jaxloss._contract.domains import (
     at_least,
     between,
 )
-from jaxloss._contract.map import PER_CLASS, losses
+from jaxloss._contract.map import PER_CLASS, losses, nan_outside
 from jaxloss._contract.types import (
     AMOUNT,
     LABEL,
@@ -112,6 +112,7 @@ __all__ = [
     "loss",
     "losses",
     "mean_over",
+    "nan_outside",
     "partials",
     "saved_for_backward",
     "widened",

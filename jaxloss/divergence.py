@@ -32,7 +32,10 @@ from jaxloss.contract import (
 
 __all__ = ["distillation", "js_divergence", "kl_divergence", "total_variation"]
 
-TARGET = {False: Holds("number", DISTRIBUTION, core=1), True: Holds("number", LOG_DISTRIBUTION, core=1)}
+# By entry: these losses sum over the classes and need nothing else of a row, so that one pass has value and gradient.
+TARGET = {
+    logs: Holds("number", LOG_DISTRIBUTION if logs else DISTRIBUTION, core=1, outside="entry") for logs in (False, True)
+}
 PREDICTION = {logs: holds._replace(kind="score") for logs, holds in TARGET.items()}
 
 
@@ -53,7 +56,7 @@ def kl_divergence(
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
-      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, with zero gradient.
+      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, and gets no gradient.
 
     Example:
       >>> print(kl_divergence([[0.5, 0.5, 0.0]], [[0.25, 0.25, 0.5]]))  # log 2
@@ -99,7 +102,7 @@ def js_divergence(
 
     Raises:
       ValueError: shapes that differ, a weight outside [0, 1]. TypeError: `y_pred` of integer dtype.
-      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, with zero gradient.
+      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, and gets no gradient.
 
     Example:
       >>> print(js_divergence([[1.0, 0.0]], [[0.0, 1.0]]))  # log 2
@@ -134,7 +137,7 @@ def total_variation(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **u
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
-      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, with zero gradient.
+      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, and gets no gradient.
 
     Example:
       >>> print(total_variation([[1.0, 0.0]], [[0.75, 0.25]]))  # (0.25 + 0.25) / 2

@@ -74,10 +74,17 @@ def losses(
     slacks = [entry.holds.domain.slack(entry.x.dtype) for entry in given]
 
     def example(*arrays: Array) -> Array:
-        cores, tuned = arrays[: len(given)], arrays[len(given) :]
+        cores, tuned = list(arrays[: len(given)]), arrays[len(given) :]
+        margins = [
+            _margin(entry.holds, x, slack, cores[-1]) for entry, x, slack in zip(given, cores, slacks, strict=True)
+        ]
+        for i, (entry, margin) in enumerate(zip(given, margins, strict=True)):
+            if margin is not None and entry.holds.outside == "entry":
+                cores[i] = jnp.where(margin >= 0, cores[i], jax.lax.stop_gradient(cores[i]))
         loss = formula(*cores, **constant, **{knob.name: x for knob, x in zip(traced, tuned, strict=True)})
-        for entry, x, slack in zip(given, cores, slacks, strict=True):
-            loss = _nan_outside(entry.holds, x, slack, cores[-1], loss)
+        for entry, margin in zip(given, margins, strict=True):
+            if margin is not None:
+                loss = nan_outside(margin, loss, whole=entry.holds.outside == "unit")
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
@@ -161,19 +168,26 @@ class _Option(NamedTuple):
 # Outside the domain
 
 
-def _nan_outside(holds: Holds, x: Array, slack: float, scores: Array, loss: Array) -> Array:
-    """The loss, but NaN with zero gradient where an input lies outside its domain."""
+def _margin(holds: Holds, x: Array, slack: float, scores: Array) -> Array | None:
+    """How far inside the domain each entry of an input lies."""
     if holds.domain is domains.LABEL and holds.core == 0:
-        return jnp.where((x >= 0) & (x < scores.shape[-1]), loss, jnp.nan)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return loss
-    margin = holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
-    if margin is None:
-        return loss
-    if x.ndim:
-        # Stored, one number for each row: found again, it would cost the derivative a second pass.
+        return jnp.where((x >= 0) & (x < scores.shape[-1]), 1.0, -1.0)
+    if holds.outside == "formula" or not jnp.issubdtype(x.dtype, jnp.floating):
+        return None
+    return holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
+
+
+def nan_outside(margin: Array, loss: Array, whole: bool = True) -> Array:
+    """The loss, but NaN where an entry is outside, which is where its margin is negative.
+
+    whole: whether the gradient of the loss is 0 there, too.
+    """
+    if not whole:
+        return loss + jax.lax.stop_gradient(jnp.where(jnp.min(margin) >= 0, 0, jnp.nan).astype(loss.dtype))
+    if margin.ndim:
+        # Saved, one number for each row: found again, it would cost the derivative a second pass.
         return jnp.where(saved_for_backward(jnp.min(margin)) >= 0, loss, jnp.nan)
-    return _nan_unless(margin, loss)
+    return _nan_unless(margin, loss) if margin.dtype == loss.dtype else jnp.where(margin >= 0, loss, jnp.nan)
 
 
 @jax.custom_jvp

@@ -43,11 +43,18 @@ count; a row of predictions that the formula takes as it lies in memory, perhaps
 
 
 class Holds(NamedTuple):
-    """What an array holds: its kind, its domain, and how many of its axes belong to one example (its core)."""
+    """What an array holds.
+
+    core: how many of its axes belong to one example.
+    outside: what loses its gradient where an entry of the core lies outside the domain: all of the unit; or the entry
+      alone, which spares a second pass over the row where the formula needs no other; or nothing is looked at, not even
+      for the NaN (by `checked` it is), since the formula sees to it.
+    """
 
     kind: Kind = "number"
     domain: Domain = domains.NUMBER
     core: int = 0
+    outside: Literal["unit", "entry", "formula"] = "unit"
 
 
 def widen(x: Array, kind: Kind, dtype: Any) -> Array:
