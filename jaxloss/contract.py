@@ -43,7 +43,8 @@ from jaxloss._contract.domains import (
     at_least,
     between,
 )
-from jaxloss._contract.map import PER_CLASS, losses, nan_outside
+from jaxloss._contract.map import PER_CLASS, losses
+from jaxloss._contract.outside import nan_outside
 from jaxloss._contract.types import (
     AMOUNT,
     LABEL,

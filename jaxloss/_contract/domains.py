@@ -7,6 +7,7 @@ outside it is refused at once.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,7 +60,17 @@ class Domain(NamedTuple):
         if self.above:
             return jnp.sign(x - self.low) - 0.5
         ends = [x - (self.low - slack)] * (self.low > -INF) + [(self.high + slack) - x] * (self.high < INF)
-        return jnp.minimum(*ends) if len(ends) == 2 else ends[0] if ends else None
+        return jnp.minimum(*ends) if len(ends) == 2 else jnp.minimum(ends[0], 1) if ends else None
+
+    def least_margin(self, row: Array, slack: float = 0.0) -> Array | None:
+        """That of the entry of a row which is least inside."""
+        if self.values or self.above:
+            margin = self.margin(row, slack)
+            return None if margin is None else jnp.min(margin)
+        # The bounds are compared with the extremes: no further number meets the whole row.
+        ends = [jnp.min(row) - (self.low - slack)] * (self.low > -INF)
+        ends += [(self.high + slack) - jnp.max(row)] * (self.high < INF)
+        return functools.reduce(jnp.minimum, ends) if ends else None
 
 
 ANY = Domain("a number", infinite=(-INF, INF))
