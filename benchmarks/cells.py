@@ -173,8 +173,12 @@ def random_input(key: Array, kind: str, shape: Shape, dtype: Any, highest: int) 
         x = jnp.where(x > 0.5, 1.0, 0.0 if kind == "bit" else -1.0)
     elif kind == "row":
         x = x / jnp.sum(x, -1, keepdims=True)
-    elif kind == "box":
-        x = jnp.concatenate([x[..., :2], x[..., :2] + 0.3 + x[..., 2:]], -1)
+    elif kind == "log row":
+        x = jax.nn.log_softmax(x)
+    elif kind == "one-hot":
+        x = jnp.where(jnp.max(x, -1, keepdims=True) == x, 1.0, 0.0)
+    elif kind == "box":  # all overlap
+        x = jnp.concatenate([0.3 * x[..., :2], 0.3 + x[..., 2:]], -1)
     return x.astype(dtype)
 
 
@@ -323,7 +327,7 @@ def of_rows(size: Sizes) -> Iterator[Cell]:
     yield logits("poly1", plain.poly1_logits, lambda y, z: optax.poly_loss_cross_entropy(z, y, epsilon=1.0), "logits")
     yield cell("generalized_cce", plain.generalized_cce)
     yield logits("generalized_cce", plain.generalized_cce_logits, None, "logits")
-    yield cell("categorical_hinge", plain.categorical_hinge, kinds=scores)
+    yield cell("categorical_hinge", plain.categorical_hinge, kinds=("one-hot", "real"))
     yield dataclasses.replace(
         cell("categorical_hinge", of_label(plain.categorical_hinge), None, "labels", label),
         jaxloss=of_label(jaxloss.categorical_hinge),
@@ -336,7 +340,7 @@ def of_rows(size: Sizes) -> Iterator[Cell]:
         plain.kl_divergence_logs,
         lambda y, p: optax.kl_divergence_with_log_targets(p, y),
         "logs",
-        ("real", "real"),
+        ("log row", "log row"),
         from_logs=True,
     )
     yield cell("js_divergence", plain.js_divergence)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import pytest
 
 import jaxloss
 from benchmarks import hlo
-from benchmarks.cells import SIZES, cells
+from benchmarks.cells import SIZES, Cell, cells
 
 CELLS = [cell for name in ("usual", "odd") for cell in cells(SIZES[name])]
 
@@ -15,6 +16,15 @@ def test_every_loss_has_a_cell():
     assert {cell.loss for cell in CELLS if not cell.masked} == set(jaxloss.LOSSES)
     assert {cell.loss for cell in CELLS if cell.masked} == set(jaxloss.LOSSES)
     assert len({cell.key for cell in CELLS}) == len(CELLS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [*cells(SIZES["small"])], ids=lambda cell: cell.key)
+def test_the_contenders_compute_the_same(cell: Cell):
+    operands = cell.operands("float32")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # peers promote
+        values = {name: float(jax.jit(function)(*operands)) for name, function in cell.contenders.items()}
+    assert values == pytest.approx(dict.fromkeys(values, values["jaxloss"]), rel=1e-4)
 
 
 # A loop of 10 rounds that doubles 4 of 1024 rows, into fast memory; then a conditional, a copy to
