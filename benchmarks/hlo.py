@@ -236,7 +236,7 @@ def moved(
 class Collective:
     opcode: str
     shape: str
-    bytes: int  # of the result on one device
+    bytes: int  # of operands or results on one device, whichever are more
     times: int = 1
 
 
@@ -296,9 +296,11 @@ def cost(text: str, bytes_per_cycle: float = 0.0) -> Cost:
             return max((of(name) for name in names), key=lambda cost: (cost.cycles, cost.bytes))
         if opcode.removesuffix("-start") in COLLECTIVES:
             bare = re.sub(r"\{[^}]*\}|/\*.*?\*/", "", instruction.shape)
-            sizes = [array.bytes for array in instruction.arrays]
-            both = opcode in ("all-gather-start", "collective-permute-start")  # (operand, result)
-            size = max(sizes) if both else sum(sizes)
+            given = sum(everywhere(i.arrays) for i in computation.operands(instruction) if i is not None)
+            results = everywhere(instruction.arrays)
+            if opcode.endswith("-start") and opcode != "all-reduce-start":
+                results -= given  # its type is (operands, results)
+            size = max(given, results)
             return Cost(collectives=(Collective(opcode.removesuffix("-start"), bare, size),))
         involved = [*instruction.arrays, *(a for i in computation.operands(instruction) if i for a in i.arrays)]
         if not any(array.dims for array in involved):
