@@ -67,6 +67,7 @@ from jaxloss._contract.types import (
     Kind,
     Reduction,
     Units,
+    current_loss,
 )
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import widened
@@ -110,6 +111,7 @@ __all__ = [
     "Units",
     "at_least",
     "between",
+    "current_loss",
     "loss",
     "losses",
     "mean_over",
