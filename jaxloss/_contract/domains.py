@@ -50,16 +50,18 @@ class Domain(NamedTuple):
         return inside & (math.prod((x - value for value in self.values), start=1) == 0) if self.values else inside
 
     def margin(self, x: Array, slack: float = 0.0) -> Array | None:
-        """How far inside each entry is: negative outside; None where every number is inside.
+        """Negative for an entry outside, else a number that is not infinite; None where every number is inside.
 
         Made without comparisons, so that it costs nothing beside a loss that reads the entry anyway.
         """
         if self.values:
             return -jnp.abs(math.prod((x - value for value in self.values), start=1))
         if self.above:
-            return jnp.sign(x - self.low) - 0.5
+            # Each positive number, times this one, is above eps.
+            info = jnp.finfo(x.dtype)
+            return jnp.minimum((x - self.low) * 2.0 ** (info.maxexp - 1) - info.eps / 2, 1)
         ends = [x - (self.low - slack)] * (self.low > -INF) + [(self.high + slack) - x] * (self.high < INF)
-        return jnp.minimum(*ends) if len(ends) == 2 else ends[0] if ends else None
+        return ends[0] * ends[1] if len(ends) == 2 else jnp.minimum(ends[0], 1) if ends else None
 
 
 ANY = Domain("a number", infinite=(-INF, INF))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -82,9 +83,15 @@ def losses(
             if margin is not None and entry.holds.outside == "entry":
                 cores[i] = jnp.where(margin >= 0, cores[i], jax.lax.stop_gradient(cores[i]))
         loss = formula(*cores, **constant, **{knob.name: x for knob, x in zip(traced, tuned, strict=True)})
-        for entry, margin in zip(given, margins, strict=True):
-            if margin is not None:
+        for entry, x, slack, margin in zip(given, arrays[: len(given)], slacks, margins, strict=True):
+            if margin is None:
+                continue
+            if x.ndim or margin.dtype != loss.dtype:
                 loss = nan_outside(margin, loss, whole=entry.holds.outside == "unit")
+            else:
+                loss = _nan_unless(
+                    functools.partial(entry.holds.domain.margin, slack=slack), jax.lax.stop_gradient(x), loss
+                )
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
@@ -187,20 +194,25 @@ def nan_outside(margin: Array, loss: Array, whole: bool = True) -> Array:
     if margin.ndim:
         # Saved, one number for each row: found again, it would cost the derivative a second pass.
         return jnp.where(saved_for_backward(jnp.min(margin)) >= 0, loss, jnp.nan)
-    return _nan_unless(margin, loss) if margin.dtype == loss.dtype else jnp.where(margin >= 0, loss, jnp.nan)
+    return jnp.where(margin >= 0, loss, jnp.nan)
 
 
-@jax.custom_jvp
-def _nan_unless(margin: Array, loss: Array) -> Array:
-    return loss + _zero_or_nan(margin)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _nan_unless(margin: Callable[[Array], Array], x: Array, loss: Array) -> Array:
+    return loss + _zero_or_nan(margin(x))
 
 
 @_nan_unless.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
-    return _nan_unless(*primals), jnp.where(primals[0] >= 0, tangents[1], 0)
+def _(margin: Any, primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
+    return _nan_unless(margin, *primals), cpu.unshared(lambda x: _one_or_zero(margin(x)))(primals[0]) * tangents[1]
 
 
-@cpu.instead(lambda margin: 0 * jnp.sqrt(jnp.minimum(margin, 1)))
+def _one_or_zero(margin: Array) -> Array:
+    """1 inside, else 0: as a bound, since a select would hold a 0 that the value shares."""
+    return jnp.clip(margin * float(jnp.finfo(margin.dtype).max) + 1, 0, 1)
+
+
+@cpu.instead(lambda margin: 0 * jnp.sqrt(margin))
 def _zero_or_nan(margin: Array) -> Array:
     return jnp.where(margin >= 0, 0, jnp.nan).astype(margin.dtype)
 
