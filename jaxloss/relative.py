@@ -8,9 +8,9 @@ from typing import Unpack
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._numerics.derivatives import partials, stop_gradient_where
+from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import abs0, at_least_tiny, divide, lerp, step
-from jaxloss._numerics.vectors import polar, versine
+from jaxloss._numerics.vectors import lengths, versine
 from jaxloss._platform import unmoved
 from jaxloss.contract import ABOVE_MINUS_1, AT_LEAST_0, NUMBER, NUMBERS, ArrayLike, Holds, Units, loss, losses
 
@@ -211,14 +211,12 @@ def cosine_distance(
     """
 
     def vectors(y: Array, p: Array, eps: float | Array) -> Array:
-        found = polar(y, p)
-        none = (found.x_length == 0) | (found.y_length == 0)
+        sizes = lengths(y, p)
+        apart = versine(y, p)
         if not (isinstance(eps, (int, float)) and eps == 0):
-            # What is left of the lengths once they are divided by at least eps.
-            left = found.x_length / jnp.maximum(found.x_length, eps * found.x_scale)
-            left *= found.y_length / jnp.maximum(found.y_length, eps * found.y_scale)
-            return jnp.where(none, 1, (1 - left) + left * versine(y, p))
-        return jnp.where(none, 1, stop_gradient_where(found.is_extreme(), versine, y, p))
+            left = math.prod(size.scaled / jnp.maximum(size.scaled, eps * size.scale) for size in sizes)
+            apart = (1 - left) + left * apart
+        return jnp.where((sizes[0].scaled == 0) | (sizes[1].scaled == 0), 1, apart)
 
     inputs = {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, NUMBERS)}
     return losses(vectors, inputs, options={"eps": (eps, AT_LEAST_0)}, axis=axis, **units)

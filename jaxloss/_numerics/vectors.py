@@ -1,4 +1,4 @@
-"""Length and angle of vectors of any size: exact also for small angles, with no pass over them more than needed."""
+"""Length and angle of vectors of any size: from the smallest floats to the largest, and exact for small angles."""
 
 from __future__ import annotations
 
@@ -9,104 +9,90 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._numerics.derivatives import saved_for_backward
+from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
 from jaxloss._platform import cpu
 
 
-class Polar(NamedTuple):
-    """Of two vectors the lengths, each times a scale that keeps it far from the ends of the floats, and their cosine.
+class Length(NamedTuple):
+    """The length of a vector times a scale, a constant that keeps it and its square far from the ends of the floats."""
 
-    The scales count as constants. A vector of zeros has the length 0, and the cosine 0 with every other.
-    """
+    scaled: Array
+    scale: Array
 
-    x_length: Array
-    y_length: Array
-    cos: Array
-    x_scale: Array
-    y_scale: Array
+    @property
+    def divisor(self) -> Array:
+        """The scaled length, but 1 in place of 0."""
+        return jnp.where(self.scaled == 0, 1, self.scaled)
 
-    def divisors(self) -> tuple[Array, Array]:
-        """The lengths, but 1 in place of 0."""
-        return tuple(jnp.where(length == 0, 1, length) for length in self[:2])
-
-    def is_extreme(self) -> Array:
-        """Whether the second derivative of the cosine, of 1 / length^2, may overflow or vanish."""
-        bound = float(jnp.finfo(self.cos.dtype).tiny) ** 0.3
-        lengths = [self.x_length / self.x_scale, self.y_length / self.y_scale]
-        return functools.reduce(jnp.logical_or, [(x < bound) | (x > 1 / bound) for x in lengths])
-
-    def directions(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """The vectors of length 1."""
-        x_length, y_length = self.divisors()
-        return x * self.x_scale / x_length, y * self.y_scale / y_length
+    def direction(self, x: Array) -> Array:
+        """The vector over its length."""
+        return x * self.scale / self.divisor
 
 
-def _sums(rows: Any) -> Any:
-    """The sum of each row, all in one pass."""
-    leaves, structure = jax.tree.flatten(rows)
-    zeros = [jnp.zeros((), x.dtype) for x in leaves]
-    found = jax.lax.reduce(leaves, zeros, lambda sums, terms: [s + t for s, t in zip(sums, terms, strict=True)], (0,))
-    return jax.tree.unflatten(structure, found)
+@cpu.instead(lambda *vectors: [Length(*cpu.length(x)) for x in vectors])
+def _lengths(*vectors: Array) -> list[Length]:
+    # To scale by the largest entry would take a pass of its own. So the squares are summed at three scales in one, and
+    # what is taken is the sum that lies far from both ends.
+    info = jnp.finfo(vectors[0].dtype)
+    power = int(0.6 * info.maxexp)
+    scales = [1.0, 2.0**power, 2.0**-power]
+    terms = [(x * scale) ** 2 for x in vectors for scale in scales]
+    zeros = [jnp.zeros((), info.dtype) for _ in terms]
+    sums = jax.lax.reduce(terms, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (0,))
+    far = float(info.max) ** 0.8
 
+    def of(square: Array, enlarged: Array, shrunk: Array) -> Length:
+        def choose(middle: Any, large: Any, small: Any) -> Array:
+            return jnp.where(square < 1 / far, large, jnp.where(square > far, small, middle)).astype(info.dtype)
 
-@cpu.instead(lambda x, y: Polar(*cpu.polar(x, y)))
-def _polar(x: Array, y: Array) -> Polar:
-    # To scale by the largest entry would take a pass of its own. So all is summed at three scales, and what is taken is
-    # the sum that lies far from both ends of the floats.
-    power = int(0.6 * jnp.finfo(x.dtype).maxexp)
-    scales = {-1: 2.0**-power, 0: 1.0, 1: 2.0**power}
-    pairs = {-2: (-1, -1), -1: (-1, 0), 0: (0, 0), 1: (0, 1), 2: (1, 1)}
-    xs, ys = ({i: v * scale for i, scale in scales.items()} for v in (x, y))
-    x_squares, y_squares, products = _sums(
-        [
-            {i: v * v for i, v in xs.items()},
-            {i: v * v for i, v in ys.items()},
-            {k: xs[i] * ys[j] for k, (i, j) in pairs.items()},
-        ]
-    )
+        return Length(jnp.sqrt(choose(square, enlarged, shrunk)), choose(*scales))
 
-    def at(place: Array, sums: dict[int, Any]) -> Array:
-        found = sums[0]
-        for i in sums.keys() - {0}:
-            found = jnp.where(place == i, sums[i], found)
-        return found
-
-    def place_of(squares: dict[int, Array]) -> Array:
-        far = float(jnp.finfo(x.dtype).max) ** 0.8
-        return (squares[0] < 1 / far).astype(jnp.int32) - (squares[0] > far).astype(jnp.int32)
-
-    x_place, y_place = place_of(x_squares), place_of(y_squares)
-    product = at(x_place + y_place, products)
-    x_length, y_length = jnp.sqrt(at(x_place, x_squares)), jnp.sqrt(at(y_place, y_squares))
-    x_scale, y_scale = (at(place, scales).astype(x.dtype) for place in (x_place, y_place))
-    found = Polar(x_length, y_length, product, x_scale, y_scale)
-    x_divisor, y_divisor = found.divisors()
-    return found._replace(cos=product / x_divisor / y_divisor)
+    return [of(*sums[i : i + 3]) for i in range(0, len(sums), 3)]
 
 
 @jax.custom_jvp
-def polar(x: Array, y: Array) -> Polar:
-    return _polar(x, y)
+def lengths(*vectors: Array) -> list[Length]:
+    """The length of each of these vectors."""
+    return _lengths(*vectors)
 
 
-@polar.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Polar, Polar]:
-    found = Polar(*map(saved_for_backward, polar(*primals)))
-    own = cpu.opaque(found)
-    (u, v), (x_length, y_length) = own.directions(*primals), own.divisors()
-    dx, dy = tangents[0] * own.x_scale, tangents[1] * own.y_scale
-    d_cos = jnp.sum((v - own.cos * u) / x_length * dx) + jnp.sum((u - own.cos * v) / y_length * dy)
-    still = jnp.zeros_like(d_cos)
-    return found, Polar(jnp.sum(u * dx), jnp.sum(v * dy), d_cos, still, still)
+@lengths.defjvp
+def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[list[Length], list[Length]]:
+    found = [Length(*map(saved_for_backward, length)) for length in lengths(*primals)]
+    slopes = [
+        jnp.sum(length.direction(x) * length.scale * dx)
+        for x, dx, length in zip(primals, tangents, cpu.opaque(found), strict=True)
+    ]
+    return found, [Length(slope, jnp.zeros_like(slope)) for slope in slopes]
 
 
-@jax.custom_jvp
 def versine(x: Array, y: Array) -> Array:
     """1 - cos(x, y), as half the squared distance of the unit vectors: exact for small angles, and never negative."""
-    u, v = polar(x, y).directions(x, y)
+    # The second derivative, of 1 / length^2, may overflow or vanish.
+    bound = float(jnp.finfo(x.dtype).tiny) ** 0.3
+    sizes = [length.scaled / length.scale for length in lengths(x, y)]
+    extreme = functools.reduce(jnp.logical_or, [(size < bound) | (size > 1 / bound) for size in sizes])
+    return stop_gradient_where(extreme, _versine, x, y)
+
+
+@jax.custom_jvp
+def _versine(x: Array, y: Array) -> Array:
+    return _half_square_between(*(length.direction(v) for length, v in zip(lengths(x, y), (x, y), strict=True)))
+
+
+@cpu.instead(lambda u, v: cpu.end_loop(jnp.sum((v - u) ** 2)) / 2)
+def _half_square_between(u: Array, v: Array) -> Array:
     return jnp.sum((v - u) ** 2) / 2
 
 
-@versine.defjvp
-def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    return versine(*primals), -jax.jvp(lambda x, y: polar(x, y).cos, primals, tangents)[1]
+@_versine.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    q, found = saved_for_backward(_versine(*primals)), cpu.opaque(lengths(*primals))
+    u, v = (length.direction(x) for length, x in zip(found, primals, strict=True))
+    # With respect to u it is -v, and what of that is orthogonal to u: (u - v) - q u, where nothing cancels.
+    slopes = [(u - v) - q * u, (v - u) - q * v]
+    terms = [
+        jnp.sum(slope / length.divisor * (length.scale * dx))
+        for slope, length, dx in zip(slopes, found, tangents, strict=True)
+    ]
+    return q, terms[0] + terms[1]

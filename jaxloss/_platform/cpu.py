@@ -277,18 +277,11 @@ def find_label(x: Array, label: Array) -> Array:
     return jnp.where((label >= 0) & (label < x.size), named, 0)
 
 
-def polar(x: Array, y: Array) -> tuple[Array, ...]:
-    """Of `_numerics.vectors`: every sum is a pass here, so that the scales come from the largest entries."""
-
-    def measure(v: Array) -> tuple[Array, Array, Array]:
-        largest, tiny = jnp.max(jnp.abs(v)), float(jnp.finfo(v.dtype).tiny)
-        none = largest < tiny
-        scale = 1 / jnp.where(none, 1, jnp.minimum(largest, 1 / tiny))
-        length = jnp.sqrt(_end_loop(jnp.sum((v * scale) ** 2)))
-        return jnp.where(none, 0, length), jnp.where(none, 1, length), scale
-
-    (x_length, x_divisor, x_scale), (y_length, y_divisor, y_scale) = measure(x), measure(y)
-    # What is scaled in two passes would be stored.
-    x_scale, y_scale = opaque((x_scale, y_scale))
-    cos = _end_loop(jnp.sum((x * x_scale / x_divisor) * (y * y_scale / y_divisor)))
-    return x_length, y_length, cos, *opaque((x_scale, y_scale))
+def length(x: Array) -> tuple[Array, Array]:
+    """For `_numerics.vectors`: every sum is a pass here, so that the scale comes from the largest entry."""
+    largest, tiny = jnp.max(jnp.abs(x)), float(jnp.finfo(x.dtype).tiny)
+    none = largest < tiny
+    scale = 1 / jnp.where(none, 1, jnp.minimum(largest, 1 / tiny))
+    scaled = jnp.sqrt(_end_loop(jnp.sum((x * scale) ** 2)))
+    # Opaque, since what is scaled in two passes would be stored.
+    return jnp.where(none, 0, scaled), opaque(scale)
