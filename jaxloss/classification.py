@@ -244,7 +244,8 @@ def nll(
 
     def example(label: Array, scores: Array, class_weights: Array | None) -> Array:
         log_p = take_label(Row.of(scores), label)
-        return nan_outside(slack - log_p, -weight_of(class_weights, label) * log_p)
+        loss = -weight_of(class_weights, label) * log_p
+        return nan_outside(lambda x: slack - x, log_p, loss)
 
     # Only the entry that the label names is looked at: more would read the whole row.
     inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOG_PROBABILITIES._replace(outside="formula"))}

@@ -43,7 +43,8 @@ from jaxloss._contract.domains import (
     at_least,
     between,
 )
-from jaxloss._contract.map import PER_CLASS, losses, nan_outside
+from jaxloss._contract.map import PER_CLASS, losses
+from jaxloss._contract.outside import nan_outside
 from jaxloss._contract.types import (
     AMOUNT,
     LABEL,
@@ -66,6 +67,7 @@ from jaxloss._contract.types import (
     Kind,
     Reduction,
     Units,
+    current_loss,
 )
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import widened
@@ -109,6 +111,7 @@ __all__ = [
     "Units",
     "at_least",
     "between",
+    "current_loss",
     "loss",
     "losses",
     "mean_over",

@@ -7,6 +7,7 @@ outside it is refused at once.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -50,7 +51,7 @@ class Domain(NamedTuple):
         return inside & (math.prod((x - value for value in self.values), start=1) == 0) if self.values else inside
 
     def margin(self, x: Array, slack: float = 0.0) -> Array | None:
-        """Negative for an entry outside, else a number that is not infinite; None where every number is inside.
+        """How far inside each entry is: negative outside; None where every number is inside.
 
         Made without comparisons, so that it costs nothing beside a loss that reads the entry anyway.
         """
@@ -61,7 +62,17 @@ class Domain(NamedTuple):
             info = jnp.finfo(x.dtype)
             return jnp.minimum((x - self.low) * 2.0 ** (info.maxexp - 1) - info.eps / 2, 1)
         ends = [x - (self.low - slack)] * (self.low > -INF) + [(self.high + slack) - x] * (self.high < INF)
-        return ends[0] * ends[1] if len(ends) == 2 else jnp.minimum(ends[0], 1) if ends else None
+        return jnp.minimum(*ends) if len(ends) == 2 else jnp.minimum(ends[0], 1) if ends else None
+
+    def least_margin(self, row: Array, slack: float = 0.0) -> Array | None:
+        """That of the entry of a row which is least inside."""
+        if self.values or self.above:
+            margin = self.margin(row, slack)
+            return None if margin is None else jnp.min(margin)
+        # The bounds are compared with the extremes: no further number meets the whole row.
+        ends = [jnp.min(row) - (self.low - slack)] * (self.low > -INF)
+        ends += [(self.high + slack) - jnp.max(row)] * (self.high < INF)
+        return functools.reduce(jnp.minimum, ends) if ends else None
 
 
 ANY = Domain("a number", infinite=(-INF, INF))

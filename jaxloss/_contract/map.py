@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import domains, values
+from jaxloss._contract import values
 from jaxloss._contract.domains import Domain
+from jaxloss._contract.outside import guarded
 from jaxloss._contract.reduce import reduce
 from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_units
 from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, widen
-from jaxloss._numerics.derivatives import SAVED, saved_for_backward
+from jaxloss._numerics.derivatives import SAVED
 from jaxloss._numerics.elementary import widened
 from jaxloss._platform import cpu, mesh
 
@@ -74,24 +74,11 @@ def losses(
     constant = {knob.name: knob.value for knob in knobs if not knob.traced}
     slacks = [entry.holds.domain.slack(entry.x.dtype) for entry in given]
 
+    inside = guarded(formula, [entry.holds for entry in given], slacks)
+
     def example(*arrays: Array) -> Array:
-        cores, tuned = list(arrays[: len(given)]), arrays[len(given) :]
-        margins = [
-            _margin(entry.holds, x, slack, cores[-1]) for entry, x, slack in zip(given, cores, slacks, strict=True)
-        ]
-        for i, (entry, margin) in enumerate(zip(given, margins, strict=True)):
-            if margin is not None and entry.holds.outside == "entry":
-                cores[i] = jnp.where(margin >= 0, cores[i], jax.lax.stop_gradient(cores[i]))
-        loss = formula(*cores, **constant, **{knob.name: x for knob, x in zip(traced, tuned, strict=True)})
-        for entry, x, slack, margin in zip(given, arrays[: len(given)], slacks, margins, strict=True):
-            if margin is None:
-                continue
-            if x.ndim or margin.dtype != loss.dtype:
-                loss = nan_outside(margin, loss, whole=entry.holds.outside == "unit")
-            else:
-                loss = _nan_unless(
-                    functools.partial(entry.holds.domain.margin, slack=slack), jax.lax.stop_gradient(x), loss
-                )
+        cores, tuned = arrays[: len(given)], arrays[len(given) :]
+        loss = inside(*cores, **constant, **{knob.name: x for knob, x in zip(traced, tuned, strict=True)})
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
@@ -169,52 +156,6 @@ class _Option(NamedTuple):
     def mapped(self, axis: int, ndim: int) -> int | None:
         """Where `jax.vmap` over this axis of the units finds the option."""
         return None if self.per_class or axis < ndim - jnp.ndim(self.value) else 0
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Outside the domain
-
-
-def _margin(holds: Holds, x: Array, slack: float, scores: Array) -> Array | None:
-    """How far inside the domain each entry of an input lies."""
-    if holds.domain is domains.LABEL and holds.core == 0:
-        return jnp.where((x >= 0) & (x < scores.shape[-1]), 1.0, -1.0)
-    if holds.outside == "formula" or not jnp.issubdtype(x.dtype, jnp.floating):
-        return None
-    return holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
-
-
-def nan_outside(margin: Array, loss: Array, whole: bool = True) -> Array:
-    """The loss, but NaN where an entry is outside, which is where its margin is negative.
-
-    whole: whether the gradient of the loss is 0 there, too.
-    """
-    if not whole:
-        return loss + jax.lax.stop_gradient(jnp.where(jnp.min(margin) >= 0, 0, jnp.nan).astype(loss.dtype))
-    if margin.ndim:
-        # Saved, one number for each row: found again, it would cost the derivative a second pass.
-        return jnp.where(saved_for_backward(jnp.min(margin)) >= 0, loss, jnp.nan)
-    return jnp.where(margin >= 0, loss, jnp.nan)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _nan_unless(margin: Callable[[Array], Array], x: Array, loss: Array) -> Array:
-    return loss + _zero_or_nan(margin(x))
-
-
-@_nan_unless.defjvp
-def _(margin: Any, primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
-    return _nan_unless(margin, *primals), cpu.unshared(lambda x: _one_or_zero(margin(x)))(primals[0]) * tangents[1]
-
-
-def _one_or_zero(margin: Array) -> Array:
-    """1 inside, else 0: as a bound, since a select would hold a 0 that the value shares."""
-    return jnp.clip(margin * float(jnp.finfo(margin.dtype).max) + 1, 0, 1)
-
-
-@cpu.instead(lambda margin: 0 * jnp.sqrt(margin))
-def _zero_or_nan(margin: Array) -> Array:
-    return jnp.where(margin >= 0, 0, jnp.nan).astype(margin.dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -87,12 +87,11 @@ def _half_square_between(u: Array, v: Array) -> Array:
 
 @_versine.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    q, found = saved_for_backward(_versine(*primals)), cpu.opaque(lengths(*primals))
+    found = cpu.opaque(lengths(*primals))
     u, v = (length.direction(x) for length, x in zip(found, primals, strict=True))
-    # With respect to u it is -v, and what of that is orthogonal to u: (u - v) - q u, where nothing cancels.
-    slopes = [(u - v) - q * u, (v - u) - q * v]
-    terms = [
-        jnp.sum(slope / length.divisor * (length.scale * dx))
-        for slope, length, dx in zip(slopes, found, tangents, strict=True)
-    ]
-    return q, terms[0] + terms[1]
+    terms = []
+    for x, other, length, dx in zip((u, v), (v, u), found, tangents, strict=True):
+        # Of the step from the other only what is orthogonal to x counts, by projection: its rounding errors go with it.
+        along = saved_for_backward(jnp.sum(x * (x - other)))
+        terms.append(jnp.sum(((x - other) - along * x) / length.divisor * (length.scale * dx)))
+    return _versine(*primals), terms[0] + terms[1]
