@@ -58,7 +58,9 @@ class Domain(NamedTuple):
         if self.values:
             return -jnp.abs(math.prod((x - value for value in self.values), start=1))
         if self.above:
-            return jnp.sign(x - self.low) - 0.5
+            # Each positive number, times this one, is above eps.
+            info = jnp.finfo(x.dtype)
+            return jnp.minimum((x - self.low) * 2.0 ** (info.maxexp - 1) - info.eps / 2, 1)
         ends = [x - (self.low - slack)] * (self.low > -INF) + [(self.high + slack) - x] * (self.high < INF)
         return jnp.minimum(*ends) if len(ends) == 2 else jnp.minimum(ends[0], 1) if ends else None
 

@@ -299,3 +299,13 @@ def find_label(x: Array, label: Array) -> Array:
     away = jnp.abs(_pieces(places.astype(x.dtype)) - label.astype(x.dtype))
     named = _by_piece(jnp.max, jnp.minimum(_pieces(x), jnp.inf * (0.5 - jnp.minimum(away, 1))))
     return jnp.where((label >= 0) & (label < x.size), named, 0)
+
+
+def length(x: Array) -> tuple[Array, Array]:
+    """For `_numerics.vectors`: every sum is a pass here, so that the scale comes from the largest entry."""
+    largest, tiny = jnp.max(jnp.abs(x)), float(jnp.finfo(x.dtype).tiny)
+    none = largest < tiny
+    scale = 1 / jnp.where(none, 1, jnp.minimum(largest, 1 / tiny))
+    scaled = jnp.sqrt(_end_loop(jnp.sum((x * scale) ** 2)))
+    # Opaque, since what is scaled in two passes would be stored.
+    return jnp.where(none, 0, scaled), opaque(scale)
