@@ -43,12 +43,13 @@ from jaxloss._contract.domains import (
     at_least,
     between,
 )
-from jaxloss._contract.map import PER_CLASS, losses, saved_for_backward
+from jaxloss._contract.map import PER_CLASS, losses, nan_outside
 from jaxloss._contract.types import (
     AMOUNT,
     LABEL,
     LABELS,
     LOG_AMOUNT,
+    LOG_PROBABILITIES,
     LOGITS,
     NUMBER,
     NUMBERS,
@@ -65,9 +66,9 @@ from jaxloss._contract.types import (
     Kind,
     Reduction,
     Units,
-    widened,
 )
-from jaxloss._numerics.derivatives import partials
+from jaxloss._numerics.derivatives import partials, saved_for_backward
+from jaxloss._numerics.elementary import widened
 from jaxloss.sharding import mean_over
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "LOGITS",
     "LOG_AMOUNT",
     "LOG_DISTRIBUTION",
+    "LOG_PROBABILITIES",
     "LOG_PROBABILITY",
     "NUMBER",
     "NUMBERS",
@@ -110,6 +112,7 @@ __all__ = [
     "loss",
     "losses",
     "mean_over",
+    "nan_outside",
     "partials",
     "saved_for_backward",
     "widened",

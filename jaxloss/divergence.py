@@ -7,28 +7,41 @@ number, so finite, and its derivative is exact down to 1e-12 and bounded there, 
 from __future__ import annotations
 
 import math
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, compiled
-from jaxloss._math import absolute, finite_where_zero, log_normaliser, log_probability, poisoned, rounding
-from jaxloss._special import power_series
+from jaxloss._numerics.derivatives import saved_for_backward
+from jaxloss._numerics.elementary import abs0, log_probability, power_series
+from jaxloss._numerics.rows import Row, exp_sum
+from jaxloss.contract import (
+    DISTRIBUTION,
+    FRACTION,
+    LOG_DISTRIBUTION,
+    LOGIT,
+    ArrayLike,
+    Holds,
+    Units,
+    at_least,
+    loss,
+    losses,
+)
 
 __all__ = ["distillation", "js_divergence", "kl_divergence", "total_variation"]
 
+# By entry: these losses sum over the classes and need nothing else of a row, so that one pass has value and gradient.
+TARGET = {
+    logs: Holds("number", LOG_DISTRIBUTION if logs else DISTRIBUTION, core=1, outside="entry") for logs in (False, True)
+}
+PREDICTION = {logs: holds._replace(kind="score") for logs, holds in TARGET.items()}
 
-@compiled
+
+@loss
 def kl_divergence(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    from_logs: bool = False,
-    axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    y_true: ArrayLike, y_pred: ArrayLike, *, from_logs: bool = False, axis: int = -1, **units: Unpack[Units]
 ) -> Array:
     """Kullback-Leibler divergence: `sum_k q_k (log q_k - log p_k)`; where q = 0 a term and its derivatives are 0.
 
@@ -37,14 +50,13 @@ def kl_divergence(
       y_pred: (..., K) predicted distributions p, or their logarithms if `from_logs`.
       from_logs: whether both hold logarithms; -inf is the probability 0.
       axis: the axis of a distribution.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over distributions; with `reduction="none"` one loss a distribution, of shape (...).
+      The mean over distributions; with `reduction="none"` one loss per distribution, shape (...).
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
-      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, with zero gradient.
+      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, and gets no gradient.
 
     Example:
       >>> print(kl_divergence([[0.5, 0.5, 0.0]], [[0.25, 0.25, 0.5]]))  # log 2
@@ -54,27 +66,17 @@ def kl_divergence(
     clipping, with torch.nn.functional.kl_div (arguments swapped, reduction "batchmean", log_target=from_logs) and with
     optax.losses.kl_divergence, which take log p.
     """
-    slack = rounding(y_true), rounding(y_pred)
 
     def example(q: Array, p: Array) -> Array:
-        valid, (q, log_q), (_, log_p) = _both(q, p, from_logs, slack)
+        (q, log_q), (_, log_p) = _with_log(q, from_logs), _with_log(p, from_logs)
         empty = q == 0
-        return poisoned(valid, jnp.sum(jnp.where(empty, 0, q * (_finite(log_q) - jnp.where(empty, 0, log_p)))))
+        return jnp.sum(jnp.where(empty, 0, q * (_zero_if_infinite(log_q) - jnp.where(empty, 0, log_p))))
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        kinds=("number", "score"),
-        domains=("log distribution",) * 2 if from_logs else ("distribution",) * 2,
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, TARGET[from_logs]), "y_pred": (y_pred, PREDICTION[from_logs])}
+    return losses(example, inputs, axis=axis, **units)
 
 
-@compiled
+@loss
 def js_divergence(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -82,9 +84,7 @@ def js_divergence(
     weight: float | Array = 0.5,
     from_logs: bool = False,
     axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """Jensen-Shannon divergence: `w KL(q, m) + (1 - w) KL(p, m)`, where `m = w q + (1 - w) p`.
 
@@ -96,14 +96,13 @@ def js_divergence(
       weight: w in [0, 1].
       from_logs: whether both hold logarithms; -inf is the probability 0.
       axis: the axis of a distribution.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over distributions; with `reduction="none"` one loss a distribution, of shape (...).
+      The mean over distributions; with `reduction="none"` one loss per distribution, shape (...).
 
     Raises:
       ValueError: shapes that differ, a weight outside [0, 1]. TypeError: `y_pred` of integer dtype.
-      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, with zero gradient.
+      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, and gets no gradient.
 
     Example:
       >>> print(js_divergence([[1.0, 0.0]], [[0.0, 1.0]]))  # log 2
@@ -111,54 +110,34 @@ def js_divergence(
 
     Source: Lin 1991, doi 10.1109/18.61115. Agrees with the square of scipy.spatial.distance.jensenshannon.
     """
-    check_option("js_divergence", "weight", weight, 0, 1)
-    slack = rounding(y_true), rounding(y_pred)
 
-    def example(q: Array, p: Array) -> Array:
-        w = jnp.asarray(weight, p.dtype)
-        valid, (q, log_q), (p, log_p) = _both(q, p, from_logs, slack)
-        m = w * q + (1 - w) * p
+    def example(q: Array, p: Array, weight: float | Array) -> Array:
+        (q, log_q), (p, log_p) = _with_log(q, from_logs), _with_log(p, from_logs)
+        m = weight * q + (1 - weight) * p
         log_m = log_probability(m)
-        terms = w * q * (_finite(log_q) - log_m) + (1 - w) * p * (_finite(log_p) - log_m)
-        return poisoned(valid, jnp.sum(jnp.where(m == 0, 0, terms)))
+        to_q = weight * q * (_zero_if_infinite(log_q) - log_m)
+        to_p = (1 - weight) * p * (_zero_if_infinite(log_p) - log_m)
+        return jnp.sum(jnp.where(m == 0, 0, to_q + to_p))
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        kinds=("number", "score"),
-        domains=("log distribution",) * 2 if from_logs else ("distribution",) * 2,
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, TARGET[from_logs]), "y_pred": (y_pred, PREDICTION[from_logs])}
+    return losses(example, inputs, options={"weight": (weight, FRACTION)}, axis=axis, **units)
 
 
-@compiled
-def total_variation(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def total_variation(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
     """Total variation distance: `sum_k abs(q_k - p_k) / 2`, with derivative 0 where the two are equal.
 
     Args:
       y_true: (..., K) target distributions q.
       y_pred: (..., K) predicted distributions p.
       axis: the axis of a distribution.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over distributions; with `reduction="none"` one loss a distribution, of shape (...).
+      The mean over distributions; with `reduction="none"` one loss per distribution, shape (...).
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
-      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, with zero gradient.
+      A probability outside [0, 1] (by more than rounding) makes its distribution NaN, and gets no gradient.
 
     Example:
       >>> print(total_variation([[1.0, 0.0]], [[0.75, 0.25]]))  # (0.25 + 0.25) / 2
@@ -167,35 +146,18 @@ def total_variation(
     Source: Levin, Peres and Wilmer, Markov Chains and Mixing Times (2009), 4.1. No function of optax, Keras or PyTorch
     computes it.
     """
-    slack = rounding(y_true), rounding(y_pred)
 
     def example(q: Array, p: Array) -> Array:
-        valid = _is_probability(q, slack[0]) & _is_probability(p, slack[1])
-        return poisoned(valid, jnp.sum(absolute(p - q)) / 2)
+        return jnp.sum(abs0(p - q)) / 2
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        kinds=("number", "score"),
-        domains=("distribution", "distribution"),
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
+    return losses(
+        example, {"y_true": (y_true, TARGET[False]), "y_pred": (y_pred, PREDICTION[False])}, axis=axis, **units
     )
 
 
-@compiled
+@loss
 def distillation(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    temperature: float | Array = 1.0,
-    axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    y_true: ArrayLike, y_pred: ArrayLike, *, temperature: float | Array = 1.0, axis: int = -1, **units: Unpack[Units]
 ) -> Array:
     """Knowledge distillation: `T^2 KL(softmax(teacher / T), softmax(student / T))`.
 
@@ -207,10 +169,9 @@ def distillation(
       y_pred: (..., K) logits of the student. Both may have -inf for a class that both exclude.
       temperature: T, at least 1e-6; the factor T^2 keeps the gradient at the size that it has at T = 1.
       axis: the class axis.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
       ValueError: shapes that differ, a temperature below 1e-6. TypeError: `y_pred` of integer dtype.
@@ -223,88 +184,80 @@ def distillation(
     Source: Hinton, Vinyals and Dean 2015, arXiv 1503.02531. Agrees with T^2 times torch.nn.functional.kl_div
     (reduction "batchmean") of log_softmax(student / T) and softmax(teacher / T).
     """
-    check_option("distillation", "temperature", temperature, low=1e-6)
 
-    def example(teacher: Array, student: Array) -> Array:
+    def example(teacher: Array, student: Array, temperature: float | Array) -> Array:
         t = jnp.asarray(temperature, student.dtype)
-        return t**2 * _kl_of_logits(_divided(teacher, t), _divided(student, t))
+        return t**2 * _kl_of_logits(_scaled(teacher, t), _scaled(student, t))
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        kinds=("number", "score"),
-        domains=("logits", "logits"),
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, Holds("number", LOGIT, core=1)), "y_pred": (y_pred, Holds("score", LOGIT, core=1))}
+    return losses(example, inputs, options={"temperature": (temperature, at_least(1e-6))}, axis=axis, **units)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Pieces
+def _with_log(p: Array, from_logs: bool) -> tuple[Array, Array]:
+    """A distribution and its logarithm."""
+    return (jnp.exp(p), p) if from_logs else (p, log_probability(p))
 
 
-def _is_probability(p: Array, slack: float) -> Array:
-    return (jnp.min(p) >= -slack) & (jnp.max(p) <= 1 + slack)
-
-
-def _both(
-    q: Array, p: Array, from_logs: bool, slack: tuple[float, float]
-) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
-    """Whether two distributions are valid, and each with its logarithm."""
-    if from_logs:
-        valid = (jnp.max(q) <= slack[0]) & (jnp.max(p) <= slack[1])
-        return valid, (jnp.exp(q), q), (jnp.exp(p), p)
-    valid = _is_probability(q, slack[0]) & _is_probability(p, slack[1])
-    return valid, (q, log_probability(q)), (p, log_probability(p))
-
-
-def _finite(log: Array) -> Array:
+def _zero_if_infinite(log: Array) -> Array:
     """0 in place of log 0: what it stands for is multiplied by 0."""
     return jnp.where(jnp.isneginf(log), 0, log)
 
 
-def _divided(logits: Array, t: Array) -> Array:
-    """logits / t, where the derivative by t is 0 for a logit of -inf."""
-    return jnp.where(jnp.isneginf(logits), -jnp.inf, _finite(logits) / t)
+def _scaled(logits: Array, t: Array) -> Array:
+    """logits / t, where the derivative with respect to t is 0 for a logit of -inf."""
+    return jnp.where(jnp.isneginf(logits), -jnp.inf, _zero_if_infinite(logits) / t)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# KL(q, p) of softmaxes, q of a and p of b, exact also where the two almost agree
+#
+# With x = log p - log q it is A = sum q (exp(x) - 1 - x), whose terms are never negative: nothing cancels. But x, the
+# difference of b - a and of two logsumexps, is wrong by the rounding of these, the same for all classes. Then
+# u = sum q (exp(x) - 1) is not the 0 that it should be, and log(1 + u) is what x is too large by. Since sum q = 1, what
+# belongs to the right x is
+#     log(sum q exp(x)) - sum q x  =  log(1 + u) - (u - A)  =  A - (u - log(1 + u)).
 
 
 @jax.custom_jvp
 def _kl_of_logits(a: Array, b: Array) -> Array:
-    """KL(softmax(a), softmax(b)), as sum q (exp(x) - 1 - x) with x = log p - log q: no term is negative."""
-    q, p, x, close = _compared(a, b)
+    return _kl_and_offset(a, b)[0]
+
+
+def _kl_of_logits_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    a, b = primals
+    kl, offset = map(saved_for_backward, _kl_and_offset(a, b))
+    q, x, gain, excluded = _compared(a, b, offset)
+    slope = jnp.zeros_like(kl)
+    if not isinstance(tangents[1], SymbolicZero):
+        slope += jnp.sum(gain * tangents[1])
+    if not isinstance(tangents[0], SymbolicZero):
+        above_mean = jnp.where(jnp.isneginf(x) | excluded, 0, x + kl)  # with an infinite x, kl is infinite too
+        slope -= jnp.sum(q * above_mean * tangents[0])
+    return _kl_of_logits(a, b), slope
+
+
+_kl_of_logits.defjvp(_kl_of_logits_jvp, symbolic_zeros=True)
+
+
+def _kl_and_offset(a: Array, b: Array) -> tuple[Array, Array]:
+    """The divergence, and log(1 + u)."""
+    q, x, gain, excluded = _compared(a, b, jnp.zeros_like(a, shape=()))
     small = jnp.where(jnp.abs(x) < 0.5, x, 0)
     series = power_series(small, [1 / math.factorial(n) for n in range(2, 17)])  # exp(x) - 1 - x = x^2 series
-    rise = jnp.expm1(jnp.minimum(x, 1)) - x
-    near = q * jnp.where(jnp.abs(x) < 0.5, x * x * series, rise)
-    return jnp.sum(jnp.where(close, near, p - q - q * x))
+    terms = jnp.where(jnp.abs(x) < 0.5, q * (x * x * series), gain - jnp.where(excluded, 0, q * x))
+    total, u = jnp.sum(terms), jnp.sum(gain)
+    rest = jnp.where(jnp.abs(u) < 1e-3, u * u * (1 / 2 - u / 3), u - jnp.log1p(u))
+    return total - rest, jnp.log1p(u)
 
 
-@_kl_of_logits.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    q, p, x, close = _compared(*primals)
-    kl = _kl_of_logits(*primals)
-    by_b = jnp.where(close, q * jnp.expm1(jnp.minimum(x, 1)), p - q)
-    above_mean = finite_where_zero(q, jnp.where(jnp.isneginf(x), 0, x + kl))  # with an infinite x, kl is infinite too
-    return kl, jnp.sum(by_b * tangents[1]) - jnp.sum(q * above_mean * tangents[0])
-
-
-def _compared(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
-    """Both softmaxes q and p, log(p / q), and whether p is so close to q that it is best had from q."""
+def _compared(a: Array, b: Array, offset: Array) -> tuple[Array, Array, Array, Array]:
+    """q, x = log p - log q - offset, p - q, and which classes the teacher excludes; their x is 0."""
     excluded = jnp.isneginf(a)
-    shift_a, log_sum_a = log_normaliser(a, a)
-    shift_b, log_sum_b = log_normaliser(b, b)
-    below_a, below_b = _never_above(a - shift_a), _never_above(b - shift_b)
-    q, p = jnp.exp(below_a - log_sum_a), jnp.exp(below_b - log_sum_b)
-    x = jnp.where(excluded, 0, below_b) - _finite(below_a)
-    # The difference of the logarithms of the sums is that of the mean of exp(x): exact where all x are almost 0.
-    near = jnp.max(jnp.abs(x)) < 0.5
-    x -= jnp.where(near, jnp.log1p(jnp.sum(q * jnp.expm1(jnp.where(near, x, 0)))), log_sum_b - log_sum_a)
-    return q, p, jnp.where(excluded, 0, x), ~excluded & (x <= 1)
-
-
-def _never_above(x: Array) -> Array:
-    """x, which is at most 0 but for the rounding of a fused multiply-add; its derivative at 0 is that of x."""
-    return jnp.where(x > 0, 0, x)
+    (m_a, e_a), (m_b, e_b) = exp_sum(Row.of(a)), exp_sum(Row.of(b))
+    q, p = jnp.exp(a - m_a) / (1 + e_a), jnp.exp(b - m_b) / (1 + e_b)
+    difference = jnp.where(excluded, 0, b) - _zero_if_infinite(a)
+    x = (difference - (m_b - m_a)) - ((jnp.log1p(e_b) - jnp.log1p(e_a)) + offset)
+    x = jnp.where(excluded, 0, x)
+    # Close to q, p is best had from it.
+    gain = jnp.where(excluded | (x > 1), p - q, q * jnp.expm1(jnp.minimum(x, 1)))
+    return q, x, gain, excluded

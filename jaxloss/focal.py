@@ -8,36 +8,50 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, compiled
-from jaxloss._math import (
-    STEEPEST,
-    barrier,
-    finite_where_zero,
-    is_huge,
-    is_zero,
+from jaxloss._numerics.derivatives import partials
+from jaxloss._numerics.elementary import (
+    LEAST_PROBABILITY,
+    bce_of_logit,
+    bce_of_probability,
+    d_bce_of_logit,
+    d_bce_of_probability,
     log_complement,
     log_probability,
-    of_share,
-    poisoned,
-    rounding,
-    slopes,
-    smoothed,
-    steady,
+    power_series,
+    saturate,
 )
-from jaxloss._special import power_series
-from jaxloss.classification import bce_of_logit, bce_of_probability
+from jaxloss._numerics.rows import Classes, Row, smoothed, zero_at_zero
+from jaxloss._numerics.scores import Probabilities
+from jaxloss.contract import (
+    ANY,
+    AT_LEAST_0,
+    FRACTION,
+    LOGITS,
+    PER_CLASS,
+    PROBABILITIES,
+    PROBABILITY,
+    SCORE,
+    TARGET,
+    TARGETS,
+    ArrayLike,
+    Units,
+    at_least,
+    loss,
+    losses,
+)
 
 __all__ = ["binary_focal", "categorical_focal", "generalized_cce", "poly1"]
 
 
-@compiled
+@loss
 def binary_focal(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -46,9 +60,7 @@ def binary_focal(
     gamma: float | Array = 2.0,
     alpha: float | Array | None = None,
     label_smoothing: float | Array = 0.0,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """Focal loss of two classes: `a (1 - p_t)^gamma bce(y, p)`, where `p_t = p y + (1 - p) (1 - y)`.
 
@@ -61,10 +73,9 @@ def binary_focal(
       gamma: at least 0; the higher, the less do well classified elements count.
       alpha: in [0, 1]; the factor a is `alpha y + (1 - alpha) (1 - y)`. Without it a = 1.
       label_smoothing: s in [0, 1]; the targets become `(1 - s) y + s / 2`.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ, options out of range. TypeError: `y_pred` of integer dtype.
@@ -78,40 +89,24 @@ def binary_focal(
     logits it agrees with optax.losses.sigmoid_focal_loss and torchvision.ops.sigmoid_focal_loss, from probabilities
     with keras.losses.BinaryFocalCrossentropy, but for its clipping.
     """
-    check_option("binary_focal", "gamma", gamma, low=0)
-    check_option("binary_focal", "alpha", alpha, 0, 1)
-    check_option("binary_focal", "label_smoothing", label_smoothing, 0, 1)
-    slack = rounding(y_pred)
 
-    def example(y: Array, score: Array) -> Array:
-        valid: Array | bool = True
+    def element(
+        y: Array, score: Array, gamma: float | Array, alpha: float | Array | None, label_smoothing: float | Array
+    ) -> Array:
         y = smoothed(y, label_smoothing, 2)
-        a = None if alpha is None else jnp.asarray(alpha, y.dtype)
+        loss = (_focal_of_logit if from_logits else _focal_of_probability)(_power(gamma))(y, score, gamma)
+        return loss if alpha is None else loss * (alpha * y + (1 - alpha) * (1 - y))
 
-        def of_logit(y: Array, z: Array) -> Array:
-            return _power_of_error(y, z, gamma) * bce_of_logit(y, z) * _balance(y, a)
-
-        if from_logits:
-            loss = steady(is_huge(score), of_logit, y, score)
-        else:
-            valid = score * (1 - score) >= -slack
-            p = jnp.where(valid, score, 0)
-            error = y * (1 - p) + (1 - y) * p
-            loss = _power(error, log_probability(error), gamma) * bce_of_probability(y, p, slack) * _balance(y, a)
-        return poisoned(valid, loss)
-
-    return batched(
-        example,
-        (y_true, y_pred),
-        kinds=("number", "score"),
-        domains=("probability", "number" if from_logits else "probability"),
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}
+    options = {
+        "gamma": (gamma, at_least(0)),
+        "alpha": (alpha, FRACTION),
+        "label_smoothing": (label_smoothing, FRACTION),
+    }
+    return losses(element, inputs, options=options, **units)
 
 
-@compiled
+@loss
 def categorical_focal(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -121,9 +116,7 @@ def categorical_focal(
     alpha: ArrayLike | None = None,
     label_smoothing: float | Array = 0.0,
     axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """Focal loss of K classes: `-sum_k a_k y_k (1 - p_k)^gamma log p_k`.
 
@@ -138,10 +131,9 @@ def categorical_focal(
       alpha: a, one factor for all classes, or (K,) factors; at least 0.
       label_smoothing: s in [0, 1]; the targets become `(1 - s) y + s / K`.
       axis: the class axis.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
       ValueError: shapes that differ, options out of range. TypeError: `y_pred` of integer dtype.
@@ -154,44 +146,23 @@ def categorical_focal(
     Source: Lin, Goyal, Girshick, He and Dollar 2017, arXiv 1708.02002. Agrees with
     keras.losses.CategoricalFocalCrossentropy, but for its clipping; the alpha of that one is 0.25 if not given.
     """
-    check_option("categorical_focal", "gamma", gamma, low=0)
-    check_option("categorical_focal", "alpha", alpha, low=0)
-    check_option("categorical_focal", "label_smoothing", label_smoothing, 0, 1)
 
-    slack = rounding(y_pred)
-
-    def example(y: Array, row: Array) -> Array:
+    def example(
+        y: Array, scores: Array, gamma: float | Array, alpha: float | Array | None, label_smoothing: float | Array
+    ) -> Array:
         y = smoothed(y, label_smoothing, y.size)
-        if alpha is not None:
-            factors = jnp.asarray(alpha, y.dtype)
-            if factors.ndim and factors.shape != y.shape:
-                raise ValueError(
-                    f"categorical_focal: alpha has shape {factors.shape}, expected one number or {y.shape}: one for "
-                    "each class."
-                )
-            y = y * (factors * jnp.ones_like(y))  # laid out over the devices as the row is
-        if from_logits:
-            return _over_logits(_focal(gamma), y, row, jnp.asarray(gamma, row.dtype))
+        return _over_classes(_focal(_power(gamma)), y if alpha is None else alpha * y, scores, gamma, from_logits)
 
-        def term(p: Array) -> Array:
-            return -log_probability(p) * _power(1 - p, log_complement(p), gamma)
-
-        return poisoned(jnp.min(row) >= -slack, jnp.sum(y * of_share(row, term)(row)))
-
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        kinds=("number", "score"),
-        domains=("distribution", "logits" if from_logits else "distribution"),
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
+    options = {
+        "gamma": (gamma, at_least(0)),
+        "alpha": (alpha, PER_CLASS._replace(domain=AT_LEAST_0) if np.ndim(alpha) else at_least(0)),  # pyright: ignore
+        "label_smoothing": (label_smoothing, FRACTION),
+    }
+    return losses(example, inputs, options=options, axis=axis, **units)
 
 
-@compiled
+@loss
 def poly1(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -199,9 +170,7 @@ def poly1(
     from_logits: bool = False,
     epsilon: float | Array = 1.0,
     axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """Poly-1 cross-entropy: `sum_k y_k (-log p_k + epsilon (1 - p_k))`.
 
@@ -214,10 +183,9 @@ def poly1(
       epsilon: how much the first term of the expansion in powers of 1 - p is raised; from -1 on the loss decreases
         with p.
       axis: the class axis.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
@@ -230,32 +198,15 @@ def poly1(
     Source: Leng et al. 2022, arXiv 2204.12511 (which recommends 2 for ImageNet, -1 for detection). Agrees with
     optax.losses.poly_loss_cross_entropy from logits, whose epsilon is 2 if not given.
     """
-    slack = rounding(y_pred)
 
-    def example(y: Array, row: Array) -> Array:
-        raised = jnp.asarray(epsilon, row.dtype)
-        if from_logits:
-            return _over_logits(_POLY1, y, row, raised)
+    def example(y: Array, scores: Array, epsilon: float | Array) -> Array:
+        return _over_classes(_POLY1, y, scores, epsilon, from_logits)
 
-        def term(p: Array) -> Array:
-            return raised * (1 - p) - log_probability(p)
-
-        return poisoned(jnp.min(row) >= -slack, jnp.sum(y * of_share(row, term)(row)))
-
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        kinds=("number", "score"),
-        domains=("distribution", "logits" if from_logits else "distribution"),
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
+    return losses(example, inputs, options={"epsilon": (epsilon, ANY)}, axis=axis, **units)
 
 
-@compiled
+@loss
 def generalized_cce(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -263,9 +214,7 @@ def generalized_cce(
     power: float | Array = 0.7,
     from_logits: bool = False,
     axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """Generalized cross-entropy, for noisy labels: `sum_k y_k (1 - p_k^power) / power`.
 
@@ -277,10 +226,9 @@ def generalized_cce(
       power: in [0, 1].
       from_logits: whether `y_pred` holds logits; they are more exact than probabilities.
       axis: the class axis.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
       ValueError: shapes that differ, a power outside [0, 1]. TypeError: `y_pred` of integer dtype.
@@ -293,270 +241,209 @@ def generalized_cce(
     Source: Zhang and Sabuncu 2018, arXiv 1805.07836. Agrees with keras.losses.CategoricalGeneralizedCrossEntropy, whose
     labels are integers, for probabilities from 1e-7 to 1 - 1e-7.
     """
-    check_option("generalized_cce", "power", power, 0, 1)
-    slack = rounding(y_pred)
 
-    def example(y: Array, row: Array) -> Array:
-        exponent = jnp.asarray(power, row.dtype)
-        if from_logits:
-            # The limit for power 0 is poly1 with epsilon 0.
-            return _over_logits(_POLY1 if is_zero(power) else _GENERALIZED, y, row, exponent)
+    def example(y: Array, scores: Array, power: float | Array) -> Array:
+        return _over_classes(_GENERALIZED, y, scores, power, from_logits)
 
-        def term(p: Array) -> Array:
-            return _box_cox(-log_probability(p), exponent * jnp.ones_like(p))  # laid out over the devices as p is
-
-        return poisoned(jnp.min(row) >= -slack, jnp.sum(y * of_share(row, term)(row)))
-
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        kinds=("number", "score"),
-        domains=("distribution", "logits" if from_logits else "distribution"),
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
+    return losses(example, inputs, options={"power": (power, FRACTION)}, axis=axis, **units)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Two classes
+#
+# With the cross-entropy b and the error e = 1 - p_t = y (1 - p) + (1 - y) p the loss is b e^gamma. From logits,
+#   db/dz = p - y,    de/dz = (1 - 2 y) p (1 - p),    db/dy = -z,    de/dy = (1 - p) - p = -tanh(z / 2).
+# e^(gamma - 1), which may be infinite, never stands alone: p (1 - p) / e is at most 1, and b / e is finite too.
 
 
-def _balance(y: Array, alpha: Array | None) -> Array | float:
-    return 1.0 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+def _power(gamma: float | Array) -> Callable[[Array, Array], Array]:
+    """x^gamma for x >= 0, as a function of both; a small whole number is a few products."""
+    if isinstance(gamma, (int, float)) and gamma in range(9):
+        return lambda x, _: x ** int(gamma)
+    # 0 where x is: a power of it with a traced gamma of 0 is 1.
+    return lambda x, gamma: jnp.where(x > 0, jnp.where(x > 0, x, 1) ** gamma, (gamma == 0).astype(x.dtype))
 
 
-def _is_small_integer(gamma: float | Array) -> bool:
-    return isinstance(gamma, (int, float)) and gamma in range(9)
+class _Error(NamedTuple):
+    """The error of a logit, for logits of any size."""
+
+    e: Array
+    log: Array
+    tilt: Array  # de/dy
+    pull: Array  # de/dz / e
+
+    @classmethod
+    def of(cls, y: Array, z: Array) -> _Error:
+        small = jnp.exp(-jnp.abs(z))
+        # How much of the target the sign of the logit contradicts. At 0 the side that `jnp.abs` is differentiated on.
+        wrong = jnp.where(z >= 0, 1 - y, y)
+        scaled = wrong + (1 - wrong) * small  # e (1 + small)
+        certain = scaled == 0
+        share = jnp.where(certain, 1, small / jnp.where(certain, 1, scaled)) / (1 + small)
+        log = jnp.where(wrong == 0, -jnp.abs(z), jnp.log(jnp.where(wrong == 0, 1, scaled))) - jnp.log1p(small)
+        return cls(scaled / (1 + small), log, -jnp.tanh(z / 2), (1 - 2 * y) * share)
 
 
-def _power(error: Array, log_error: Array, gamma: float | Array) -> Array:
-    """error^gamma, with bounded derivatives also where the error is 0."""
-    if _is_small_integer(gamma):
-        return error ** int(gamma)  # pyright: ignore[reportArgumentType]
-    return jnp.exp(jnp.asarray(gamma, error.dtype) * log_error)
+def _focal_of_logit(power: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    def d_target(y: Array, z: Array, gamma: Array) -> Array:
+        error = _Error.of(y, z)
+        ratio = bce_of_logit(y, z) / jnp.maximum(error.e, LEAST_PROBABILITY)
+        return power(error.e, gamma) * (gamma * ratio * error.tilt - z)
+
+    def d_logit(y: Array, z: Array, gamma: Array) -> Array:
+        error = _Error.of(y, z)
+        return power(error.e, gamma) * (d_bce_of_logit(y, z) + gamma * bce_of_logit(y, z) * error.pull)
+
+    def d_gamma(y: Array, z: Array, gamma: Array) -> Array:
+        error = _Error.of(y, z)
+        # Where the logarithm is below that, the cross-entropy that it is multiplied with is 0.
+        return bce_of_logit(y, z) * power(error.e, gamma) * jnp.maximum(error.log, -1e4)
+
+    @partials(d_target, d_logit, d_gamma)
+    def focal(y: Array, z: Array, gamma: Array) -> Array:
+        return bce_of_logit(y, z) * power(_Error.of(y, z).e, gamma)
+
+    return focal
 
 
-def _power_of_error(y: Array, z: Array, gamma: float | Array) -> Array:
-    """(1 - p_t)^gamma for a logit; its derivative by the logit is nowhere greater than gamma."""
-    if not _is_small_integer(gamma):
-        return _real_power_of_error(y, z, jnp.asarray(gamma, z.dtype))
-    n = int(gamma)  # pyright: ignore[reportArgumentType]
+def _focal_of_probability(power: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    def error(y: Array, p: Array) -> Array:
+        p = jnp.clip(p, 0, 1)
+        return y * (1 - p) + (1 - y) * p
 
-    @slopes(
-        lambda y, z: n * _error(y, z) ** max(n - 1, 0) * _tilt(z),
-        lambda y, z: n * _error(y, z) ** n * (1 - 2 * y) * _share(y, z),
-    )
-    def power(y: Array, z: Array) -> Array:
-        return _error(y, z) ** n
+    def along(slope_b: Array, slope_e: Array, y: Array, p: Array, gamma: Array) -> Array:
+        """The derivative along a direction in which b and e have these slopes."""
+        e = error(y, p)
+        return power(e, gamma) * (
+            slope_b + gamma * bce_of_probability(y, p) * slope_e / jnp.maximum(e, LEAST_PROBABILITY)
+        )
 
-    return power(y, z)
+    def d_target(y: Array, p: Array, gamma: Array) -> Array:
+        return along(log_complement(p) - log_probability(p), 1 - 2 * p, y, p, gamma)
 
+    def d_probability(y: Array, p: Array, gamma: Array) -> Array:
+        return along(d_bce_of_probability(y, p), 1 - 2 * y, y, p, gamma)
 
-def _real_power_by_target(y: Array, z: Array, gamma: Array) -> Array:
-    return gamma * _real_power_of_error(y, z, gamma) * _tilt(z) / jnp.maximum(_error(y, z), STEEPEST)
+    def d_gamma(y: Array, p: Array, gamma: Array) -> Array:
+        e = error(y, p)
+        return bce_of_probability(y, p) * power(e, gamma) * log_probability(e)
 
+    @partials(d_target, d_probability, d_gamma)
+    def focal(y: Array, p: Array, gamma: Array) -> Array:
+        return bce_of_probability(y, p) * power(error(y, p), gamma)
 
-def _real_power_by_logit(y: Array, z: Array, gamma: Array) -> Array:
-    return gamma * _real_power_of_error(y, z, gamma) * (1 - 2 * y) * _share(y, z)
-
-
-def _real_power_by_gamma(y: Array, z: Array, gamma: Array) -> Array:
-    # Where the logarithm is below that, the cross-entropy that it is multiplied with is 0.
-    return jnp.maximum(_log_error(y, z), -1e4) * _real_power_of_error(y, z, gamma)
-
-
-@slopes(_real_power_by_target, _real_power_by_logit, _real_power_by_gamma)
-def _real_power_of_error(y: Array, z: Array, gamma: Array) -> Array:
-    return jnp.exp(gamma * _log_error(y, z))
-
-
-def _error(y: Array, z: Array) -> Array:
-    """1 - p_t."""
-    return y * jax.nn.sigmoid(-z) + (1 - y) * jax.nn.sigmoid(z)
-
-
-def _tilt(z: Array) -> Array:
-    """The derivative of the error by the target: sigmoid(-z) - sigmoid(z)."""
-    return -jnp.tanh(z / 2)
-
-
-def _small_and_wrong(y: Array, z: Array) -> tuple[Array, Array]:
-    """exp(-abs(z)), and how much of the target the sign of the logit contradicts."""
-    return jnp.exp(-jnp.abs(z)), jnp.where(z > 0, 1 - y, y)
-
-
-def _share_by_target(y: Array, z: Array) -> Array:
-    return -_share(y, z) * _tilt(z) / jnp.maximum(_error(y, z), STEEPEST)
-
-
-def _share_by_logit(y: Array, z: Array) -> Array:
-    return _share(y, z) * (_tilt(z) - (1 - 2 * y) * _share(y, z))
-
-
-@slopes(_share_by_target, _share_by_logit)
-def _share(y: Array, z: Array) -> Array:
-    """sigmoid(z) sigmoid(-z) / error, for logits of any size."""
-    small, wrong = _small_and_wrong(y, z)
-    certain = wrong + (1 - wrong) * small == 0
-    return jnp.where(certain, 1, small / jnp.where(certain, 1, wrong + (1 - wrong) * small)) / (1 + small)
-
-
-@slopes(
-    lambda y, z: _tilt(z) / jnp.maximum(_error(y, z), STEEPEST),
-    lambda y, z: (1 - 2 * y) * _share(y, z),
-)
-def _log_error(y: Array, z: Array) -> Array:
-    """log(1 - p_t), for logits of any size."""
-    small, wrong = _small_and_wrong(y, z)
-    right = wrong == 0
-    return jnp.where(right, -jnp.abs(z), jnp.log(jnp.where(right, 1, wrong + (1 - wrong) * small))) - jnp.log1p(small)
+    return focal
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # K classes
-
-
-class _Parts(NamedTuple):
-    """Of each class of a row of logits: -log p, p, 1 - p and its logarithm; exact also where p is almost 0 or 1."""
-
-    surprise: Array
-    p: Array
-    rest: Array
-    log_rest: Array
+#
+# Each loss is sum_k y_k f(p_k), and f is most exact as a function of s = -log p, p and 1 - p together. Since
+# ds_k / dz_j = p_j - [j = k], the derivative with respect to the logits is, with c = y df/ds,
+#   p_j sum(c) - c_j  =  p_j (sum(c) - c_j) - c_j (1 - p_j),
+# where for a one-hot y nothing cancels.
 
 
 class _Rule(NamedTuple):
-    """The loss of a class with one option, and its derivatives by -log p and by the option."""
+    """The loss f of a class, with one option, and its derivatives with respect to s and to the option."""
 
-    loss: Callable[[_Parts, Array], Array]
-    by_surprise: Callable[[_Parts, Array], Array]
-    by_option: Callable[[_Parts, Array], Array]
+    f: Callable[[Classes, Array], Array]
+    d_s: Callable[[Classes, Array], Array]
+    d_option: Callable[[Classes, Array], Array]
+
+
+def _over_classes(rule: _Rule, y: Array, scores: Array, option: float | Array, from_logits: bool) -> Array:
+    row = Row.of(scores)
+    option = jnp.asarray(option, row.wide.dtype)
+    if from_logits:
+        return _over_logits(rule, y, row, option)
+
+    def f(p: Array) -> Array:
+        return _of_probability(rule, p, option)
+
+    return jnp.sum(y * Probabilities(row).each(f, row.wide))
+
+
+def _of_probability(rule: _Rule, p: Array, option: Array) -> Array:
+    @partials(
+        lambda p, option: -rule.d_s(_classes(p), option) / jnp.maximum(p, LEAST_PROBABILITY),
+        lambda p, option: rule.d_option(_classes(p), option),
+    )
+    def f(p: Array, option: Array) -> Array:
+        return rule.f(_classes(p), option)
+
+    return f(p, option)
+
+
+def _classes(p: Array) -> Classes:
+    return Classes(-log_probability(p), p, 1 - p)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _over_logits(rule: _Rule, y: Array, row: Array, option: Array) -> Array:
-    """The sum over the classes of y_k times the loss; a class without weight may have the logit -inf."""
-    return jnp.sum(y * finite_where_zero(y, rule.loss(_parts(row), option)))
+def _over_logits(rule: _Rule, y: Array, row: Row, option: Array) -> Array:
+    """A class without weight may have the logit -inf."""
+    return jnp.sum(zero_at_zero(y, rule.f(Classes.of(row), option)))
 
 
 @functools.partial(_over_logits.defjvp, symbolic_zeros=True)
-def _(rule: _Rule, primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
+def _(rule: _Rule, primals: tuple[Array, Row, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
     y, row, option = primals
-    dy, dz, d_option = tangents
+    dy, d_row, d_option = tangents
     value = _over_logits(rule, y, row, option)
-    parts, slope = _parts(row), jnp.zeros_like(value)
+    classes, slope = Classes.of(row), jnp.zeros_like(value)
     if not isinstance(dy, SymbolicZero):
-        infinite = jnp.isinf(parts.surprise)  # and would be NaN, times what does not change
-        finite = parts._replace(surprise=jnp.where(infinite, 0, parts.surprise))
-        constant = jax.lax.stop_gradient(rule.loss(parts, option))
-        losses = jnp.where(infinite, constant, rule.loss(finite, option))
-        slope += jnp.sum(finite_where_zero(y, losses) * dy)
-    if not isinstance(dz, SymbolicZero):
-        c = y * rule.by_surprise(parts, option)
-        slope += jnp.sum((parts.p * (jnp.sum(c) - c) - c * parts.rest) * dz)  # so that nothing cancels for a one-hot y
+        infinite = jnp.isinf(classes.s)  # and would be NaN, times what does not change
+        finite = classes._replace(s=jnp.where(infinite, 0, classes.s))
+        constant = jax.lax.stop_gradient(rule.f(classes, option))
+        f = jnp.where(infinite, constant, rule.f(finite, option))
+        slope += jnp.sum(jnp.where((y == 0) & jnp.isinf(f), 0, f) * dy)
+    if not isinstance(d_row.wide, SymbolicZero):
+        c = y * rule.d_s(classes, option)
+        slope += jnp.sum((classes.p * (jnp.sum(c) - c) - c * classes.rest) * d_row.wide)
     if not isinstance(d_option, SymbolicZero):
-        slope += jnp.sum(y * finite_where_zero(y, rule.by_option(parts, option))) * d_option
+        slope += jnp.sum(zero_at_zero(y, rule.d_option(classes, option))) * d_option
     return value, slope
 
 
-def _parts(row: Array) -> _Parts:
-    small, excess = _exponentials(row)
-    largest = _largest(row)
-    rest = (excess + (1 - small)) / (1 + excess)
-    return _Parts(jnp.log1p(excess) - (row - largest), small / (1 + excess), rest, _log_rest(row))
-
-
-def _largest(row: Array) -> Array:
-    largest = jax.lax.stop_gradient(jnp.max(row))
-    return barrier(jnp.where(jnp.isneginf(largest), 0, largest))
-
-
-def _exponentials(row: Array) -> tuple[Array, Array]:
-    """exp(row - maximum), and their sum - 1, exact also where one logit outweighs all others."""
-    below = row - _largest(row)
-    small = jnp.exp(below)
-    top = jax.lax.stop_gradient(below == 0).astype(row.dtype)
-    return small, jnp.sum(small - top) + jnp.maximum(jnp.sum(top) - 1, 0)
-
-
-@jax.custom_jvp
-def _log_rest(row: Array) -> Array:
-    """log(1 - p), at p = 1 that of the smallest normal number."""
-    small, excess = _exponentials(row)
-    return log_probability(excess + (1 - small)) - jnp.log1p(excess)
-
-
-@_log_rest.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (row,), (dz,) = primals, tangents
-    small, excess = _exponentials(row)
-    # -p_k (dz_k - sum_{j != k} p_j dz_j / (1 - p_k)); where p_k > 1/2, the sum is made without the class itself.
-    most = (small == 1) & (excess < 1)
-    without = jnp.sum(jnp.where(most, 0, small * dz)) / jnp.where(excess > 0, excess, 1)
-    others = dz - (jnp.sum(small * dz) - small * dz) / jnp.where(most, 1, excess + (1 - small))
-    return _log_rest(row), -small / (1 + excess) * jnp.where(most, dz - without, others)
-
-
-def _focal(gamma: float | Array) -> _Rule:
-    """-log p (1 - p)^gamma. With s = -log p, its derivative is (1 - p)^gamma + gamma (1 - p)^(gamma - 1) p s."""
-    if _is_small_integer(gamma):
-        n = int(gamma)  # pyright: ignore[reportArgumentType]
-        return _Rule(
-            lambda parts, _: parts.surprise * parts.rest**n,
-            lambda parts, _: parts.rest**n + n * parts.rest ** max(n - 1, 0) * _p_log_p(parts),
-            lambda parts, _: jnp.zeros_like(parts.p),
-        )
-
-    def power(parts: _Parts, gamma: Array) -> Array:
-        return jnp.exp(gamma * parts.log_rest)
-
+def _focal(power: Callable[[Array, Array], Array]) -> _Rule:
+    """f = s (1 - p)^gamma, df/ds = (1 - p)^gamma (1 + gamma p s / (1 - p))."""
     return _Rule(
-        lambda parts, gamma: parts.surprise * power(parts, gamma),
-        lambda parts, gamma: power(parts, gamma) * (1 + gamma * _p_log_p_over_rest(parts)),
-        lambda parts, gamma: _finite_surprise(parts) * power(parts, gamma) * parts.log_rest,
+        lambda k, gamma: k.s * power(k.rest, gamma),
+        lambda k, gamma: power(k.rest, gamma) * (1 + gamma * _p_s_over_rest(k)),
+        lambda k, gamma: _zero_if_infinite(k.s) * power(k.rest, gamma) * log_probability(k.rest),
     )
 
 
-def _finite_surprise(parts: _Parts) -> Array:
-    """-log p, but 0 where p = 0, since it is multiplied by 0 there."""
-    return jnp.where(jnp.isinf(parts.surprise), 0, parts.surprise)
+def _p_s_over_rest(k: Classes) -> Array:
+    """p s / (1 - p), by its series where p is almost 1."""
+    near = k.rest < 1e-4
+    series = k.p * (1 + k.rest * (1 / 2 + k.rest * (1 / 3 + k.rest / 4)))
+    return jnp.where(near, series, k.p * _zero_if_infinite(k.s) / jnp.where(near, 1, k.rest))
 
 
-def _p_log_p(parts: _Parts) -> Array:
-    return parts.p * _finite_surprise(parts)
+def _zero_if_infinite(s: Array) -> Array:
+    """s, but 0 where p = 0, since it is multiplied by 0 there."""
+    return jnp.where(jnp.isinf(s), 0, s)
 
 
-def _p_log_p_over_rest(parts: _Parts) -> Array:
-    """-p log p / (1 - p), by its series where p is almost 1."""
-    r = parts.rest
-    near = r < 1e-4
-    series = parts.p * (1 + r * (1 / 2 + r * (1 / 3 + r / 4)))
-    return jnp.where(near, series, _p_log_p(parts) / jnp.where(near, 1, r))
-
-
+# f = s + epsilon (1 - p)
 _POLY1 = _Rule(
-    lambda parts, epsilon: parts.surprise + epsilon * parts.rest,
-    lambda parts, epsilon: 1 + epsilon * parts.p,
-    lambda parts, epsilon: parts.rest,
+    lambda k, epsilon: k.s + epsilon * k.rest,
+    lambda k, epsilon: 1 + epsilon * k.p,
+    lambda k, epsilon: k.rest,
 )
 
+# f = (1 - exp(-power s)) / power
 _GENERALIZED = _Rule(
-    # A traced power of 0 leaves an excluded class infinite, so that it is known for one.
-    lambda parts, power: jnp.where(power == 0, parts.surprise, _box_cox(_bounded(parts.surprise), power)),
-    lambda parts, power: jnp.exp(-power * _bounded(parts.surprise)),
-    lambda parts, power: _slope_by_power(_bounded(parts.surprise), power),
+    # A power of 0 leaves an excluded class infinite, so that it is known for one.
+    lambda k, power: jnp.where(power == 0, k.s, _box_cox(saturate(k.s), power)),
+    lambda k, power: jnp.exp(-power * saturate(k.s)),
+    lambda k, power: _box_cox_d_power(saturate(k.s), power),
 )
 
 
-def _bounded(x: Array) -> Array:
-    """The largest number in place of inf, so that 0 times it is 0."""
-    return jnp.minimum(x, jnp.finfo(x.dtype).max)
-
-
-def _slope_by_power(s: Array, power: Array) -> Array:
+def _box_cox_d_power(s: Array, power: Array) -> Array:
     x = power * s
     small = x < 0.5
     # ((1 + x) exp(-x) - 1) / x^2 = -sum_{n >= 2} (n - 1) (-x)^(n - 2) / n!
@@ -565,7 +452,7 @@ def _slope_by_power(s: Array, power: Array) -> Array:
     return jnp.where(small, jnp.where(small, s, 0) ** 2 * series, large)
 
 
-@slopes(lambda s, power: jnp.exp(-power * s), _slope_by_power)
+@partials(lambda s, power: jnp.exp(-power * s), _box_cox_d_power)
 def _box_cox(s: Array, power: Array) -> Array:
     """(1 - exp(-power s)) / power, and s for power 0, its limit."""
     x = power * s

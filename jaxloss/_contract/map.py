@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
 from jaxloss._contract import domains, values
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.reduce import reduce
 from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_units
-from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, widen, widened
+from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, widen
+from jaxloss._numerics.derivatives import SAVED, saved_for_backward
+from jaxloss._numerics.elementary import widened
 from jaxloss._platform import cpu, mesh
 
 PER_CLASS = Holds(core=1)
@@ -73,13 +74,20 @@ def losses(
     slacks = [entry.holds.domain.slack(entry.x.dtype) for entry in given]
 
     def example(*arrays: Array) -> Array:
-        cores, tuned = arrays[: len(given)], arrays[len(given) :]
+        cores, tuned = list(arrays[: len(given)]), arrays[len(given) :]
+        margins = [
+            _margin(entry.holds, x, slack, cores[-1]) for entry, x, slack in zip(given, cores, slacks, strict=True)
+        ]
+        for i, (entry, margin) in enumerate(zip(given, margins, strict=True)):
+            if margin is not None and entry.holds.outside == "entry":
+                cores[i] = jnp.where(margin >= 0, cores[i], jax.lax.stop_gradient(cores[i]))
         loss = formula(*cores, **constant, **{knob.name: x for knob, x in zip(traced, tuned, strict=True)})
-        for entry, x, slack in zip(given, cores, slacks, strict=True):
-            loss = _nan_outside(entry.holds, x, slack, cores[-1], loss)
+        for entry, margin in zip(given, margins, strict=True):
+            if margin is not None:
+                loss = nan_outside(margin, loss, whole=entry.holds.outside == "unit")
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
-            loss = loss if margin is None or knob.per_class else jnp.where(margin >= 0, loss, jnp.nan)
+            loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
         return loss.astype(dtype)
 
     def unit(exists: Array | None, *arrays: Array) -> Array:
@@ -104,7 +112,7 @@ def losses(
         mapped = jax.vmap(mapped, in_axes=(exists_axis, *places, *(knob.mapped(i, len(shape)) for knob in traced)))
 
     # The derivative is recomputed from the inputs: nothing as large as they are is stored for it.
-    policy = jax.checkpoint_policies.save_only_these_names("jaxloss")
+    policy = jax.checkpoint_policies.save_only_these_names(SAVED)
     again = jax.checkpoint(lambda *arrays: mapped(*cpu.reread(arrays)), policy=policy, prevent_cse=False)
     found = again(where, *(entry.x for entry in given), *(knob.value for knob in traced))
     if checking.value:
@@ -143,11 +151,13 @@ class _Option(NamedTuple):
                 f"number, or an array that matches the losses from the right: of shape {shape}"
                 + (f", or {shape[-1:]}, one for each entry of the last axis." if len(shape) > 1 else ".")
             )
-        return option._replace(value=mesh.laid_out_as_units(array, inputs[-1].x, inputs[-1].batch_axes))
+        if not per_class:
+            array = mesh.laid_out_as_units(array, inputs[-1].x, inputs[-1].batch_axes)
+        return option._replace(value=array)
 
     @property
     def traced(self) -> bool:
-        return not (self.value is None or isinstance(self.value, (bool, int, float, str)))
+        return self.value is not None and (self.per_class or not isinstance(self.value, (bool, int, float, str)))
 
     def mapped(self, axis: int, ndim: int) -> int | None:
         """Where `jax.vmap` over this axis of the units finds the option."""
@@ -158,19 +168,26 @@ class _Option(NamedTuple):
 # Outside the domain
 
 
-def _nan_outside(holds: Holds, x: Array, slack: float, scores: Array, loss: Array) -> Array:
-    """The loss, but NaN with zero gradient where an input lies outside its domain."""
+def _margin(holds: Holds, x: Array, slack: float, scores: Array) -> Array | None:
+    """How far inside the domain each entry of an input lies."""
     if holds.domain is domains.LABEL and holds.core == 0:
-        return jnp.where((x >= 0) & (x < scores.shape[-1]), loss, jnp.nan)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return loss
-    margin = holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
-    if margin is None:
-        return loss
-    if x.ndim:
-        # Stored, one number for each row: found again, it would cost the derivative a second pass.
+        return jnp.where((x >= 0) & (x < scores.shape[-1]), 1.0, -1.0)
+    if holds.outside == "formula" or not jnp.issubdtype(x.dtype, jnp.floating):
+        return None
+    return holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
+
+
+def nan_outside(margin: Array, loss: Array, whole: bool = True) -> Array:
+    """The loss, but NaN where an entry is outside, which is where its margin is negative.
+
+    whole: whether the gradient of the loss is 0 there, too.
+    """
+    if not whole:
+        return loss + jax.lax.stop_gradient(jnp.where(jnp.min(margin) >= 0, 0, jnp.nan).astype(loss.dtype))
+    if margin.ndim:
+        # Saved, one number for each row: found again, it would cost the derivative a second pass.
         return jnp.where(saved_for_backward(jnp.min(margin)) >= 0, loss, jnp.nan)
-    return _nan_unless(margin, loss)
+    return _nan_unless(margin, loss) if margin.dtype == loss.dtype else jnp.where(margin >= 0, loss, jnp.nan)
 
 
 @jax.custom_jvp
@@ -186,11 +203,6 @@ def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array,
 @cpu.instead(lambda margin: 0 * jnp.sqrt(jnp.minimum(margin, 1)))
 def _zero_or_nan(margin: Array) -> Array:
     return jnp.where(margin >= 0, 0, jnp.nan).astype(margin.dtype)
-
-
-def saved_for_backward(x: Array) -> Array:
-    """Store this value of a formula (one number for each row, never a row) instead of recomputing it."""
-    return checkpoint_name(x, "jaxloss")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

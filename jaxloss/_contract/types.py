@@ -43,16 +43,18 @@ count; a row of predictions that the formula takes as it lies in memory, perhaps
 
 
 class Holds(NamedTuple):
-    """What an array holds: its kind, its domain, and how many of its axes belong to one example (its core)."""
+    """What an array holds.
+
+    core: how many of its axes belong to one example.
+    outside: what loses its gradient where an entry of the core lies outside the domain: all of the unit; or the entry
+      alone, which spares a second pass over the row where the formula needs no other; or nothing is looked at, not even
+      for the NaN (by `checked` it is), since the formula sees to it.
+    """
 
     kind: Kind = "number"
     domain: Domain = domains.NUMBER
     core: int = 0
-
-
-def widened(x: Array) -> Array:
-    """Half precision to float32."""
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+    outside: Literal["unit", "entry", "formula"] = "unit"
 
 
 def widen(x: Array, kind: Kind, dtype: Any) -> Array:
@@ -76,7 +78,8 @@ LOG_AMOUNT = Holds("number", domains.LOGIT)
 TARGET = Holds("number", domains.PROBABILITY)
 TARGETS = Holds("number", domains.DISTRIBUTION, core=1)
 PROBABILITY = Holds("score", domains.PROBABILITY)
-PROBABILITIES = Holds("score", domains.DISTRIBUTION, core=1)
+PROBABILITIES = Holds("row", domains.DISTRIBUTION, core=1)
+LOG_PROBABILITIES = Holds("row", domains.LOG_DISTRIBUTION, core=1)
 LOGITS = Holds("row", domains.LOGIT, core=1)
 
 Finding: TypeAlias = tuple[str, Array, Array]

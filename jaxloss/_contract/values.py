@@ -24,7 +24,8 @@ from jaxloss._contract import domains
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input
-from jaxloss._contract.types import PROGRAMS, Finding, P, R, checking, current_loss, widen, widened
+from jaxloss._contract.types import PROGRAMS, Finding, P, R, checking, current_loss, widen
+from jaxloss._numerics.elementary import widened
 from jaxloss._platform import mesh
 
 

@@ -14,9 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._platform import cpu
+
+# By this name `losses` tells `jax.checkpoint` what to save.
+SAVED = "jaxloss"
 
 Elementwise = Callable[..., Array]
 
@@ -59,7 +63,8 @@ def _ruled(function: Elementwise, derivatives: Sequence[Elementwise]) -> Element
         terms = [
             derivative(*primals) * tangent
             for derivative, tangent in zip(derivatives, tangents, strict=True)
-            if not isinstance(tangent, SymbolicZero)
+            # A number that is made of numbers alone does not depend on a row beside them.
+            if not isinstance(tangent, SymbolicZero) and jnp.ndim(tangent) <= jnp.ndim(value)
         ]
         return value, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(value)
 
@@ -78,6 +83,11 @@ def _finite_slope(function: Elementwise, place: int) -> Elementwise:
         return jnp.where(jnp.isfinite(found), found, 0)
 
     return slope
+
+
+def saved_for_backward(x: Array) -> Array:
+    """Store this value of a formula (one number for each row, never a row) instead of recomputing it."""
+    return checkpoint_name(x, SAVED)
 
 
 def stop_gradient_where(extreme: Array, function: Callable[..., Array], *arguments: Any) -> Array:

@@ -14,6 +14,12 @@ from jax import Array
 
 from jaxloss._numerics.derivatives import partials
 
+
+def widened(x: Array) -> Array:
+    """Half precision to float32."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Kinks and ends
 
@@ -109,6 +115,29 @@ def log_complement(p: Array) -> Array:
 def softplus(x: Array) -> Array:
     """log(1 + exp(x))."""
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+def d_bce_of_logit(y: Array, z: Array) -> Array:
+    """sigmoid(z) - y, exact also where the two are almost equal."""
+    small = jnp.exp(-jnp.abs(z))
+    # At 0 the side that `jnp.abs` is differentiated on.
+    return jnp.where(z >= 0, 1 - y - y * small, (1 - y) * small - y) / (1 + small)
+
+
+@partials(lambda y, z: -z, d_bce_of_logit)
+def bce_of_logit(y: Array, z: Array) -> Array:
+    """-y log(p) - (1 - y) log(1 - p), p = sigmoid(z)."""
+    return jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z)))
+
+
+def d_bce_of_probability(y: Array, p: Array) -> Array:
+    return (1 - y) / jnp.maximum(1 - p, LEAST_PROBABILITY) - y / jnp.maximum(p, LEAST_PROBABILITY)
+
+
+@partials(lambda y, p: log_complement(p) - log_probability(p), d_bce_of_probability)
+def bce_of_probability(y: Array, p: Array) -> Array:
+    """-y log(p) - (1 - y) log(1 - p)."""
+    return -y * log_probability(p) - (1 - y) * log_complement(p)
 
 
 def power0(x: Array, a: float | Array) -> Array:

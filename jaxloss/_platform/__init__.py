@@ -1,1 +1,18 @@
-"""What differs by machine, each in a room of its own: compilers in `cpu.py`, explicit meshes in `mesh.py`."""
+"""What differs by machine, each in a room of its own: compilers in `cpu.py`, explicit meshes in `mesh.py`.
+
+What all compilers need is here.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def unmoved(number: float, like: Array) -> Array:
+    """A factor that every compiler multiplies by where the formula does.
+
+    Of a plain `x / 2 + y / 2` it makes `(x + y) / 2`, and that sum may overflow.
+    """
+    return jax.lax.optimization_barrier(jnp.asarray(number, like.dtype))

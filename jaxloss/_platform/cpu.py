@@ -212,3 +212,66 @@ def total_of_masked(x: Array) -> Array:
     zero = jnp.zeros((), x.dtype)
     sums = jax.lax.reduce((x, x), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (x.ndim - 2,))
     return jnp.sum(jax.lax.optimization_barrier(sums)[0])
+
+
+# The forms of `_numerics.rows` for this compiler: long rows in pieces, bounds in place of selects.
+
+
+def _pieces(row: Array) -> Array:
+    """A long row as a matrix of pieces, where its length has a fitting divisor and it is not split over devices."""
+    length = row.shape[-1]
+    if length <= LONG_ROW or in_explicit_mesh(row):
+        return row
+    counts = [n for n in range(-(-length // 8192), length // 512) if length % n == 0]
+    if not counts:
+        return row
+    count = next((n for n in counts if n % 8 == 0), counts[0])  # 8 shards keep whole pieces
+    return jax.lax.optimization_barrier(row.reshape(count, length // count))
+
+
+def _by_piece(reduce: Callable[..., Array], pieces: Array) -> Array:
+    return reduce(pieces) if pieces.ndim == 1 else reduce(_end_loop(reduce(pieces, axis=-1)))
+
+
+def exp_sum(row: Any) -> tuple[Array, Array]:
+    return _exp_sum_of(_pieces(row.stored), row.wide.dtype, jax.lax.optimization_barrier)
+
+
+def _exp_sum_of(pieces: Array, dtype: Any, apart: Callable[[Any], Any]) -> tuple[Array, Array]:
+    # The maximum of a row of -inf is -inf.
+    largest = apart(jnp.maximum(_by_piece(jnp.max, pieces).astype(dtype), -jnp.finfo(dtype).max))
+    below = pieces.astype(dtype) - largest
+    # -sign(below) is 0 at the top, else 1.
+    others = _end_loop(_by_piece(jnp.sum, jnp.exp(below) * -jnp.sign(below)))
+    at_top = _end_loop(_by_piece(jnp.sum, 1 + jnp.sign(below)))
+    return largest, others + jnp.maximum(at_top - 1, 0)
+
+
+def cross_entropy(targets: Any, row: Any) -> Array:
+    dtype = row.wide.dtype
+    pieces = _pieces(row.stored)
+    t = type(targets)(*(None if x is None else _pieces(x) if x.ndim else x for x in targets)).made()
+    # Without a barrier a short row is read once for all three of its reductions.
+    apart = jax.lax.optimization_barrier if pieces.ndim > 1 else lambda x: x
+    largest, excess = apart(_exp_sum_of(pieces, dtype, apart))
+    surprisal = jnp.log1p(excess) - (apart(pieces).astype(dtype) - largest)
+    # The largest number where t is 0, infinite elsewhere.
+    huge = float(jnp.finfo(dtype).max)
+    return _by_piece(jnp.sum, t * jnp.minimum(surprisal, (jnp.abs(t) * huge + 1) * huge))
+
+
+def sum_below(row: Any, largest: Array, weight: Array | None) -> Array:
+    # Sharing the difference with the normaliser would store it.
+    pieces, largest = jax.lax.optimization_barrier((_pieces(row.stored), largest))
+    below = pieces.astype(row.wide.dtype) - largest
+    return _end_loop(_by_piece(jnp.sum, below if weight is None else _pieces(weight) * below))
+
+
+def find_label(x: Array, label: Array) -> Array:
+    """By bounds, infinite at the label and minus infinite elsewhere: a select before a sum would be stored."""
+    places = jnp.arange(x.size, dtype=label.dtype)
+    if x.size > 1 / jnp.finfo(x.dtype).eps:  # the places are no longer exact
+        return jnp.sum(jnp.where(places == label, x, 0))
+    away = jnp.abs(_pieces(places.astype(x.dtype)) - label.astype(x.dtype))
+    named = _by_piece(jnp.max, jnp.minimum(_pieces(x), jnp.inf * (0.5 - jnp.minimum(away, 1))))
+    return jnp.where((label >= 0) & (label < x.size), named, 0)

@@ -198,7 +198,7 @@ ROWS = (
     ),
     Row(
         "nll-weighted",
-        label_logits,
+        lambda rng, batch: (label_logits(rng, batch)[0], np.log(label_distribution(rng, batch)[1])),
         lambda label, log_p, class_weights: (
             -(class_weights[label] * np.take_along_axis(log_p, label[..., None], -1)[..., 0])
         ),

@@ -1,0 +1,248 @@
+"""Sums over a row of logits, as exact near certainty as far from it, and none of which stores an array of its size.
+
+For a row z with the largest entry m, all derive from `exp(z - m)` and from the excess e, which is their sum less 1: the
+logsumexp is `m + log1p(e)`. Where one class is almost certain, e is tiny and keeps its digits, while the sum 1 + e
+would lose them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jaxloss._numerics.derivatives import saved_for_backward
+from jaxloss._numerics.elementary import widened
+from jaxloss._platform import cpu, mesh
+
+
+class Row(NamedTuple):
+    """A row of numbers twice: widened, which is what is differentiated, and as it lies in memory, which is read."""
+
+    wide: Array
+    stored: Array
+
+    @classmethod
+    def of(cls, stored: Array) -> Row:
+        return cls(widened(stored), stored)
+
+    @property
+    def size(self) -> int:
+        return self.wide.shape[-1]
+
+    def again(self) -> Array:
+        """The row, read once more: for a derivative, so that nothing computed for the value is stored for it."""
+        return cpu.opaque(self.stored).astype(self.wide.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The normaliser
+
+
+@cpu.instead(cpu.exp_sum)
+def _exp_sum(row: Row) -> tuple[Array, Array]:
+    z = row.stored.astype(row.wide.dtype)
+    # A row of -inf has a finite maximum too, and its exponentials are 0.
+    largest = jnp.max(jnp.maximum(z, -jnp.finfo(z.dtype).max))
+    below = z - largest
+    at_top = (below == 0).astype(z.dtype)
+    return largest, jnp.sum(jnp.exp(below) * (1 - at_top)) + jnp.maximum(jnp.sum(at_top) - 1, 0)
+
+
+@jax.custom_jvp
+def exp_sum(row: Row) -> tuple[Array, Array]:
+    """m and e. The logsumexp does not depend on how it is split in two, so that m counts as a constant."""
+    return _exp_sum(row)
+
+
+@exp_sum.defjvp
+def _(primals: tuple[Row], tangents: tuple[Row]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    (row,), (d_row,) = primals, tangents
+    largest, excess = map(saved_for_backward, exp_sum(row))
+    return (largest, excess), (jnp.zeros_like(largest), jnp.sum(jnp.exp(row.wide - largest) * d_row.wide))
+
+
+def normaliser(row: Row) -> tuple[Array, Array]:
+    """m and log1p(e), whose sum is the logsumexp.
+
+    They stay apart because the difference of a logit and m is exact, where their sum would absorb it.
+    """
+    largest, excess = exp_sum(row)
+    return largest, jnp.log1p(excess)
+
+
+class Classes(NamedTuple):
+    """Of each class of a row: s = -log p, p, and 1 - p; exact also where p is almost 0 or 1."""
+
+    s: Array
+    p: Array
+    rest: Array
+
+    @classmethod
+    def of(cls, row: Row) -> Classes:
+        largest, excess = exp_sum(row)
+        below = row.wide - largest
+        small = jnp.exp(below)
+        return cls(jnp.log1p(excess) - below, small / (1 + excess), (excess + (1 - small)) / (1 + excess))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a row says of one class, and of all
+
+
+@jax.custom_jvp
+def surprisal(row: Row, label: Array) -> Array:
+    """-log softmax(z)[label]."""
+    largest, log_sum = normaliser(row)
+    return log_sum - (take_label(row, label) - largest)
+
+
+@surprisal.defjvp
+def _(primals: tuple[Row, Array], tangents: tuple[Row, Any]) -> tuple[Array, Array]:
+    (row, label), (d_row, _) = primals, tangents
+    largest, excess = exp_sum(row)
+    value = saved_for_backward(surprisal(row, label))
+    softmax = jnp.exp(row.wide - largest) / (1 + excess)
+    # Of the label p - 1, which is expm1(-s): by subtraction nothing would be left of it where p is almost 1.
+    return value, jnp.sum(jnp.where(is_at(label, row.wide), jnp.expm1(-value), softmax) * d_row.wide)
+
+
+@jax.custom_jvp
+def sum_below(row: Row, largest: Array, weight: Array | None = None) -> Array:
+    """sum_k w_k (z_k - m)."""
+    return _sum_below(row, largest, weight)
+
+
+@cpu.instead(cpu.sum_below)
+def _sum_below(row: Row, largest: Array, weight: Array | None) -> Array:
+    below = row.stored.astype(row.wide.dtype) - largest
+    return jnp.sum(below if weight is None else weight * below)
+
+
+@sum_below.defjvp
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    row, largest, weight = primals
+    d_row, d_largest, d_weight = tangents
+    value = sum_below(row, largest, weight)
+    if weight is None:
+        return value, jnp.sum(d_row.wide) - row.size * d_largest
+    return value, jnp.sum(weight * d_row.wide + (row.wide - largest) * d_weight) - jnp.sum(weight) * d_largest
+
+
+class Targets(NamedTuple):
+    """Dense targets and what is done to them: `w ((1 - a) y + a / K)`. None stands for what is left out.
+
+    They go into `cross_entropy` in parts, since made outside they would be stored for the derivative.
+    """
+
+    y: Array
+    smoothing: Array | None
+    weight: Array | None
+
+    def made(self) -> Array:
+        y = self.y
+        if self.smoothing is not None:
+            y = smoothed(y, self.smoothing, y.size)
+        return y if self.weight is None else self.weight * y
+
+
+@jax.custom_jvp
+def cross_entropy(targets: Targets, row: Row) -> Array:
+    """-sum_k t_k log softmax(z)_k; a class of logit -inf and target 0 costs nothing."""
+    return _cross_entropy(targets, row)
+
+
+@cpu.instead(cpu.cross_entropy)
+def _cross_entropy(targets: Targets, row: Row) -> Array:
+    t = targets.made()
+    largest, excess = _exp_sum(row)
+    s = jnp.log1p(excess) - (row.stored.astype(row.wide.dtype) - largest)
+    return jnp.sum(zero_at_zero(t, s))
+
+
+def _cross_entropy_jvp(primals: tuple[Targets, Row], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (targets, row), (d_targets, d_row) = primals, tangents
+    value = cross_entropy(targets, row)
+    largest, excess = exp_sum(row)
+    targets = cpu.opaque(targets)
+    t, below = targets.made(), row.again() - largest
+    slope = jnp.zeros_like(value)
+    if not isinstance(d_row.wide, SymbolicZero):
+        # sum(t) p - t, as (sum(t) - t) p - t (1 - p), so that nothing cancels for a one-hot t.
+        small = jnp.exp(below)
+        total = jnp.sum(t)
+        slope += jnp.sum(((total - t) * small - t * (excess + (1 - small))) / (1 + excess) * d_row.wide)
+    moved = {k: v for k, v in d_targets._asdict().items() if v is not None and not isinstance(v, SymbolicZero)}
+    if moved:
+        at = {k: getattr(targets, k) for k in moved}
+        dt = jax.jvp(lambda part: targets._replace(**part).made(), (at,), (moved,))[1]
+        slope += jnp.sum(jnp.where((t == 0) & jnp.isinf(below), 0, jnp.log1p(excess) - below) * dt)
+    return value, slope
+
+
+cross_entropy.defjvp(_cross_entropy_jvp, symbolic_zeros=True)
+
+
+def smoothed(y: Array, label_smoothing: float | Array, classes: int) -> Array:
+    """Targets mixed with the uniform distribution."""
+    if isinstance(label_smoothing, (int, float)) and label_smoothing == 0:
+        return y
+    a = jnp.asarray(label_smoothing, y.dtype)
+    # Nothing is left of y for a = 1: 0 times an infinite derivative would be NaN.
+    y = jnp.where(a == 1, jax.lax.stop_gradient(y), y)
+    return (1 - a) * y + a / classes
+
+
+def zero_at_zero(factor: Array, x: Array) -> Array:
+    """factor * x, but 0 where the factor is 0 and x infinite: an excluded class, of logit -inf, costs nothing."""
+    return factor * jnp.where((factor == 0) & jnp.isinf(x), 0, x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One entry
+
+
+@jax.custom_jvp
+def take_label(row: Row, label: Array) -> Array:
+    """row[label]; of the first or last entry for a label outside the row.
+
+    Read from memory, since reading one entry of a computed row would write all of it first. The derivative compares
+    instead of scattering, and so does the value if the row may be spread over devices.
+    """
+    if mesh.in_explicit_mesh(row.wide, label):
+        return find_label(row.wide, label)
+    return cpu.opaque(row.stored)[jnp.clip(label, 0, row.size - 1)].astype(row.wide.dtype)
+
+
+@take_label.defjvp
+def _(primals: tuple[Row, Array], tangents: tuple[Row, Any]) -> tuple[Array, Array]:
+    row, label = primals
+    return take_label(row, label), jnp.sum(jnp.where(is_at(label, row.wide), tangents[0].wide, 0))
+
+
+@jax.custom_jvp
+def find_label(x: Array, label: Array) -> Array:
+    """x[label], found by comparing, since the row may be spread over devices; 0 for a label outside the row."""
+    return _find_label(x, label)
+
+
+@cpu.instead(cpu.find_label)
+def _find_label(x: Array, label: Array) -> Array:
+    return jnp.sum(jnp.where(is_at(label, x), x, 0))
+
+
+@find_label.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    x, label = primals
+    # A product: transposed, a select has zeros as large as a chunk of logits, which linear_cce would store.
+    return find_label(x, label), jnp.sum(is_at(label, x).astype(x.dtype) * tangents[0])
+
+
+def is_at(label: Array, x: Array) -> Array:
+    """Which entry of a row (the last axis) the label names."""
+    # One row of numbers: as large as x they would be a constant of a loop, which is kept in memory.
+    places = jnp.arange(x.shape[-1], dtype=label.dtype)
+    return jnp.expand_dims(places, tuple(range(x.ndim - 1))) == label[..., None]
