@@ -50,7 +50,7 @@ class Domain(NamedTuple):
         return inside & (math.prod((x - value for value in self.values), start=1) == 0) if self.values else inside
 
     def margin(self, x: Array, slack: float = 0.0) -> Array | None:
-        """How far inside each entry is: negative outside; None where every number is inside.
+        """How far inside each entry is: negative or infinite outside; None where every number is inside.
 
         Made without comparisons, so that it costs nothing beside a loss that reads the entry anyway.
         """
@@ -59,6 +59,8 @@ class Domain(NamedTuple):
         if self.above:
             return jnp.sign(x - self.low) - 0.5
         ends = [x - (self.low - slack)] * (self.low > -INF) + [(self.high + slack) - x] * (self.high < INF)
+        if self.low > -INF and INF in self.infinite:
+            ends.append(jnp.ones_like(x))
         return jnp.minimum(*ends) if len(ends) == 2 else ends[0] if ends else None
 
 

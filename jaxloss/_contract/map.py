@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -82,9 +83,9 @@ def losses(
             if margin is not None and entry.holds.outside == "entry":
                 cores[i] = jnp.where(margin >= 0, cores[i], jax.lax.stop_gradient(cores[i]))
         loss = formula(*cores, **constant, **{knob.name: x for knob, x in zip(traced, tuned, strict=True)})
-        for entry, margin in zip(given, margins, strict=True):
-            if margin is not None:
-                loss = nan_outside(margin, loss, whole=entry.holds.outside == "unit")
+        found = [(m, entry.holds.outside == "unit") for m, entry in zip(margins, given, strict=True) if m is not None]
+        for margin, whole in _numbers_together(found, loss):
+            loss = nan_outside(margin, loss, whole)
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
@@ -177,6 +178,14 @@ def _margin(holds: Holds, x: Array, slack: float, scores: Array) -> Array | None
     return holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
 
 
+def _numbers_together(margins: Sequence[tuple[Array, bool]], loss: Array) -> list[tuple[Array, bool]]:
+    """The margins with one for all inputs that are single numbers: their least."""
+    alike = [whole and not margin.ndim and margin.dtype == loss.dtype for margin, whole in margins]
+    numbers = [margin for (margin, _), same in zip(margins, alike, strict=True) if same]
+    others = [pair for pair, same in zip(margins, alike, strict=True) if not same]
+    return [(functools.reduce(jnp.minimum, numbers), True), *others] if numbers else others
+
+
 def nan_outside(margin: Array, loss: Array, whole: bool = True) -> Array:
     """The loss, but NaN where an entry is outside, which is where its margin is negative.
 
@@ -197,12 +206,18 @@ def _nan_unless(margin: Array, loss: Array) -> Array:
 
 @_nan_unless.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
-    return _nan_unless(*primals), jnp.where(primals[0] >= 0, tangents[1], 0)
+    # Numbers of its own: a zero that is also in the value would be stored at full size, as would that of a select.
+    zero, one = cpu.opaque([jnp.asarray(number, primals[1].dtype) for number in (0, 1)])
+    return _nan_unless(*primals), jnp.where(_inside(primals[0]), one, zero) * tangents[1]
 
 
-@cpu.instead(lambda margin: 0 * jnp.sqrt(jnp.minimum(margin, 1)))
+@cpu.instead(lambda margin: 0 * jnp.sqrt(margin))
 def _zero_or_nan(margin: Array) -> Array:
-    return jnp.where(margin >= 0, 0, jnp.nan).astype(margin.dtype)
+    return jnp.where(_inside(margin), 0, jnp.nan).astype(margin.dtype)
+
+
+def _inside(margin: Array) -> Array:
+    return (margin >= 0) & (margin < jnp.inf)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
