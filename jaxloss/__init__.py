@@ -8,6 +8,7 @@ from types import MappingProxyType as _Frozen
 
 from jaxloss import boxes as _boxes
 from jaxloss import classification as _classification
+from jaxloss import counts as _counts
 from jaxloss import divergence as _divergence
 from jaxloss import focal as _focal
 from jaxloss import likelihood as _likelihood
@@ -22,16 +23,10 @@ from jaxloss import wiou as _wiou
 from jaxloss._contract.values import BadValueError, checked
 from jaxloss.boxes import alpha_iou, ciou, diou, eiou, focal_eiou, giou, iou, iou_log, siou
 from jaxloss.classification import bce, cce, nll, sparse_cce
+from jaxloss.counts import negative_binomial_nll, poisson_nll, tweedie
 from jaxloss.divergence import distillation, js_divergence, kl_divergence, total_variation
 from jaxloss.focal import binary_focal, categorical_focal, generalized_cce, poly1
-from jaxloss.likelihood import (
-    gaussian_nll,
-    laplace_nll,
-    negative_binomial_nll,
-    poisson_nll,
-    student_t_nll,
-    tweedie,
-)
+from jaxloss.likelihood import gaussian_nll, laplace_nll, student_t_nll
 from jaxloss.linear import LinearStats, linear_cce, linear_cce_stats
 from jaxloss.margin import (
     categorical_hinge,
@@ -67,6 +62,7 @@ LOSSES = _Frozen(
             _robust,
             _relative,
             _likelihood,
+            _counts,
             _boxes,
             _wiou,
             _sequence,

@@ -51,7 +51,7 @@ class Domain(NamedTuple):
         return inside & (math.prod((x - value for value in self.values), start=1) == 0) if self.values else inside
 
     def margin(self, x: Array, slack: float = 0.0) -> Array | None:
-        """How far inside each entry is: negative outside; None where every number is inside.
+        """How far inside each entry is: negative or infinite outside; None where every number is inside.
 
         Made without comparisons, so that it costs nothing beside a loss that reads the entry anyway.
         """
@@ -62,7 +62,9 @@ class Domain(NamedTuple):
             info = jnp.finfo(x.dtype)
             return jnp.minimum((x - self.low) * 2.0 ** (info.maxexp - 1) - info.eps / 2, 1)
         ends = [x - (self.low - slack)] * (self.low > -INF) + [(self.high + slack) - x] * (self.high < INF)
-        return jnp.minimum(*ends) if len(ends) == 2 else jnp.minimum(ends[0], 1) if ends else None
+        if self.low > -INF and INF in self.infinite:
+            ends.append(jnp.ones_like(x))
+        return jnp.minimum(*ends) if len(ends) == 2 else ends[0] if ends else None
 
     def least_margin(self, row: Array, slack: float = 0.0) -> Array | None:
         """That of the entry of a row which is least inside."""

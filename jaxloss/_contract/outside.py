@@ -80,7 +80,7 @@ def _nan_unless(margins: list[Callable[[Array], Array]]) -> Callable[..., Array]
         return functools.reduce(jnp.minimum, found)
 
     def inside(*given: Array) -> Array:
-        return jnp.where(least(given[:-1]) >= 0, 1.0, 0.0).astype(given[-1].dtype)
+        return jnp.where(_inside(least(given[:-1])), 1.0, 0.0).astype(given[-1].dtype)
 
     @partials(*[lambda *given: jnp.zeros_like(given[-1])] * len(margins), inside)
     def nan_unless(*given: Array) -> Array:
@@ -91,4 +91,8 @@ def _nan_unless(margins: list[Callable[[Array], Array]]) -> Callable[..., Array]
 
 @cpu.instead(lambda margin: 0 * jnp.sqrt(margin))
 def _zero_or_nan(margin: Array) -> Array:
-    return jnp.where(margin >= 0, 0, jnp.nan).astype(margin.dtype)
+    return jnp.where(_inside(margin), 0, jnp.nan).astype(margin.dtype)
+
+
+def _inside(margin: Array) -> Array:
+    return (margin >= 0) & (margin < jnp.inf)

@@ -7,6 +7,7 @@ than the docstring does. `partials` is the rule for elementwise functions; the f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,9 @@ Elementwise = Callable[..., Array]
 def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
     """Give an elementwise function its partial derivatives, one for each argument.
 
-    The arguments may be arrays or Python numbers, which count as constants of the same dtype. Besides being exact,
+    The arguments may be arrays or Python numbers, which count as constants of the same dtype. Keywords say which of
+    several functions is meant (`from_log=True`): the function and its derivatives get them as they are. Besides being
+    exact,
     - a partial that nobody asks for is not computed;
     - none costs memory, since it shares nothing with the value (`cpu.unshared`);
     - its own derivative, the second of the function, counts as 0 where no float can hold it: infinity times 0, or less
@@ -36,12 +39,15 @@ def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
     places = range(len(derivatives))
 
     def decorate(function: Elementwise) -> Elementwise:
-        first = [_ruled(cpu.unshared(d), [_finite_slope(d, i) for i in places]) for d in derivatives]
-        ruled = _ruled(function, first)
+        @functools.cache
+        def ruled(**which: Any) -> Elementwise:
+            chosen = [functools.partial(d, **which) for d in derivatives]
+            first = [_ruled(cpu.unshared(d), [_finite_slope(d, i) for i in places]) for d in chosen]
+            return _ruled(functools.partial(function, **which), first)
 
-        def call(*arguments: Any) -> Array:
+        def call(*arguments: Any, **which: Any) -> Array:
             dtype = next(x.dtype for x in arguments if isinstance(x, Array))
-            return ruled(*(jnp.asarray(x, dtype) for x in arguments))
+            return ruled(**which)(*(jnp.asarray(x, dtype) for x in arguments))
 
         call.__name__, call.__doc__ = function.__name__, function.__doc__
         return call
