@@ -46,6 +46,7 @@ from jaxloss._contract.domains import (
 from jaxloss._contract.map import PER_CLASS, losses, saved_for_backward
 from jaxloss._contract.types import (
     AMOUNT,
+    BOXES,
     LABEL,
     LABELS,
     LOG_AMOUNT,
@@ -77,6 +78,7 @@ __all__ = [
     "AT_LEAST_0",
     "BINARY",
     "BOX",
+    "BOXES",
     "DISTRIBUTION",
     "FRACTION",
     "LABEL",
