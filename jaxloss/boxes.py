@@ -30,6 +30,7 @@ from jaxloss._contract.refuse import check_constant
 from jaxloss._contract.types import current_loss
 from jaxloss._numerics.elementary import abs0, at_least_tiny, divide_or_zero, power0
 from jaxloss._numerics.pair import Pair, aspect, compare, distance, log_iou
+from jaxloss._platform import kernels
 from jaxloss.contract import AT_LEAST_0, BOXES, FRACTION, POSITIVE, ArrayLike, Units, at_least, loss, losses
 
 __all__ = [
@@ -535,7 +536,7 @@ def _of_pairs(
     def example(target: Array, box: Array, **options: Any) -> Array:
         if box.shape != (4,):
             raise ValueError(f"{current_loss()}: the last axis must hold x1, y1, x2, y2, but its size is {box.size}.")
-        return formula(compare(target, box), **options)
+        return kernels.together(formula(compare(target, box), **options))
 
     return losses(example, {"y_true": (y_true, BOXES), "y_pred": (y_pred, BOXES)}, options=options, **units)
 
