@@ -47,6 +47,7 @@ from jaxloss._contract.map import PER_CLASS, losses
 from jaxloss._contract.outside import nan_outside
 from jaxloss._contract.types import (
     AMOUNT,
+    BOXES,
     LABEL,
     LABELS,
     LOG_AMOUNT,
@@ -80,6 +81,7 @@ __all__ = [
     "AT_LEAST_0",
     "BINARY",
     "BOX",
+    "BOXES",
     "DISTRIBUTION",
     "FRACTION",
     "LABEL",

@@ -655,7 +655,7 @@ def hard_float64(row: Row, loss: Loss) -> None:
 
 def entries_are_free(row: Row) -> bool:
     """Whether any number may stand beside any other: not the corners of a box, nor labels beside their lengths."""
-    boxes = same_family(row) in ("jaxloss.boxes", "jaxloss.wiou")
+    boxes = same_family(row) == "jaxloss.boxes"
     bound = row.pooled or row.coupled or row.shared or row.keywords or boxes
     return bool(row.hard) and not bound
 

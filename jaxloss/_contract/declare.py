@@ -28,6 +28,10 @@ SHARED_HELP = """  weights: a factor for each {unit}.
 """
 
 
+# All losses, in the order in which they were declared.
+declared: list[Callable[..., Any]] = []
+
+
 def loss(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function a loss.
 
@@ -36,6 +40,13 @@ def loss(function: Callable[P, R]) -> Callable[P, R]:
     errors name it. Where the function ends in `**units: Unpack[Units]`, its signature and its help show the options
     that all losses share.
     """
+    call = compiled(function)
+    declared.append(call)
+    return call
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """What `loss` does, but for a function that is no loss itself: it is not among `jaxloss.LOSSES`."""
     name = function.__name__
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -94,7 +105,7 @@ def _unit_of(returns: str) -> str:
 def _is_constant(key: str, value: Any) -> bool:
     if isinstance(value, (bool, int, float, str)):
         return not isinstance(value, np.generic)
-    return callable(value) or (key == "axis" and isinstance(value, tuple))
+    return callable(value) or (key in ("axis", "axis_name") and isinstance(value, tuple))
 
 
 def as_array(loss: str, names: Sequence[str], index: int, value: Any) -> Any:

@@ -81,6 +81,7 @@ PROBABILITY = Holds("score", domains.PROBABILITY)
 PROBABILITIES = Holds("row", domains.DISTRIBUTION, core=1)
 LOG_PROBABILITIES = Holds("row", domains.LOG_DISTRIBUTION, core=1)
 LOGITS = Holds("row", domains.LOGIT, core=1)
+BOXES = Holds("number", domains.BOX, core=1)
 
 Finding: TypeAlias = tuple[str, Array, Array]
 """A rule ("y_true must be 0 or 1"), where it holds, and what to show where it does not."""
