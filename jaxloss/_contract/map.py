@@ -12,7 +12,7 @@ from jax import Array
 from jaxloss._contract import domains, values
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.reduce import reduce
-from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_units
+from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_option_shape, check_units
 from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, widen
 from jaxloss._numerics.derivatives import SAVED, saved_for_backward
 from jaxloss._numerics.elementary import widened
@@ -145,12 +145,8 @@ class _Option(NamedTuple):
                 raise ValueError(
                     f"{current_loss()}: {name} has shape {array.shape}, expected {classes}: one for each class."
                 )
-        elif array.shape != shape[len(shape) - array.ndim :]:
-            raise ValueError(
-                f"{current_loss()}: {name} has shape {array.shape}, the losses have shape {shape}. An option is one "
-                f"number, or an array that matches the losses from the right: of shape {shape}"
-                + (f", or {shape[-1:]}, one for each entry of the last axis." if len(shape) > 1 else ".")
-            )
+        else:
+            check_option_shape(name, array.shape, shape)
         if not per_class:
             array = mesh.laid_out_as_units(array, inputs[-1].x, inputs[-1].batch_axes)
         return option._replace(value=array)

@@ -115,6 +115,35 @@ def check_constant(name: str, value: Any, domain: Domain) -> None:
         raise ValueError(f"{current_loss()}: {name} must be {domain.text}, got {value}.")
 
 
+def check_option_shape(name: str, shape: tuple[int, ...], units: tuple[int, ...]) -> None:
+    """An option matches the units from the right, as trailing axes do in NumPy, but is not broadcast."""
+    if shape == units[max(len(units) - len(shape), 0) :]:
+        return
+    column = f", or {units[-1:]}, one for each entry of the last axis" if len(units) > 1 else ""
+    raise ValueError(
+        f"{current_loss()}: {name} has shape {shape}, the losses have shape {units}. An option is one number, or an "
+        f"array that matches the losses from the right: of shape {units}{column}.{_option_cure(name, shape, units)}"
+    )
+
+
+def _option_cure(name: str, shape: tuple[int, ...], units: tuple[int, ...]) -> str:
+    if shape[1:] == units[max(len(units) - len(shape) + 1, 0) :] and shape[0] == 1:
+        cure = f"{name}[0]"
+    elif shape[:-1] == units and shape[-1] == 1:
+        cure = f"{name}[..., 0]"
+    elif len(shape) == 2 and shape[::-1] == units:
+        cure = f"{name}.T"
+    elif shape == units[: len(shape)]:
+        cure = (
+            f"jnp.broadcast_to({name}[{', '.join([':'] * len(shape) + ['None'] * (len(units) - len(shape)))}], {units})"
+        )
+    elif len(shape) == len(units) and all(n in (1, m) for n, m in zip(shape, units, strict=True)):
+        cure = f"jnp.broadcast_to({name}, {units})"
+    else:
+        return ""
+    return f" Did you mean {cure}?"
+
+
 def check_units(
     shape: tuple[int, ...], weights: ArrayLike | None, where: ArrayLike | None, reduction: Reduction
 ) -> tuple[Array | None, Array | None]:
