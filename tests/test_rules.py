@@ -25,6 +25,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxloss as jl
+from jaxloss import contract as kit
 
 RULES: dict[str, list[Any]] = {}
 
@@ -158,6 +159,148 @@ def options_checked() -> None:
     y, p = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
     words = ("huber: delta must be at least 0: 1 of 3 is not, the first at index (1,), which is -1.",)
     refuses(jl.BadValueError, words, jl.checked(jl.huber), y, p, delta=np.array([0.5, -1, 2], np.float32))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What counts as a number
+
+LABELS = np.array([0, 2])
+SCORES = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]], np.float32)
+HOT = np.eye(3, dtype=np.float32)[LABELS]
+ONES = np.ones(2, np.float32)
+
+
+class Parameter:
+    """As `flax.nnx.Param`: an array to jax.numpy, which can also be called and be an array to NumPy."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = jnp.asarray(value)
+
+    def __jax_array__(self) -> Any:
+        return self.value
+
+    def __array__(self, *_: Any) -> np.ndarray:
+        raise AssertionError("copied to the host")
+
+    def __call__(self) -> None:
+        raise AssertionError("called")
+
+    __hash__ = None  # pyright: ignore
+
+
+SAME: list[tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any], dict[str, Any]]] = [
+    ("np.float64", jl.huber, (ONES, 3 * ONES), {"delta": np.float64(1.5)}, {"delta": 1.5}),
+    ("np.float32", jl.huber, (ONES, 3 * ONES), {"delta": np.float32(1.5)}, {"delta": 1.5}),
+    ("bfloat16", jl.huber, (ONES, 3 * ONES), {"delta": jnp.bfloat16(1.5)}, {"delta": 1.5}),
+    ("np.int64", jl.huber, (ONES, 3 * ONES), {"delta": np.int64(1)}, {"delta": 1}),
+    ("0-d array", jl.huber, (ONES, 3 * ONES), {"delta": np.array(1.5)}, {"delta": 1.5}),
+    ("0-d integers", jl.huber, (ONES, 3 * ONES), {"delta": np.array(1)}, {"delta": 1}),
+    ("np.True_", jl.sparse_cce, (LABELS, SCORES), {"from_logits": np.True_}, {"from_logits": True}),
+    ("0-d bool", jl.sparse_cce, (LABELS, SCORES), {"from_logits": np.array(True)}, {"from_logits": True}),
+    ("bool of jax", jl.sparse_cce, (LABELS, SCORES), {"from_logits": jnp.array(True)}, {"from_logits": True}),
+    ("np.str_", jl.mse, (ONES, SCORES[0, :2]), {"reduction": np.str_("sum")}, {"reduction": "sum"}),
+    ("axis", jl.cce, (HOT.T, SCORES.T), {"axis": np.int64(0)}, {"axis": 0}),
+    ("Parameter as option", jl.huber, (ONES, 3 * ONES), {"delta": Parameter(1.5)}, {"delta": 1.5}),
+    ("Parameter as class weights", jl.cce, (HOT, SCORES), {"class_weights": Parameter([1.0, 2, 3])},
+     {"class_weights": [1.0, 2, 3]}),
+    ("Parameter as weights", jl.mse, (ONES, 3 * ONES), {"weights": Parameter(ONES)}, {}),
+    ("limit", jl.generalized_cce, (HOT, SCORES), {"power": np.float64(0)}, {"power": 0}),
+]  # fmt: skip
+
+
+@rule("3 NumPy scalars are numbers", SAME)
+def scalars(_: str, loss: Callable[..., Any], arrays: Any, given: dict[str, Any], plain: dict[str, Any]) -> None:
+    """What NumPy, jax and flax give for a number, a bool or a string is one; in `checked` as well."""
+    want = loss(*arrays, **plain)
+    close(loss(*arrays, **given), want, "as given")
+    close(jl.checked(loss)(*arrays, **given), want, "checked")
+    close(jax.jit(lambda *arrays: loss(*arrays, **given))(*arrays), want, "compiled")
+
+
+@rule("3 NumPy scalars are numbers")
+def axes_as_lists() -> None:
+    """Several axes may be a list, a range or an array."""
+    arrays = np.zeros((1, 2, 2), np.float32), np.full((1, 2, 2), 0.5, np.float32)
+    want = jl.dice(*arrays, axis=(1, 2))
+    for axis in ([1, 2], range(1, 3), np.array([1, 2]), (np.int64(1), 2)):
+        close(loss_of_axes(*arrays, axis=axis), want * 0, "another form of axes")
+
+
+@kit.loss
+def loss_of_axes(y_true: Any, y_pred: Any, *, axis: int | tuple[int, ...], **units: Any) -> Any:
+    assert axis == (1, 2)
+    return kit.losses(lambda y, p: y, {"y_true": (y_true, kit.NUMBER), "y_pred": (y_pred, kit.NUMBER)})
+
+
+@rule(
+    "3 NumPy scalars are numbers",
+    [(np.dtype(x.dtype).name, x) for x in (np.float64(7.5), np.float32(7.5), np.int64(7))],
+)
+def scalars_out_of_range(_: str, level: Any) -> None:
+    """Such a number outside its range is refused at once, as that of Python is: the first time and the next."""
+    for _ in range(2):
+        refuses(ValueError, ("quantile: level must be between 0 and 1, got 7",), jl.quantile, ONES, ONES, level=level)
+    with pytest.raises(ValueError, match=r"level must be between 0 and 1"):
+        jax.jit(lambda p: jl.quantile(ONES, p, level=level))(ONES)
+
+
+@rule("3 NumPy scalars are numbers")
+def no_program_for_each_float() -> None:
+    """Floats of NumPy are traced: another value is no other program."""
+    traces = []
+
+    def counted(losses: Any, weights: Any) -> Any:
+        traces.append(losses)
+        return jnp.sum(losses)
+
+    for delta in np.linspace(0.1, 0.9, 3):
+        jl.huber(ONES, ONES, delta=delta, reduction=counted)
+    assert len(traces) == 1
+
+
+@rule("3 NumPy scalars are numbers")
+def nothing_is_transferred() -> None:
+    """An array on a device stays there, whatever holds it."""
+    inputs = Parameter(ONES), Parameter(3 * ONES)
+    options = {"delta": Parameter(0.5)}
+    want = jl.huber(*inputs, **options)
+    with jax.transfer_guard("disallow"):
+        got = jl.huber(*inputs, **options)
+    close(got, want, "under a transfer guard")
+
+
+BEYOND = [
+    ("list", jl.mae, ([3_000_000_000], [3e9]), {}, 0.0),
+    ("a number", jl.mae, (3_000_000_000, 3e9), {}, 0.0),
+    ("int64", jl.mae, (np.array([-(2**62)]), np.array([2.0**62], np.float32)), {}, 2.0**63),
+    ("uint64", jl.mae, (np.array([2**64 - 2**40], np.uint64), np.zeros(1, np.float32)), {}, 2.0**64 - 2.0**40),
+    ("beyond 64 bits", jl.mae, ([2**70], [0.0]), {}, 2.0**70),
+    ("weights", jl.mae, ([0.0, 1.0], [1.0, 2.0]), {"weights": [2**31, 2**33], "reduction": "sum"}, 2.0**31 + 2.0**33),
+    ("an option", jl.huber, ([0.0], [1e10]), {"delta": 2**31}, 2.0**31 * (1e10 - 2.0**30)),
+    ("an option in a list", jl.huber, ([0.0], [1e10]), {"delta": [2**31]}, 2.0**31 * (1e10 - 2.0**30)),
+]
+
+
+@rule("4 integers do not wrap", BEYOND)
+def integers(_: str, loss: Callable[..., Any], arrays: Any, options: dict[str, Any], want: float) -> None:
+    """Where a number is wanted an integer of any size is one, eagerly and compiled."""
+    close(loss(*arrays, **options), np.float64(want), "eager")
+    close(jax.jit(lambda: loss(*arrays, **options))(), np.float64(want), "compiled")
+
+
+@rule(
+    "4 integers do not wrap",
+    [("list", [2**32, 1]), ("int64", np.array([-(2**32), 1])), ("uint64", np.uint64([2**63, 1]))],
+)
+def labels_beyond(_: str, labels: Any) -> None:
+    """A label that would wrap around to a class is outside the domain."""
+    losses, slope = jax.value_and_grad(
+        lambda p: (jl.sparse_cce(labels, p, reduction="sum"), jl.sparse_cce(labels, p, reduction="none")), has_aux=True
+    )(SCORES)
+    assert np.isnan(losses[1][0])
+    assert losses[1][1] == np.float32(np.log(2))
+    assert (slope[0] == 0).all()
+    refuses(jl.BadValueError, ("y_true must be in 0..2: 1 of 2 is not",), jl.checked(jl.sparse_cce), labels, SCORES)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

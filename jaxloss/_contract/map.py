@@ -13,7 +13,7 @@ from jaxloss._contract import domains, values
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.reduce import reduce
 from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_option_shape, check_units
-from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, widen
+from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, current_notes, widen
 from jaxloss._numerics.derivatives import SAVED, saved_for_backward
 from jaxloss._numerics.elementary import widened
 from jaxloss._platform import cpu, mesh
@@ -134,6 +134,7 @@ class _Option(NamedTuple):
     ) -> _Option:
         per_class = isinstance(domain, Holds)
         option = cls(name, value, domain.domain if isinstance(domain, Holds) else domain, per_class)
+        current_notes().domains[name] = option.domain
         if not option.traced:
             check_constant(name, value, option.domain)
             return option
