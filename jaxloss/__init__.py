@@ -5,6 +5,7 @@ Every loss has the form `loss(y_true, y_pred, *, <its own options>, weights=None
 
 from importlib.metadata import version as _version
 from types import MappingProxyType as _Frozen
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from jaxloss import boxes as _boxes
 from jaxloss import classification as _classification
@@ -20,6 +21,7 @@ from jaxloss import segmentation as _segmentation
 from jaxloss import sequence as _sequence
 from jaxloss import wiou as _wiou
 from jaxloss._contract.values import BadValueError, checked
+from jaxloss._names import did_you_mean as _did_you_mean
 from jaxloss.boxes import alpha_iou, ciou, diou, eiou, focal_eiou, giou, iou, iou_log, siou
 from jaxloss.classification import bce, cce, nll, sparse_cce
 from jaxloss.divergence import distillation, js_divergence, kl_divergence, total_variation
@@ -151,3 +153,10 @@ __all__ = [
     "wiou_v2",
     "wiou_v3",
 ]
+
+
+if not _TYPE_CHECKING:  # a type checker knows all names without it
+
+    def __getattr__(name):
+        cure = "" if name.startswith("_") else _did_you_mean(name, __all__)
+        raise AttributeError(f"module 'jaxloss' has no attribute {name!r}.{cure}")

@@ -7,6 +7,7 @@ passed.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,6 +27,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxloss as jl
 from jaxloss import contract as kit
+from jaxloss._names import NAMES as NAMES_OF
 
 RULES: dict[str, list[Any]] = {}
 
@@ -301,6 +303,126 @@ def labels_beyond(_: str, labels: Any) -> None:
     assert losses[1][1] == np.float32(np.log(2))
     assert (slope[0] == 0).all()
     refuses(jl.BadValueError, ("y_true must be in 0..2: 1 of 2 is not",), jl.checked(jl.sparse_cce), labels, SCORES)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names and errors
+
+KEYWORDS = [
+    (jl.mse, "sample_weight", "weights?"),
+    (jl.mse, "weight", "weights?"),
+    (jl.mse, "mask", "where?"),
+    (jl.sparse_cce, "ignore_index", "where=y_true != ignore_index?"),
+    (jl.huber, "dleta", "delta?"),
+    (jl.bce, "from_logit", "from_logits?"),
+    (jl.cce, "label_smooth", "label_smoothing?"),
+    (jl.mse, "nonsense", "It takes y_true, y_pred, weights, where, reduction."),
+]
+
+
+@rule("8 keywords and names", [(key, loss, cure) for loss, key, cure in KEYWORDS])
+def keywords(key: str, loss: Callable[..., Any], cure: str) -> None:
+    words = (f"{loss.__name__}() got an unexpected keyword argument '{key}'.", cure)
+    refuses(TypeError, words, loss, ONES, ONES, **{key: 1})
+
+
+NAMES = [
+    ("cross_entropy", "sparse_cce"),
+    ("l1_loss", "mae"),
+    ("kl_div", "kl_divergence"),
+    ("nll_loss", "nll"),
+    ("binary_cross_entropy_with_logits", "bce(..., from_logits=True)"),
+    ("softmax_cross_entropy_with_integer_labels", "sparse_cce(..., from_logits=True)"),
+    ("squared_error", "mse"),
+    ("SparseCategoricalCrossentropy", "sparse_cce"),
+    ("MeanSquaredError", "mse"),
+    ("CTCLoss", "ctc"),
+    ("hubr", "huber"),
+]
+
+
+@rule("8 keywords and names", NAMES)
+def names(name: str, ours: str) -> None:
+    refuses(AttributeError, (f"module 'jaxloss' has no attribute '{name}'. Did you mean {ours}",), getattr, jl, name)
+
+
+@rule("8 keywords and names")
+def one_table() -> None:
+    """Each name that a docstring agrees with is in the table, and each loss of the table exists."""
+    for library, table in NAMES_OF.items():
+        for name, (ours, _) in table.items():
+            assert ours in jl.LOSSES, (library, name)
+    known = {name.split(".")[-1] for table in NAMES_OF.values() for name in table}
+    for ours, loss in jl.LOSSES.items():
+        text = " ".join((loss.__doc__ or "").split()).partition("Source:")[2]
+        found = re.findall(r"\b(?:keras\.losses|torch\.nn\.functional|optax(?:\.losses)?)\.(\w+)", text)
+        assert set(found) <= known, f"{ours}: {set(found) - known}"
+    assert not hasattr(jl, "__wrapped__")
+    assert set(dir(jl)) >= set(jl.__all__)
+
+
+Mistake = tuple[str, type[Exception], Callable[..., Any], tuple[Any, ...], dict[str, Any], tuple[str, ...]]
+MISTAKES: list[Mistake] = [
+    ("swapped labels", TypeError, jl.sparse_cce, (SCORES, LABELS), {}, ("y_true", "float32", "swapped?")),
+    ("swapped targets", TypeError, jl.cce, (SCORES, HOT.astype(int)), {}, ("y_pred", "int32", "swapped?")),
+    ("float labels", TypeError, jl.sparse_cce, (ONES, SCORES), {}, ("y_true", "float32", "y_true.astype(int)")),
+    ("one-hot", TypeError, jl.sparse_cce, (HOT, SCORES), {}, ("y_true", "float32", "use cce")),
+    ("labels to kl_divergence", ValueError, jl.kl_divergence, (LABELS, SCORES), {},
+     ("(2,)", "(2, 3)", "jax.nn.one_hot(y_true, 3)")),
+    ("labels to cce", ValueError, jl.cce, (LABELS, SCORES), {}, ("(2,)", "(2, 3)", "use sparse_cce")),
+    ("axis forgotten", ValueError, jl.sparse_cce, (np.zeros((2, 8, 8), int), np.zeros((2, 3, 8, 8), np.float32)), {},
+     ("(2, 8, 8)", "(2, 3, 8, 8)", "did you mean axis=1?")),
+    ("mask by position", TypeError, jl.mse, (ONES, ONES, ONES > 0), {}, ("2 arrays by position", "where=mask")),
+    ("weights of (n, 1)", ValueError, jl.mse, (SCORES, SCORES), {"weights": np.ones((2, 1))},
+     ("(2, 1)", "(2, 3)", "weights.squeeze(-1)")),
+    ("weights of columns", ValueError, jl.mse, (SCORES, SCORES), {"weights": np.ones(3)},
+     ("(3,)", "(2, 3)", "jnp.broadcast_to(weights, (2, 3))")),
+    ("list of strings", TypeError, jl.mse, (["a", "b"], ONES), {}, ("y_true", "'a'", "np.unique(y_true")),
+    ("array of strings", TypeError, jl.sparse_cce, (np.array(["a", "b"]), SCORES), {}, ("y_true", "'a'", "np.unique")),
+    ("objects", TypeError, jl.mse, (np.array([1, object()], object), ONES), {}, ("y_true", "holds object")),
+    ("missing", TypeError, jl.sparse_cce, ([0, None], SCORES), {}, ("y_true", "NoneType", "where=")),
+    ("dates", TypeError, jl.mse, (ONES, np.array(["2020", "2021"], "M8[D]")), {}, ("y_pred", "dates", "timedelta64")),
+    ("a key", TypeError, jl.mse, (jax.random.key(0), ONES), {}, ("y_true", "jax.random")),
+    ("a dict", TypeError, jl.cce, (HOT, SCORES), {"class_weights": {0: 1.0}}, ("class_weights", "dict")),
+    ("an option as text", TypeError, jl.huber, (ONES, ONES), {"delta": "1"}, ("delta must be a number", "'1'")),
+    ("an option of None", TypeError, jl.huber, (ONES, ONES), {"delta": None}, ("delta must be a number", "None")),
+    ("a traced constant", TypeError, jax.jit(jl.sparse_cce), (LABELS, SCORES), {"from_logits": True},
+     ("from_logits must be a constant", "functools.partial(sparse_cce, from_logits=...)")),
+    ("a traced axis", TypeError, jax.jit(jl.cce), (HOT, SCORES), {"axis": -1}, ("axis must be a constant",)),
+    ("jnp.max", ValueError, jl.mse, (ONES, ONES), {"reduction": jnp.max}, ('"mean"', "lambda losses, weights")),
+    ("jnp.average", ValueError, jl.mse, (ONES, ONES), {"reduction": jnp.average}, ('"mean"', "lambda losses, weights")),
+]  # fmt: skip
+
+
+@rule("9 errors say the cure", MISTAKES)
+def mistakes(
+    _: str,
+    error: type[Exception],
+    call: Callable[..., Any],
+    arrays: tuple[Any, ...],
+    options: dict[str, Any],
+    words: tuple[str, ...],
+) -> None:
+    """Loss, argument, what was given, what is expected, the cure; in `checked` the same."""
+    words = (call.__name__, *words)
+    refuses(error, words, call, *arrays, **options)
+    if call in jl.LOSSES.values() and not any(isinstance(x, np.ndarray) and x.dtype.kind in "UOM" for x in arrays):
+        refuses(error, words, jl.checked(call), *arrays, **options)
+
+
+FOUND = [
+    ("logits", jl.sparse_cce, (LABELS, 8 * SCORES), {}, ("y_pred must be in [0, 1]", "from_logits=True")),
+    ("logits to bce", jl.bce, (ONES, -ONES), {}, ("y_pred must be in [0, 1]", "from_logits=True")),
+    ("swapped values", jl.cce, (8 * SCORES - 3, HOT), {"from_logits": True}, ("y_true must be in [0, 1]",)),
+    ("ignored labels", jl.sparse_cce, (np.array([-100, 1]), SCORES), {}, ("in 0..2", "-100", "where=y_true != -100")),
+]
+
+
+@rule("9 errors say the cure", FOUND)
+def found_by_checked(_: str, loss: Any, arrays: Any, options: dict[str, Any], words: tuple[str, ...]) -> None:
+    """What only values tell is NaN, and `checked` says the cure."""
+    assert np.isnan(loss(*arrays, **options))
+    refuses(jl.BadValueError, (loss.__name__, *words), jl.checked(loss), *arrays, **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
