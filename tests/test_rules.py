@@ -426,6 +426,131 @@ def found_by_checked(_: str, loss: Any, arrays: Any, options: dict[str, Any], wo
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Domains
+
+HALVES = np.full((3, 2), 0.5, np.float32)
+LOGIT_ROWS = np.array([[0.5, -1.0], [2.0, 0.0], [-0.5, 1.5]], np.float32)
+PAIR = np.eye(2, dtype=np.float32)[[0, 1, 0]]
+CLASS = np.array([0, 1, 0])
+FROM_LOGITS = {"from_logits": True}
+
+Outside = tuple[str, str, dict[str, Any], tuple[Any, ...], int, list[float]]
+OUTSIDE: list[Outside] = [
+    ("y_true", name, options, arrays, 0, bad)
+    for name, options, arrays, bad in (
+        ("bce", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5]),
+        ("bce", FROM_LOGITS, (HALVES[:, 0], LOGIT_ROWS[:, 0]), [-1.0, 2.0]),
+        ("binary_focal", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5]),
+        ("binary_focal", FROM_LOGITS, (HALVES[:, 0], LOGIT_ROWS[:, 0]), [-1.0, 2.0]),
+        *((name, {}, (PAIR, HALVES), [-1.0]) for name in ("cce", "categorical_focal", "poly1", "generalized_cce")),
+        *((name, FROM_LOGITS, (PAIR, LOGIT_ROWS), [-1.0]) for name in ("cce", "categorical_focal", "poly1")),
+        ("kl_divergence", {}, (HALVES, HALVES), [-0.5, 1.5]),
+        ("kl_divergence", {"from_logs": True}, (np.log(HALVES), np.log(HALVES)), [0.5]),
+        ("js_divergence", {}, (HALVES, HALVES), [-0.5, 1.5]),
+        ("total_variation", {}, (HALVES, HALVES), [-0.5, 1.5]),
+    )
+] + [
+    ("y_pred", name, options, arrays, 1, bad)
+    for name, options, arrays, bad in (
+        ("bce", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5]),
+        ("binary_focal", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5]),
+        *((name, {}, (PAIR, HALVES), [-0.5, 1.5, 30.0]) for name in ("cce", "categorical_focal", "poly1")),
+        ("generalized_cce", {}, (PAIR, HALVES), [-0.5, 1.5]),
+        ("sparse_cce", {}, (CLASS, HALVES), [-0.5, 1.5, 30.0]),
+        ("sparse_cce", {"label_smoothing": 0.1}, (CLASS, HALVES), [-0.5, 1.5]),
+        ("nll", {}, (0 * CLASS, np.log(HALVES)), [0.5]),
+        ("kl_divergence", {}, (HALVES, HALVES), [-0.5, 1.5]),
+        ("js_divergence", {"from_logs": True}, (np.log(HALVES), np.log(HALVES)), [0.5]),
+        ("total_variation", {}, (HALVES, HALVES), [-0.5, 1.5]),
+    )
+]  # fmt: skip
+
+
+@rule("5 outside the domain is NaN, with zero gradient", OUTSIDE)
+def outside(_: str, name: str, options: dict[str, Any], arrays: tuple[Any, ...], which: int, bad: list[float]) -> None:
+    """The unit is NaN and gets no gradient, where one entry is outside; the others do not notice."""
+    loss = jl.LOSSES[name]
+    given = [np.stack([x] * len(bad)) for x in arrays]
+    for spoiled, value in zip(given[which], bad, strict=True):
+        spoiled[(1, *[0] * (spoiled.ndim - 1))] = value
+    floats = tuple(i for i, x in enumerate(arrays) if x.dtype.kind == "f")
+
+    def of_one(*arrays: Any) -> Any:
+        losses = lambda *a: loss(*a, **options, reduction="none")  # noqa: E731
+        return losses(*arrays), jax.grad(lambda *a: jnp.sum(losses(*a)), floats)(*arrays)
+
+    (good, good_slopes), (losses, slopes) = run(lambda a, b: (of_one(*a), jax.vmap(of_one)(*b)), arrays, given)
+    assert np.isnan(losses[:, 1]).all(), losses
+    close(losses[:, [0, 2]], np.stack([good[[0, 2]]] * len(bad)), "the other units")
+    by_entry = jl.LOSSES[name].__module__.endswith("divergence")
+    for i, of_good, of_all in zip(floats, good_slopes, slopes, strict=True):
+        close(of_all[:, [0, 2]], np.stack([of_good[[0, 2]]] * len(bad)), "the gradient of the other units")
+        if not by_entry:
+            assert (of_all[:, 1] == 0).all(), of_all
+        elif i == which:
+            assert (of_all[:, 1, 0] == 0).all(), of_all
+
+
+def test_legal_targets():
+    """Sums other than 1, entries above 1, and rounding are inside."""
+    assert np.isfinite(jl.cce([[2.0, 0.0], [0.2, 0.3]], HALVES[:2], reduction="none")).all()
+    p = np.array([1 + 2e-7, 0], np.float32)
+    assert np.isfinite(jl.bce(p, p, reduction="none")).all()
+    assert np.isfinite(jl.sparse_cce([0], np.array([[1.0, 0.003]], jnp.bfloat16)))
+    assert jl.bce([1.0, 1.0], [0.5, 0.5], weights=[2.0, -1.0], reduction="sum") == np.float32(np.log(2))
+    jl.checked(jl.bce)([1.0, 1.0], [0.5, 0.5], weights=[2.0, -1.0])
+
+
+@rule("5 outside the domain is NaN, with zero gradient", [
+    ("uint8 bce", jl.bce, (np.uint8([0, 255]), np.float32([-2, 3])), FROM_LOGITS, [False, True]),
+    ("int8 bce", jl.bce, (np.int8([-1, 1]), np.float32([0.4, 0.6])), {}, [True, False]),
+    ("relu", jl.sparse_cce, ([0, 1], [[3.0, 0, 1], [0, 2, 5]]), {}, [True, True]),
+    ("negative target", jl.cce, ([[-1.0, 0.0]], [[0.9, 0.1]]), {}, [True]),
+])  # fmt: skip
+def outside_as_found(_: str, loss: Any, arrays: Any, options: dict[str, Any], bad: list[bool]) -> None:
+    assert np.isnan(loss(*arrays, **options, reduction="none")).tolist() == bad
+
+
+BEYOND_RANGE = {
+    "delta": [-1.0, np.nan],
+    "beta": [-1.0],
+    "gamma": [-1.0],
+    "alpha": [-1.0],
+    "level": [-0.5, 2.0],
+    "label_smoothing": [-0.5, 1.5],
+    "pos_weight": [-1.0],
+    "power": [-0.5, 1.5],
+    "weight": [-0.5, 1.5],
+    "temperature": [0.0, -1.0],
+}
+
+
+@rule("5 outside the domain is NaN, with zero gradient", [(row, key) for row, key in PAIRS if key in BEYOND_RANGE])
+def option_outside(row: Row, key: str) -> None:
+    """A traced option outside its range makes its units NaN, and neither they nor it have a gradient from there."""
+    loss, arrays = jl.LOSSES[row.name], row.make((3,))
+    inside, fixed = np.array(KNOBS[key], np.float32), {k: v for k, v in row.options.items() if k != key}
+    bad = BEYOND_RANGE[key]
+
+    def both(knob: Any, arrays: Any) -> Any:
+        losses = lambda k, *a: loss(*a, **fixed, **{key: k}, reduction="none")  # noqa: E731
+        by = (0, *(i + 1 for i in row.differentiable))
+        return losses(knob, *arrays), jax.grad(lambda *a: jnp.sum(losses(*a)), by)(knob, *arrays)
+
+    spoiled = np.stack([inside] * len(bad))
+    spoiled[:, 1] = bad
+    (good, slopes), (losses, of_all) = run(
+        lambda a, b, arrays: (both(a, arrays), jax.vmap(lambda k: both(k, arrays))(b)), inside, spoiled, arrays
+    )
+    kept = [0, 2]
+    assert np.isnan(losses[:, 1]).all(), losses
+    close(losses[:, kept], np.stack([good[kept]] * len(bad)), "the other units")
+    for g, of_one in zip(of_all, slopes, strict=True):
+        assert (g[:, 1] == 0).all(), f"gradient {g[:, 1]}"
+        close(g[:, kept], np.stack([of_one[kept]] * len(bad)), "the gradient of the other units")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("test", "case"), [case for cases in RULES.values() for case in cases])

@@ -66,6 +66,12 @@ class Domain(NamedTuple):
         ends = [x - (self.low - slack)] * below + [(self.high + slack) - x] * above
         return jnp.minimum(*ends) if len(ends) == 2 else ends[0] if ends else None
 
+    def usable(self, x: Array) -> Array:
+        """An option, or some number inside the domain in its place: no formula shall meet one that is outside."""
+        margin = self.margin(x)
+        inside = self.low + min(1, (self.high - self.low) / 2) if self.low > -INF else self.high - 1
+        return x if margin is None else jnp.where(margin >= 0, x, inside)
+
 
 ANY = Domain("a number", infinite=(-INF, INF))
 NUMBER = Domain("finite")

@@ -81,7 +81,8 @@ def losses(
         for i, (entry, margin) in enumerate(zip(given, margins, strict=True)):
             if margin is not None and entry.holds.outside == "entry":
                 cores[i] = jnp.where(margin >= 0, cores[i], jax.lax.stop_gradient(cores[i]))
-        loss = formula(*cores, **constant, **{knob.name: x for knob, x in zip(traced, tuned, strict=True)})
+        usable = {knob.name: knob.domain.usable(x) for knob, x in zip(traced, tuned, strict=True)}
+        loss = formula(*cores, **constant, **usable)
         for entry, margin in zip(given, margins, strict=True):
             if margin is not None:
                 loss = nan_outside(margin, loss, whole=entry.holds.outside == "unit")
