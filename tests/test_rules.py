@@ -438,8 +438,8 @@ Outside = tuple[str, str, dict[str, Any], tuple[Any, ...], int, list[float]]
 OUTSIDE: list[Outside] = [
     ("y_true", name, options, arrays, 0, bad)
     for name, options, arrays, bad in (
-        ("bce", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5]),
-        ("bce", FROM_LOGITS, (HALVES[:, 0], LOGIT_ROWS[:, 0]), [-1.0, 2.0]),
+        ("bce", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5, np.inf]),
+        ("bce", FROM_LOGITS, (HALVES[:, 0], LOGIT_ROWS[:, 0]), [-1.0, 2.0, -np.inf]),
         ("binary_focal", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5]),
         ("binary_focal", FROM_LOGITS, (HALVES[:, 0], LOGIT_ROWS[:, 0]), [-1.0, 2.0]),
         *((name, {}, (PAIR, HALVES), [-1.0]) for name in ("cce", "categorical_focal", "poly1", "generalized_cce")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -71,6 +72,7 @@ def losses(
     dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
     traced = [knob for knob in knobs if knob.traced]
     constant = {knob.name: knob.value for knob in knobs if not knob.traced}
+    alone = all(entry.holds.core == 0 for entry in given)
     slacks = [entry.holds.domain.slack(entry.x.dtype) for entry in given]
 
     def example(*arrays: Array) -> Array:
@@ -78,14 +80,17 @@ def losses(
         margins = [
             _margin(entry.holds, x, slack, cores[-1]) for entry, x, slack in zip(given, cores, slacks, strict=True)
         ]
+        # Cut off at the inputs, since 0 times a NaN of the derivative is NaN; of one number that costs nothing.
+        cut = [margin for margin in margins if margin is not None] if alone else []
         for i, (entry, margin) in enumerate(zip(given, margins, strict=True)):
-            if margin is not None and entry.holds.outside == "entry":
-                cores[i] = jnp.where(margin >= 0, cores[i], jax.lax.stop_gradient(cores[i]))
+            if jnp.issubdtype(cores[i].dtype, jnp.floating):
+                own = [margin] if margin is not None and entry.holds.outside == "entry" else cut
+                cores[i] = functools.reduce(_no_gradient_outside, own, cores[i])
         usable = {knob.name: knob.domain.usable(x) for knob, x in zip(traced, tuned, strict=True)}
         loss = formula(*cores, **constant, **usable)
         for entry, margin in zip(given, margins, strict=True):
             if margin is not None:
-                loss = nan_outside(margin, loss, whole=entry.holds.outside == "unit")
+                loss = nan_outside(margin, loss, whole=entry.holds.outside == "unit" and not alone)
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
@@ -180,12 +185,18 @@ def nan_outside(margin: Array, loss: Array, whole: bool = True) -> Array:
 
     whole: whether the gradient of the loss is 0 there, too.
     """
-    if not whole:
+    if not whole and margin.ndim:
         return loss + jax.lax.stop_gradient(jnp.where(jnp.min(margin) >= 0, 0, jnp.nan).astype(loss.dtype))
+    if not whole:
+        return loss + jax.lax.stop_gradient(_zero_or_nan(margin).astype(loss.dtype))
     if margin.ndim:
         # Saved, one number for each row: found again, it would cost the derivative a second pass.
         return jnp.where(saved_for_backward(jnp.min(margin)) >= 0, loss, jnp.nan)
     return _nan_unless(margin, loss) if margin.dtype == loss.dtype else jnp.where(margin >= 0, loss, jnp.nan)
+
+
+def _no_gradient_outside(x: Array, margin: Array) -> Array:
+    return jnp.where(margin >= 0, x, jax.lax.stop_gradient(x))
 
 
 @jax.custom_jvp
