@@ -20,6 +20,7 @@ from jaxloss import robust as _robust
 from jaxloss import segmentation as _segmentation
 from jaxloss import sequence as _sequence
 from jaxloss import wiou as _wiou
+from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.values import BadValueError, checked
 from jaxloss._names import did_you_mean as _did_you_mean
 from jaxloss.boxes import alpha_iou, ciou, diou, eiou, focal_eiou, giou, iou, iou_log, siou
@@ -123,6 +124,7 @@ __all__ = [
     "lovasz_softmax",
     "mae",
     "mape",
+    "mean_of_means",
     "mean_over",
     "mse",
     "msle",

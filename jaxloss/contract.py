@@ -44,6 +44,7 @@ from jaxloss._contract.domains import (
     between,
 )
 from jaxloss._contract.map import PER_CLASS, losses, nan_outside
+from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.types import (
     AMOUNT,
     LABEL,
@@ -111,6 +112,7 @@ __all__ = [
     "between",
     "loss",
     "losses",
+    "mean_of_means",
     "mean_over",
     "nan_outside",
     "partials",

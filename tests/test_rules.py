@@ -551,6 +551,135 @@ def option_outside(row: Row, key: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Masks and functions
+
+NOTHING = np.zeros((2, 3), bool)
+SOME = np.array([[True, True, False], [False, False, False]])
+Y = np.zeros((2, 3), np.float32)
+Z = np.array([[1, 2, np.nan], [np.nan, np.nan, np.nan]], np.float32)
+
+
+def pair(losses: Any, weights: Any) -> Any:
+    return jnp.sum(losses * weights), jnp.sum(weights)
+
+
+def tree(losses: Any, weights: Any) -> Any:
+    return {"mean": jnp.sum(losses * weights) / jnp.sum(weights), "count": (jnp.count_nonzero(weights),)}
+
+
+def root(losses: Any, weights: Any) -> Any:
+    return jnp.sqrt(jnp.sum(losses**2 * weights) / jnp.sum(weights))
+
+
+FUNCTIONS = [
+    ("pair", pair, (5.0, 2.0), (0.0, 0.0)),
+    ("tree", tree, {"mean": 2.5, "count": (2,)}, {"mean": 0.0, "count": (0,)}),
+    ("root", root, np.sqrt(8.5), 0.0),
+    ("largest", lambda l, w: jnp.max(l), 4.0, 0.0),
+    ("count", lambda l, w: jnp.count_nonzero(w), 2, 0),
+    ("kept", lambda l, w: (l, jnp.sum(w)), (np.array([[1.0, 4, 0], [0, 0, 0]]), 2.0), (Y, 0.0)),
+    ("a Python number", lambda l, w: 3.0, 3.0, 3.0),
+    ("sum_and_weight", "sum_and_weight", (5.0, 2.0), (0.0, 0.0)),
+    ("mean_of_means", jl.mean_of_means(), 2.5, 0.0),
+]
+
+
+@rule("7 masks and functions", FUNCTIONS)
+def functions(_: str, reduction: Any, of_some: Any, of_none: Any) -> None:
+    """A function sees weight 0 for what does not exist, also where nothing does; it returns any tree."""
+
+    def all_ways(z: Any) -> Any:
+        def first(where: Any, z: Any) -> Any:
+            leaves = jax.tree.leaves(jl.mse(Y, z, where=where, reduction=reduction))
+            return jnp.stack([jnp.sum(x.astype(jnp.float32)) for x in leaves])
+
+        return (
+            jl.mse(Y, z, where=SOME, reduction=reduction),
+            jl.mse(Y, z, where=NOTHING, reduction=reduction),
+            jax.jacrev(lambda z: first(SOME, z))(z),
+            jax.jacrev(lambda z: first(NOTHING, z))(z),
+        )
+
+    some, none, slope, no_slope = run(all_ways, Z)
+    close(some, of_some, "some units")
+    close(none, of_none, "no unit")
+    assert np.isfinite(slope).all()
+    assert (no_slope == 0).all(), no_slope
+    empty = np.zeros((0, 3), np.float32)
+    got = jl.mse(empty, empty, reduction=reduction)
+    assert jax.tree.structure(got) == jax.tree.structure(of_none)
+    assert all(np.ndim(x) or x == y for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(of_none), strict=True))
+
+
+@rule(
+    "7 masks and functions", [("jnp.mean", jnp.mean, "mean"), ("np.mean", np.mean, "mean"), ("jnp.sum", jnp.sum, "sum")]
+)
+def functions_by_name(_: str, function: Any, name: Any) -> None:
+    """The mean is that of the contract."""
+    w = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    for given in ({}, {"weights": w}, {"where": SOME, "weights": w}):
+        z = Z if "where" in given else np.ones_like(Z)
+        assert jl.mse(Y, z, **given, reduction=function) == jl.mse(Y, z, **given, reduction=name)
+
+
+@rule("7 masks and functions")
+def functions_over_devices() -> None:
+    """The caller's own sums over devices: one device without a unit is no news, all of them without is 0."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    y, z = np.zeros(8, np.float32), np.arange(8, dtype=np.float32)
+
+    def mean(losses: Any, weights: Any) -> Any:
+        sums = jax.lax.psum((jnp.sum(losses * weights), jnp.sum(weights)), "data")
+        return sums[0] / sums[1]
+
+    def local(y: Any, z: Any, where: Any) -> Any:
+        return jl.mse(y, z, where=where, reduction=mean)
+
+    spread = jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P())
+    for where, want in ((z > 5, (36 + 49) / 2), (z > 9, 0)):
+        value, slope = run(jax.value_and_grad(spread, 1), y, z, where)
+        close(value, np.float32(want), "value")
+        close(slope, np.where(where, z, 0), "gradient")
+
+
+@rule("15 what clients carry by hand")
+def accumulated() -> None:
+    """Pairs of microbatches give the gradient of the whole: sums of sums over sums of weights."""
+    rng = np.random.default_rng(0)
+    y, z = rng.integers(0, 4, (6, 5)), rng.normal(size=(6, 5, 4)).astype(np.float32)
+    m, w = rng.uniform(size=(6, 5)) < 0.5, rng.uniform(size=6).astype(np.float32)
+
+    def of_part(z: Any, part: slice) -> Any:
+        given = {"where": m[part], "weights": w[part], "reduction": "sum_and_weight"}
+        return jl.sparse_cce(y[part], z[part], from_logits=True, **given)
+
+    def accumulated(z: Any) -> Any:
+        total, weight = (sum(x) for x in zip(*(of_part(z, slice(i, i + 2)) for i in (0, 2, 4)), strict=True))
+        return total / weight
+
+    def whole(z: Any) -> Any:
+        return jl.sparse_cce(y, z, from_logits=True, where=m, weights=w)
+
+    got, want = run(lambda z: (jax.value_and_grad(accumulated)(z), jax.value_and_grad(whole)(z)), z)
+    close(got, want, "accumulated")
+
+
+@rule("15 what clients carry by hand")
+def means_of_sequences() -> None:
+    """Each sequence that is not empty counts the same, whatever its length."""
+    z = np.array([[1, 2, 3], [4, np.nan, np.nan], [np.nan] * 3], np.float32)
+    m, w = ~np.isnan(z), np.array([[1, 1, 2], [3, 1, 1], [1, 1, 1]], np.float32)
+    y = np.zeros_like(z)
+    means = [1 / 4 + 4 / 4 + 18 / 4, 16]
+    close(jl.mse(y, z, where=m, weights=w, reduction=jl.mean_of_means()), np.mean(means), "weighted")
+    close(jl.mse(y, z, where=m, reduction=jl.mean_of_means(-1)), (14 / 3 + 16) / 2, "masked")
+    close(jl.mse(y[:1], z[:1], reduction=jl.mean_of_means((0, 1))), 14 / 3, "both axes")
+    slope = jax.grad(lambda z: jl.mse(y, z, where=m, reduction=jl.mean_of_means()))(z)
+    close(slope, np.where(m, z, 0) * np.array([[1 / 3], [1], [0]]), "gradient")
+    assert jl.mean_of_means(-1) == jl.mean_of_means()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("test", "case"), [case for cases in RULES.values() for case in cases])

@@ -29,7 +29,7 @@ SHARED = tuple(
 )
 SHARED_HELP = """  weights: a factor for each {unit}.
       where: which {units} exist (bool); the others may hold anything, even NaN.
-      reduction: "mean", "sum", "none", "sum_over_batch_size", or a function of (losses, weights); see `help(jaxloss)`.
+      reduction: "mean", "sum", "none", "sum_over_batch_size", "sum_and_weight", or a function of (losses, weights).
 """
 
 

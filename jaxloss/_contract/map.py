@@ -48,7 +48,8 @@ def losses(
       weights: a factor for each unit; its shape is a leading part of the units' shape. A unit of weight 0 whose loss is
         NaN or inf makes the result NaN, since leaving it out would cost a pass; `where=weights != 0` beside it does.
       where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out.
-      reduction: "mean", "sum", "none", "sum_over_batch_size", or a function `(losses, weights) -> result`.
+      reduction: "mean", "sum", "none", "sum_over_batch_size" (the sum over the number of units), "sum_and_weight" (the
+        pair of sum(w l) and sum(w)), or a function `(losses, weights) -> result`, where the result is any tree.
       sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.
       rules: what several inputs must fulfil together, as a function of the cores of one example; for `checked`.
 

@@ -21,13 +21,15 @@ R = TypeVar("R")
 ArrayLike: TypeAlias = jax.typing.ArrayLike | list[Any] | tuple[Any, ...]
 """An array of jax or NumPy, a Python number, or a (nested) list of numbers."""
 
-Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_over_batch_size"] | Callable[[Array, Array], Any]
+Reduction: TypeAlias = (
+    Literal["mean", "sum", "none", "sum_over_batch_size", "sum_and_weight"] | Callable[[Array, Array], Any]
+)
 """A name, or a function `(losses, weights) -> result`; both arrays have one entry for each unit."""
 
 # Programs kept for each loss, one for each set of constant options: new lambdas at every step must not fill the memory.
 PROGRAMS = 128
 
-REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size")
+REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size", "sum_and_weight")
 
 
 class Units(TypedDict, total=False):
