@@ -5,9 +5,12 @@ Every loss has the form `loss(y_true, y_pred, *, <its own options>, weights=None
 
 from importlib.metadata import version as _version
 from types import MappingProxyType as _Frozen
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from jaxloss._contract.declare import declared as _declared
+from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.values import BadValueError, checked
+from jaxloss._names import did_you_mean as _did_you_mean
 from jaxloss.boxes import (
     alpha_iou,
     ciou,
@@ -96,6 +99,7 @@ __all__ = [
     "lovasz_softmax",
     "mae",
     "mape",
+    "mean_of_means",
     "mean_over",
     "mse",
     "msle",
@@ -126,3 +130,10 @@ __all__ = [
     "wiou_v2",
     "wiou_v3",
 ]
+
+
+if not _TYPE_CHECKING:  # a type checker knows all names without it
+
+    def __getattr__(name):
+        cure = "" if name.startswith("_") else _did_you_mean(name, __all__)
+        raise AttributeError(f"module 'jaxloss' has no attribute {name!r}.{cure}")

@@ -44,7 +44,7 @@ from jaxloss._contract.domains import (
     between,
 )
 from jaxloss._contract.map import PER_CLASS, losses
-from jaxloss._contract.outside import nan_outside
+from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.types import (
     AMOUNT,
     BOXES,
@@ -116,8 +116,8 @@ __all__ = [
     "current_loss",
     "loss",
     "losses",
+    "mean_of_means",
     "mean_over",
-    "nan_outside",
     "partials",
     "saved_for_backward",
     "widened",

@@ -728,10 +728,16 @@ def nan_is_loud(row: Row, loss: Loss) -> None:
 
 @check(lambda row: bool(row.outside))
 def outside_domain(row: Row, loss: Loss) -> None:
-    """What lies outside the domain gives NaN for its unit alone, never a plausible number."""
+    """What lies outside the domain gives NaN for its unit alone, never a plausible number, and has no gradient."""
     good = row.make((2,))
     arrays = [np.concatenate([g, np.asarray(x, g.dtype)]) for g, x in zip(good, row.outside, strict=True)]
-    _spoiled(row, loss, arrays, np.arange(len(arrays[0])) >= 2, zero_gradient=False)
+    by_entry = same_family(row) == "jaxloss.divergence"  # there an entry outside has no gradient, its neighbours have
+    _spoiled(row, loss, arrays, np.arange(len(arrays[0])) >= 2, zero_gradient=not by_entry)
+    if by_entry:
+        low, high = (-np.inf, 0) if row.options.get("from_logs") else (0, 1)
+        grads = run(lambda *a: graded(row, loss, a, cotangents=1)[1], *arrays)
+        for x, g in zip(arrays, grads, strict=True):
+            assert (g[(x < low) | (x > high)] == 0).all(), f"the gradient of entries outside: {g}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from jaxloss._contract import values
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.outside import guarded
 from jaxloss._contract.reduce import reduce
-from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_units
-from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, widen
+from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_option_shape, check_units
+from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, current_notes, widen
 from jaxloss._numerics.derivatives import SAVED
 from jaxloss._numerics.elementary import widened
 from jaxloss._platform import cpu, mesh
@@ -48,7 +48,8 @@ def losses(
       weights: a factor for each unit; its shape is a leading part of the units' shape. A unit of weight 0 whose loss is
         NaN or inf makes the result NaN, since leaving it out would cost a pass; `where=weights != 0` beside it does.
       where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out.
-      reduction: "mean", "sum", "none", "sum_over_batch_size", or a function `(losses, weights) -> result`.
+      reduction: "mean", "sum", "none", "sum_over_batch_size" (the sum over the number of units), "sum_and_weight" (the
+        pair of sum(w l) and sum(w)), or a function `(losses, weights) -> result`, where the result is any tree.
       sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.
       rules: what several inputs must fulfil together, as a function of the cores of one example; for `checked`.
 
@@ -78,7 +79,8 @@ def losses(
 
     def example(*arrays: Array) -> Array:
         cores, tuned = arrays[: len(given)], arrays[len(given) :]
-        loss = inside(*cores, **constant, **{knob.name: x for knob, x in zip(traced, tuned, strict=True)})
+        usable = {knob.name: knob.domain.usable(x) for knob, x in zip(traced, tuned, strict=True)}
+        loss = inside(*cores, **constant, **usable)
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
@@ -128,6 +130,7 @@ class _Option(NamedTuple):
     ) -> _Option:
         per_class = isinstance(domain, Holds)
         option = cls(name, value, domain.domain if isinstance(domain, Holds) else domain, per_class)
+        current_notes().domains[name] = option.domain
         if not option.traced:
             check_constant(name, value, option.domain)
             return option
@@ -139,12 +142,8 @@ class _Option(NamedTuple):
                 raise ValueError(
                     f"{current_loss()}: {name} has shape {array.shape}, expected {classes}: one for each class."
                 )
-        elif array.shape != shape[len(shape) - array.ndim :]:
-            raise ValueError(
-                f"{current_loss()}: {name} has shape {array.shape}, the losses have shape {shape}. An option is one "
-                f"number, or an array that matches the losses from the right: of shape {shape}"
-                + (f", or {shape[-1:]}, one for each entry of the last axis." if len(shape) > 1 else ".")
-            )
+        else:
+            check_option_shape(name, array.shape, shape)
         if not per_class:
             array = mesh.laid_out_as_units(array, inputs[-1].x, inputs[-1].batch_axes)
         return option._replace(value=array)

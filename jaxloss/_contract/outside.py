@@ -16,7 +16,7 @@ from jax import Array
 
 from jaxloss._contract import domains
 from jaxloss._contract.types import Holds
-from jaxloss._numerics.derivatives import partials, saved_for_backward
+from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
 from jaxloss._platform import cpu
 
@@ -26,23 +26,33 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
 
     def call(*cores: Array, **options: object) -> Array:
         margins = [_margin(h, slack) for h, slack in zip(holds, slacks, strict=True)]
+        numbers = [(m, x) for m, x, h in zip(margins, cores, holds, strict=True) if m and h.core == 0]
+        if numbers:
+            least = _least([m for m, _ in numbers])
+            at = [jax.lax.stop_gradient(x) for _, x in numbers]
+            cores = tuple(
+                _cut(least)(x, *at) if h.core == 0 and _is_floating(x) else x for h, x in zip(holds, cores, strict=True)
+            )
         cores = tuple(
-            _stopped(margin)(x) if margin and h.outside == "entry" else x
-            for margin, h, x in zip(margins, holds, cores, strict=True)
+            _cut(m)(x, jax.lax.stop_gradient(x)) if m and h.core and h.outside == "entry" else x
+            for m, h, x in zip(margins, holds, cores, strict=True)
         )
         loss = formula(*cores, **options)
-        numbers = [(margin, x) for margin, x in zip(margins, cores, strict=True) if margin and x.ndim == 0]
         if numbers:
-            loss = _nan_unless([margin for margin, _ in numbers])(*(jax.lax.stop_gradient(x) for _, x in numbers), loss)
-        for h, slack, x in zip(holds, slacks, cores, strict=True):
+            loss = loss + _zero_or_nan(least(*at)).astype(loss.dtype)
+        for m, h, slack, x in zip(margins, holds, slacks, cores, strict=True):
             if h.domain is domains.LABEL and h.core == 0:
                 loss = jnp.where((x >= 0) & (x < cores[-1].shape[-1]), loss, jnp.nan)
-            elif x.ndim and h.outside != "formula" and jnp.issubdtype(x.dtype, jnp.floating):
-                least = h.domain.least_margin(widened(jax.lax.stop_gradient(x)), slack)
-                loss = loss if least is None else _nan_in_row(least, loss, whole=h.outside == "unit")
+            elif m and h.core:
+                least_in_row = h.domain.least_margin(widened(jax.lax.stop_gradient(x)), slack)
+                loss = _nan_in_row(least_in_row, loss, whole=h.outside == "unit")
         return loss
 
     return call
+
+
+def _is_floating(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _margin(holds: Holds, slack: float) -> Callable[[Array], Array] | None:
@@ -52,9 +62,11 @@ def _margin(holds: Holds, slack: float) -> Callable[[Array], Array] | None:
     return lambda x: holds.domain.margin(widened(x), slack)  # pyright: ignore[reportReturnType]
 
 
-def nan_outside(margin: Callable[[Array], Array], x: Array, loss: Array) -> Array:
-    """The loss, but NaN with zero gradient where a number x is outside, which is where its margin is negative."""
-    return _nan_unless([margin])(jax.lax.stop_gradient(x), loss)
+def _least(margins: list[Callable[[Array], Array]]) -> Callable[..., Array]:
+    def least(*numbers: Array) -> Array:
+        return functools.reduce(jnp.minimum, [margin(x) for margin, x in zip(margins, numbers, strict=True)])
+
+    return least
 
 
 def _nan_in_row(least: Array, loss: Array, whole: bool) -> Array:
@@ -64,29 +76,23 @@ def _nan_in_row(least: Array, loss: Array, whole: bool) -> Array:
     return loss + jnp.where(least >= 0, 0, jnp.nan).astype(loss.dtype)
 
 
-def _stopped(margin: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    @partials(lambda x: jnp.where(margin(x) >= 0, 1.0, 0.0).astype(x.dtype))
-    def stopped(x: Array) -> Array:
+def _cut(margin: Callable[..., Array]) -> Callable[..., Array]:
+    """An input as it is, without gradient where a margin of some numbers is negative.
+
+    At the input, since 0 times the NaN that a formula may have for its derivative there is NaN.
+    """
+
+    @jax.custom_jvp
+    def cut(x: Array, *numbers: Array) -> Array:
         return x
 
-    return stopped
+    @cut.defjvp
+    def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+        x, *numbers = primals
+        inside = cpu.unshared(lambda *numbers: _inside(margin(*numbers)))(*numbers)
+        return cut(*primals), jnp.where(inside, tangents[0], cpu.opaque(jnp.zeros((), x.dtype)))
 
-
-def _nan_unless(margins: list[Callable[[Array], Array]]) -> Callable[..., Array]:
-    """A function of some numbers and a loss, which it returns if all of them are inside."""
-
-    def least(numbers: tuple[Array, ...]) -> Array:
-        found = [margin(x) for margin, x in zip(margins, numbers, strict=True)]
-        return functools.reduce(jnp.minimum, found)
-
-    def inside(*given: Array) -> Array:
-        return jnp.where(_inside(least(given[:-1])), 1.0, 0.0).astype(given[-1].dtype)
-
-    @partials(*[lambda *given: jnp.zeros_like(given[-1])] * len(margins), inside)
-    def nan_unless(*given: Array) -> Array:
-        return given[-1] + _zero_or_nan(least(given[:-1])).astype(given[-1].dtype)
-
-    return nan_unless
+    return cut
 
 
 @cpu.instead(lambda margin: 0 * jnp.sqrt(margin))
