@@ -46,7 +46,8 @@ mlir.register_lowering(
 def instead(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a form of the same function in its place where the program is for the CPU.
 
-    For the inside of functions that have hand-written derivatives: neither form is ever differentiated.
+    For the inside of functions that have hand-written derivatives. Second derivatives of a scan are automatic all the
+    same, since jax drops such rules there: they are those of the reference.
     """
 
     def decorate(reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +85,17 @@ def _batched(
 
 
 batching.primitive_batchers[_choice] = _batched
+
+
+def _differentiated(
+    primals: Sequence[Any], tangents: Sequence[Any], *, reference: Any, form: Any, avals: Any
+) -> tuple[list[Any], list[Any]]:
+    moved = [ad.instantiate_zeros(t) for t in tangents]
+    values = _choice.bind(*primals, reference=reference, form=form, avals=avals)
+    return values, jax.jvp(reference, tuple(primals), tuple(moved))[1]
+
+
+ad.primitive_jvps[_choice] = _differentiated
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -244,7 +256,7 @@ def _exp_sum_of(pieces: Array, dtype: Any, apart: Callable[[Any], Any]) -> tuple
     # -sign(below) is 0 at the top, else 1.
     others = _end_loop(_by_piece(jnp.sum, jnp.exp(below) * -jnp.sign(below)))
     at_top = _end_loop(_by_piece(jnp.sum, 1 + jnp.sign(below)))
-    return largest, others + jnp.maximum(at_top - 1, 0)
+    return largest, jnp.maximum(others + (at_top - 1), 0)
 
 
 def cross_entropy(targets: Any, row: Any) -> Array:
