@@ -81,6 +81,19 @@ def automatic(run: Callable[..., Any], places: Any) -> Callable[..., Any]:
     return in_that_mesh
 
 
+def whole_along(axis: int, x: Array) -> Array:
+    """The same array, whole along an axis on each device, where the compiler lays it out; other axes stay as they are.
+
+    Before a loop, so that the compiler gathers the array there and not in each step.
+    """
+    mesh: Any = jax.typeof(x).sharding.mesh
+    mesh = jax.sharding.get_abstract_mesh() if mesh.empty else mesh
+    if AxisType.Auto not in mesh.axis_types:
+        return x
+    spec = [None if i == axis else PartitionSpec.UNCONSTRAINED for i in range(x.ndim)]
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+
 def varying(tree: Any, like: Any = None) -> Any:
     """Inside `shard_map`: everything counted as different on each device, as soon as one array of them is.
 
