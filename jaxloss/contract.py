@@ -65,9 +65,11 @@ from jaxloss._contract.types import (
     Kind,
     Reduction,
     Units,
+    current_loss,
     widened,
 )
 from jaxloss._numerics.derivatives import partials
+from jaxloss._platform.mesh import all_members
 from jaxloss.sharding import mean_over
 
 __all__ = [
@@ -105,8 +107,10 @@ __all__ = [
     "Kind",
     "Reduction",
     "Units",
+    "all_members",
     "at_least",
     "between",
+    "current_loss",
     "loss",
     "losses",
     "mean_over",

@@ -43,11 +43,19 @@ count; a row of predictions that the formula takes as it lies in memory, perhaps
 
 
 class Holds(NamedTuple):
-    """What an array holds: its kind, its domain, and how many of its axes belong to one example (its core)."""
+    """What an array holds.
+
+    kind: what it is.
+    domain: which values are allowed.
+    core: how many of its axes belong to one example.
+    alone: whether each entry of the core belongs to a loss of its own, and outside its domain spoils only that; for
+      formulas that return several losses.
+    """
 
     kind: Kind = "number"
     domain: Domain = domains.NUMBER
     core: int = 0
+    alone: bool = False
 
 
 def widened(x: Array) -> Array:
