@@ -602,7 +602,9 @@ def _jaccard_steps(y: Array, errors: Array, w: Array) -> Array:
     """J_i - J_(i-1), each at its pixel."""
     rank = jnp.broadcast_to(jnp.arange(y.shape[-1]), y.shape)
     # The class rides in the last bit of the place: one array less to sort.
-    _, tagged, *sorted_w = jax.lax.sort((-errors, 2 * rank + (y > 0).astype(rank.dtype), *([w] if w.ndim else [])), num_keys=1)
+    _, tagged, *sorted_w = jax.lax.sort(
+        (-errors, 2 * rank + (y > 0).astype(rank.dtype), *([w] if w.ndim else [])), num_keys=1
+    )
     place, is_class = tagged // 2, tagged % 2 == 1
     w = sorted_w[0] if sorted_w else w
     found = jnp.cumsum(jnp.where(is_class, w, 0), axis=-1)

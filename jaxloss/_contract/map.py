@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -102,8 +103,11 @@ def losses(
 
     def example(exists: Array | None, cores: Sequence[Array], tuned: Sequence[Array]) -> Array:
         loss = evaluated(exists, cores, tuned)
-        for entry, x, slack in zip(given, cores, slacks, strict=True):
-            loss = _nan_outside(entry.holds, x, slack, cores[-1], loss, frame, axis_name)
+        if frame.members:
+            loss = _nan_if_any_outside(frame, cores, slacks, loss, axis_name)
+        else:
+            for entry, x, slack in zip(given, cores, slacks, strict=True):
+                loss = _nan_outside(entry.holds, x, slack, cores[-1], loss, outputs > 0 and entry.holds.alone)
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None or knob.per_class else jnp.where(margin >= 0, loss, jnp.nan)
@@ -210,28 +214,51 @@ class _Option(NamedTuple):
 # Outside the domain
 
 
-def _nan_outside(
-    holds: Holds, x: Array, slack: float, scores: Array, loss: Array, frame: Frame, axis_name: Hashable | None
-) -> Array:
+def _nan_outside(holds: Holds, x: Array, slack: float, scores: Array, loss: Array, entrywise: bool) -> Array:
     """The loss, but NaN with zero gradient where an input lies outside its domain."""
     if holds.domain is domains.LABEL and holds.core == 0:
-        inside = (x >= 0) & (x < scores.shape[-1])
-        if frame.members:  # a sum of the dtype of the loss: a reduction of bools would be a pass of its own
-            outside = jnp.sum((~inside).astype(loss.dtype))
-            inside = ~mesh.anywhere(outside > 0, axis_name)
-        return jnp.where(mesh.laid_out_as(inside, loss), loss, jnp.nan)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return loss
-    margin = holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
+        return jnp.where((x >= 0) & (x < scores.shape[-1]), loss, jnp.nan)
+    margin = _margin(holds, x, slack)
     if margin is None:
         return loss
-    met = margin.ndim - (holds.core if frame.outputs and holds.alone else 0)
-    if met:
+    if x.ndim and not entrywise:
         # Stored, one number for each row: found again, it would cost the derivative a second pass.
-        outside = ~(saved_for_backward(jnp.min(margin, range(met))) >= 0)
-        inside = ~mesh.anywhere(outside, axis_name if frame.members else None)
-        return jnp.where(mesh.laid_out_as(inside, loss), loss, jnp.nan)
+        return jnp.where(saved_for_backward(jnp.min(margin)) >= 0, loss, jnp.nan)
     return _nan_unless(margin, loss)
+
+
+def _margin(holds: Holds, x: Array, slack: float) -> Array | None:
+    """How far inside its domain each entry is, negative outside; None where every number is inside."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return None
+    return holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
+
+
+def _nan_if_any_outside(
+    frame: Frame, cores: Sequence[Array], slacks: Sequence[float], loss: Array, axis_name: Hashable | None
+) -> Array:
+    """The losses of a set, but NaN with zero gradient if any member lies outside: they all depend on it."""
+    known: list[tuple[Array, Holds]] = []
+    for entry, x, slack in zip(frame.inputs, cores, slacks, strict=True):
+        if entry.holds.domain is domains.LABEL and not entry.holds.core:
+            inside = (x >= 0) & (x < cores[-1].shape[-1])
+            known.append((inside.astype(loss.dtype) - 1, entry.holds))
+        elif (margin := _margin(entry.holds, x, slack)) is not None:
+            known.append((margin, entry.holds))
+    if not known:
+        return loss
+    members = range(len(frame.members))
+    rows = [margin for margin, _ in known]
+    if len({x.shape for x in rows if x.ndim > len(members)}) > 1:
+        rows = [jnp.min(x, range(len(members), x.ndim)) for x in rows]
+    widest = max(rows, key=lambda x: x.ndim)
+    rows = [mesh.laid_out_as(jnp.expand_dims(x, range(x.ndim, widest.ndim)), widest) for x in rows]
+    # One minimum of all inputs, which the sums of most formulas can go along with.
+    least = saved_for_backward(jnp.min(functools.reduce(jnp.minimum, rows), members))
+    if not (frame.outputs and all(holds.alone or not holds.core for _, holds in known)):
+        least = jnp.min(least)
+    inside = ~mesh.anywhere(~(least >= 0), axis_name)
+    return jnp.where(mesh.laid_out_as(jnp.broadcast_to(inside, loss.shape), loss), loss, jnp.nan)
 
 
 @jax.custom_jvp
