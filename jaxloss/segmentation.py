@@ -344,14 +344,12 @@ def generalized_dice(
     """
 
     def image(y: Array, p: Array, w: Array, class_weights: Array | None) -> Array:
-        true_positive, false_positive, false_negative = _counts(y, p, w)
-        size = true_positive + false_negative
+        right, wrong, size = _sum(w * y * p), _sum(w * ((1 - y) * p + y * (1 - p))), _sum(w * y)
         smallest = jnp.min(size, initial=jnp.inf, where=size > 0)
         # In units of the largest weight: 1 / size^2 itself may leave the range of the dtype.
         rarity = jnp.where(size > 0, divide_or_zero(jnp.where(size > 0, smallest, 1), size) ** 2, 1)
         rarity = _times(class_weights, rarity)
-        wrong = rarity * (false_positive + false_negative)
-        return divide_or_zero(jnp.sum(wrong), jnp.sum(2 * rarity * true_positive + wrong))
+        return divide_or_zero(jnp.sum(rarity * wrong), jnp.sum(rarity * (2 * right + wrong)))
 
     images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
     return images.losses(image, from_logits=from_logits, of_all_classes=True, **units)
@@ -524,6 +522,7 @@ class _Images(NamedTuple):
             axis=-1 if class_axis is None else class_axis,
             members=pixels,
             outputs=0 if of_all_classes else core,
+            spreads_nan=True,
             sibling="jax.nn.one_hot(y_true, K)",
             **units,
         )
@@ -566,16 +565,24 @@ def _softmax(z: Array) -> Array:
     return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 0.5)  # the sum is at least 1, or 0
 
 
-def _counts(y: Array, p: Array, w: Array) -> list[Array]:
-    """True positives, false positives, false negatives: each a sum of positive numbers, so that nothing cancels."""
-    pixels = range(y.ndim - 1)
-    return [saved_for_backward(jnp.sum(w * x, pixels)) for x in (y * p, (1 - y) * p, y * (1 - p))]
+# Sums of positive numbers only, so that nothing cancels.
+
+
+def _sum(x: Array) -> Array:
+    """The sum over the pixels."""
+    return saved_for_backward(jnp.sum(x, range(x.ndim - 1)))
 
 
 def _tversky(y: Array, p: Array, w: Array, alpha: float | Array, beta: float | Array, smooth: float | Array) -> Array:
-    true_positive, false_positive, false_negative = _counts(y, p, w)
-    wrong = alpha * false_positive + beta * false_negative
-    return divide_or_zero(wrong, true_positive + wrong + smooth)
+    # alpha FP + beta FN in one sum: it is read fewer times than two.
+    a, b = _of_classes(alpha, y), _of_classes(beta, y)
+    wrong = _sum(w * (a * (1 - y) * p + b * y * (1 - p)))
+    return divide_or_zero(wrong, _sum(w * y * p) + wrong + smooth)
+
+
+def _of_classes(option: float | Array, y: Array) -> float | Array:
+    """An option, with axes for the pixels if it is one for each class."""
+    return jnp.expand_dims(option, range(y.ndim - 1)) if isinstance(option, Array) and option.ndim else option
 
 
 # With the pixels in the order of their errors e, the largest first, of a weight w each, the loss is

@@ -31,6 +31,7 @@ def losses(
     members: int | tuple[int, ...] = (),
     outputs: int = 0,
     axis_name: Hashable | None = None,
+    spreads_nan: bool = False,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
@@ -50,13 +51,16 @@ def losses(
       axis: where the core of the inputs lies, if it has one axis; a tuple says it of several.
       members: the axes of the last input that hold the members of a set (pixels, tokens, anchors), among the batch axes
         of all inputs. The formula sees the whole set, arrays with the axes of the members before those of the core,
-        and gets as `exists` which members there are: bool, True at least once. Those that do not exist hold ones
-        (labels zeros); to leave them out is the task of the formula. It returns one loss for the set (the units lack
-        the member axes) or an array of one for each member. A value outside its domain makes the whole set NaN.
+        and gets as `exists` which members there are (bool). Those that do not exist hold ones (labels zeros); to leave
+        them out is the task of the formula. It returns one loss for the set (the units lack the member axes) or an
+        array of one for each member. A value outside its domain makes the whole set NaN. Where a loss is NaN, or no
+        member exists, the gradient is 0, whatever the derivative of the formula is.
       outputs: how many further axes the result of the formula has, if it gives several losses at once, as one for each
         class: the last axes of the units. An option comes as an array of that shape, if it has these axes.
       axis_name: inside `jax.shard_map`, the mesh axes over which the members of a set are spread. A formula that pairs
         members gets those of all devices by `all_members(x, axis_name=axis_name)`.
+      spreads_nan: promises, with `members`, that a NaN in any floating input makes each loss NaN that depends on it, as
+        sums do and comparisons do not. What lies outside its domain then costs no pass of its own.
       weights: a factor for each unit; its shape is a leading part of the units' shape. A unit of weight 0 whose loss is
         NaN or inf makes the result NaN, since leaving it out would cost a pass; `where=weights != 0` beside it does.
       where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out. With `members`
@@ -101,13 +105,14 @@ def losses(
     if 0 in frame.set_shape:
         return reduce(jnp.zeros(frame.units, dtype), weights, jnp.zeros(frame.units, bool), reduction)
 
-    def example(exists: Array | None, cores: Sequence[Array], tuned: Sequence[Array]) -> Array:
-        loss = evaluated(exists, cores, tuned)
-        if frame.members:
-            loss = _nan_if_any_outside(frame, cores, slacks, loss, axis_name)
-        else:
-            for entry, x, slack in zip(given, cores, slacks, strict=True):
-                loss = _nan_outside(entry.holds, x, slack, cores[-1], loss, outputs > 0 and entry.holds.alone)
+    def example(*arrays: Array) -> Array:
+        cores, tuned = arrays[: len(given)], arrays[len(given) :]
+        loss = evaluated(None, cores, tuned)
+        for entry, x, slack in zip(given, cores, slacks, strict=True):
+            loss = _nan_outside(entry.holds, x, slack, cores[-1], loss, outputs > 0 and entry.holds.alone)
+        return with_tuned(loss, tuned)
+
+    def with_tuned(loss: Array, tuned: Sequence[Array]) -> Array:
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None or knob.per_class else jnp.where(margin >= 0, loss, jnp.nan)
@@ -124,26 +129,16 @@ def losses(
             for knob, x in zip(traced, arrays[len(given) :], strict=True)
         ]
         if frame.members:
-            return of_set(exists, cores, tuned)
+            loss, kept = _loss_of_set(evaluated, frame, slacks, exists, cores, tuned, axis_name, spreads_nan)
+            loss = with_tuned(loss, tuned)
+            return loss if exists is None else jnp.where(mesh.laid_out_as(kept, loss), loss, 0)
         if exists is None:
-            return example(None, cores, tuned)
-        _, closed_over = jax.closure_convert(lambda *cores: example(None, cores, tuned), *cores)
+            return example(*cores, *tuned)
+        _, closed_over = jax.closure_convert(example, *cores, *tuned)
         # The derivative with respect to an option sums over all units, so that no unit may hold what makes it NaN.
         mask = _harmless if tuned or closed_over else _masked
-        loss = example(None, [mask(exists, x) for x in cores], tuned)
+        loss = example(*(mask(exists, x) for x in cores), *tuned)
         return jnp.where(mesh.laid_out_as(exists, loss), loss, 0)
-
-    def of_set(exists: Array | None, cores: Sequence[Array], tuned: Sequence[Array]) -> Array:
-        shape = frame.set_shape
-        if exists is None:
-            exists = mesh.laid_out_along(range(len(shape)), jnp.ones(shape, bool), cores[-1])
-            return example(exists, cores, tuned)
-        exists = mesh.laid_out_along(range(len(shape)), spread(exists, shape), cores[-1])
-        some = mesh.anywhere(jnp.any(exists), axis_name)
-        # A set that does not exist looks like a whole one, so that no formula meets an empty set.
-        loss = example(exists | ~some, [_harmless(spread(exists, x.shape), x) for x in cores], tuned)
-        kept = spread(exists, loss.shape) if frame.per_member else some
-        return jnp.where(mesh.laid_out_as(kept, loss), loss, 0)
 
     # One vmap for each batch axis, from the last to the first: a reshape to one batch axis would undo shardings.
     mapped = unit
@@ -234,33 +229,6 @@ def _margin(holds: Holds, x: Array, slack: float) -> Array | None:
     return holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
 
 
-def _nan_if_any_outside(
-    frame: Frame, cores: Sequence[Array], slacks: Sequence[float], loss: Array, axis_name: Hashable | None
-) -> Array:
-    """The losses of a set, but NaN with zero gradient if any member lies outside: they all depend on it."""
-    known: list[tuple[Array, Holds]] = []
-    for entry, x, slack in zip(frame.inputs, cores, slacks, strict=True):
-        if entry.holds.domain is domains.LABEL and not entry.holds.core:
-            inside = (x >= 0) & (x < cores[-1].shape[-1])
-            known.append((inside.astype(loss.dtype) - 1, entry.holds))
-        elif (margin := _margin(entry.holds, x, slack)) is not None:
-            known.append((margin, entry.holds))
-    if not known:
-        return loss
-    members = range(len(frame.members))
-    rows = [margin for margin, _ in known]
-    if len({x.shape for x in rows if x.ndim > len(members)}) > 1:
-        rows = [jnp.min(x, range(len(members), x.ndim)) for x in rows]
-    widest = max(rows, key=lambda x: x.ndim)
-    rows = [mesh.laid_out_as(jnp.expand_dims(x, range(x.ndim, widest.ndim)), widest) for x in rows]
-    # One minimum of all inputs, which the sums of most formulas can go along with.
-    least = saved_for_backward(jnp.min(functools.reduce(jnp.minimum, rows), members))
-    if not (frame.outputs and all(holds.alone or not holds.core for _, holds in known)):
-        least = jnp.min(least)
-    inside = ~mesh.anywhere(~(least >= 0), axis_name)
-    return jnp.where(mesh.laid_out_as(jnp.broadcast_to(inside, loss.shape), loss), loss, jnp.nan)
-
-
 @jax.custom_jvp
 def _nan_unless(margin: Array, loss: Array) -> Array:
     return loss + _zero_or_nan(margin)
@@ -301,3 +269,129 @@ def _harmless(exists: Array, x: Array) -> Array:
     """x where the unit exists, elsewhere a value that lies in every domain."""
     fill = jnp.full_like(x, jnp.issubdtype(x.dtype, jnp.floating))
     return jnp.where(mesh.laid_out_as(exists, x), x, fill)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sets of members
+
+
+def _loss_of_set(
+    formula: Callable[[Array, Sequence[Array], Sequence[Array]], Array],
+    frame: Frame,
+    slacks: Sequence[float],
+    exists: Array | None,
+    cores: Sequence[Array],
+    tuned: Sequence[Array],
+    axis_name: Hashable | None,
+    spreads_nan: bool,
+) -> tuple[Array, Array]:
+    """The losses of a set, NaN outside the domain, and which of them exist."""
+    shape, count, whole = frame.set_shape, len(cores), exists is None
+    exists = jnp.ones(shape, bool) if exists is None else spread(exists, shape)
+    exists = mesh.laid_out_along(range(len(shape)), exists, cores[-1])
+    some = jnp.ones((), bool) if whole else mesh.anywhere(jnp.any(exists), axis_name)
+    cores = cores if whole else [_harmless(spread(exists, x.shape), x) for x in cores]
+    inside = jnp.ones((), bool) if spreads_nan else _inside(frame, cores, slacks, axis_name)
+
+    def losses_of(exists: Array, *arrays: Array) -> Array:
+        cores = _marked(frame, arrays[:count], slacks) if spreads_nan else arrays[:count]
+        return formula(exists, cores, arrays[count:])
+
+    loss = _with_quiet_nan(losses_of, frame, inside & some, exists, *cores, *tuned)
+    if not spreads_nan:
+        loss = jnp.where(mesh.laid_out_as(_across(inside, loss), loss), loss, jnp.nan)
+    return loss, spread(exists, loss.shape) if frame.per_member else _across(some, loss)
+
+
+def _across(x: Array, losses: Array) -> Array:
+    """What holds for a set, or for each class of it, repeated for all its losses."""
+    return jnp.broadcast_to(x, losses.shape)
+
+
+def _margins(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> tuple[Array | None, bool]:
+    """How far inside its domain each member is, and whether for each class alone: the least of all inputs."""
+    known: list[tuple[Array, Holds]] = []
+    for entry, x, slack in zip(frame.inputs, cores, slacks, strict=True):
+        if entry.holds.domain is domains.LABEL and not entry.holds.core:
+            inside = (x >= 0) & (x < cores[-1].shape[-1])
+            known.append((inside.astype(jnp.float32) - 1, entry.holds))
+        elif (margin := _margin(entry.holds, x, slack)) is not None:
+            known.append((margin, entry.holds))
+    if not known:
+        return None, False
+    alone = bool(frame.outputs) and all(holds.alone or not holds.core for _, holds in known)
+    ndim = len(frame.members)
+    rows = [x for x, _ in known]
+    if len({x.shape for x in rows if x.ndim > ndim}) > 1:
+        rows = [jnp.min(x, range(ndim, x.ndim)) for x in rows]
+    widest = max(rows, key=lambda x: x.ndim)
+    rows = [mesh.laid_out_as(jnp.expand_dims(x, range(x.ndim, widest.ndim)), widest) for x in rows]
+    return functools.reduce(jnp.minimum, [x.astype(widest.dtype) for x in rows]), alone
+
+
+def _inside(frame: Frame, cores: Sequence[Array], slacks: Sequence[float], axis_name: Hashable | None) -> Array:
+    """Whether all members lie in their domains, perhaps for each class."""
+    margin, alone = _margins(frame, cores, slacks)
+    if margin is None:
+        return jnp.ones((), bool)
+    least = jnp.min(margin, range(len(frame.members)))
+    least = saved_for_backward(least if alone else jnp.min(least))
+    return ~mesh.anywhere(~(least >= 0), axis_name)
+
+
+def _marked(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> list[Array]:
+    """The inputs, of which one is NaN where any of them lies outside its domain."""
+    margin, _ = _margins(frame, cores, slacks)
+    if margin is None:
+        return list(cores)
+    floating = [i for i, x in enumerate(cores) if jnp.issubdtype(x.dtype, jnp.floating)]
+    bearer = max(floating, key=lambda i: cores[i].ndim)  # the first of those with the most axes
+    x = cores[bearer]
+    margin = mesh.laid_out_as(jnp.expand_dims(margin, range(margin.ndim, x.ndim)), x)
+    return [*cores[:bearer], _nan_outside_mark(margin, x), *cores[bearer + 1 :]]
+
+
+@jax.custom_jvp
+def _nan_outside_mark(margin: Array, x: Array) -> Array:
+    return x + _zero_or_nan(margin).astype(x.dtype)
+
+
+_nan_outside_mark.defjvp(lambda primals, tangents: (_nan_outside_mark(*primals), tangents[1]))
+
+
+def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, exists: Array, *arrays: Array) -> Array:
+    """function(exists, *arrays), with a derivative of 0 where the result is NaN or is not kept.
+
+    A select after the function is not enough for that: its derivative of 0 would be multiplied by the NaN inside.
+    """
+    function, closed_over = jax.closure_convert(function, exists, *arrays)
+    by_class = frame.outputs and not frame.per_member
+    alone = [entry.holds.alone for entry in frame.inputs]
+    alone += [x.shape == frame.outputs for x in arrays[len(alone) :]] + [False] * len(closed_over)
+
+    @jax.custom_jvp
+    def value(kept: Array, exists: Array, *arrays: Array) -> Array:
+        return function(exists, *arrays)
+
+    @value.defjvp
+    def _(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+        kept, exists, *point = primals
+        loss = value(*primals)
+        fine = loss == loss
+        fine = fine | ~spread(exists, loss.shape) if frame.per_member else fine
+        fine = saved_for_backward(fine & mesh.laid_out_as(_across(kept, loss), loss))
+        whole = jnp.all(fine)
+        moved = [
+            tangent
+            if tangent.dtype == jax.dtypes.float0
+            else _zero_unless(fine if by_class and each else whole, tangent)
+            for tangent, each in zip(tangents[2:], alone, strict=True)
+        ]
+        slope = jax.jvp(lambda *point: function(exists, *point), tuple(point), tuple(moved))[1]
+        return loss, _zero_unless(fine, slope)
+
+    return value(kept, exists, *arrays, *closed_over)
+
+
+def _zero_unless(fine: Array, x: Array) -> Array:
+    return jnp.where(mesh.laid_out_as(jnp.broadcast_to(fine, x.shape), x), x, 0)
