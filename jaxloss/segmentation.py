@@ -19,7 +19,6 @@ and has gradient 0. A unit without pixels does not exist: it costs 0 and is not 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Unpack
 
@@ -100,7 +99,7 @@ def dice(
     keras.losses.Dice but for its epsilon, and with optax.losses.dice_loss of logits at the same `smooth`.
     """
 
-    def classes(y: Array, p: Array, w: Array, smooth: float | Array) -> Array:
+    def classes(y: Array, p: Array, w: Array | float, smooth: float | Array) -> Array:
         return _tversky(y, p, w, 0.5, 0.5, smooth)
 
     options = {"smooth": (smooth, at_least(0))}
@@ -161,7 +160,7 @@ def tversky(
     """
 
     def classes(
-        y: Array, p: Array, w: Array, alpha: float | Array, beta: float | Array, smooth: float | Array
+        y: Array, p: Array, w: Array | float, alpha: float | Array, beta: float | Array, smooth: float | Array
     ) -> Array:
         return _tversky(y, p, w, alpha, beta, smooth)
 
@@ -289,7 +288,7 @@ def jaccard(
     Source: Rahman and Wang 2016, doi 10.1007/978-3-319-50835-1_22. No function of optax, Keras or PyTorch computes it.
     """
 
-    def classes(y: Array, p: Array, w: Array, smooth: float | Array) -> Array:
+    def classes(y: Array, p: Array, w: Array | float, smooth: float | Array) -> Array:
         return _tversky(y, p, w, 1.0, 1.0, smooth)
 
     options = {"smooth": (smooth, at_least(0))}
@@ -343,7 +342,7 @@ def generalized_dice(
     Source: Sudre et al. 2017, arXiv 1707.03237. No function of optax, Keras or PyTorch computes it.
     """
 
-    def image(y: Array, p: Array, w: Array, class_weights: Array | None) -> Array:
+    def image(y: Array, p: Array, w: Array | float, class_weights: Array | None) -> Array:
         right, wrong, size = _sum(w * y * p), _sum(w * ((1 - y) * p + y * (1 - p))), _sum(w * y)
         smallest = jnp.min(size, initial=jnp.inf, where=size > 0)
         # In units of the largest weight: 1 / size^2 itself may leave the range of the dtype.
@@ -397,11 +396,11 @@ def lovasz_hinge(
     it.
     """
 
-    def classes(y: Array, z: Array, w: Array) -> Array:
-        return _lovasz(y, relu0(1 - (2 * y - 1) * z), w, weighted=pixel_weights is not None)
+    def classes(y: Array, z: Array, w: Array | float) -> Array:
+        return _lovasz(y, relu0(1 - (2 * y - 1) * z), w)
 
     images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
-    return images.losses(classes, targets=BINARY, scores=NUMBER.domain, **units)
+    return images.losses(classes, targets=BINARY, scores=NUMBER.domain, absent=-1.0, **units)
 
 
 @loss
@@ -450,8 +449,8 @@ def lovasz_softmax(
     it.
     """
 
-    def classes(y: Array, p: Array, w: Array) -> Array:
-        return _lovasz(y, abs0(y - p), w, weighted=pixel_weights is not None)
+    def classes(y: Array, p: Array, w: Array | float) -> Array:
+        return _lovasz(y, abs0(y - p), w)
 
     images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
     return images.losses(classes, targets=BINARY, from_logits=from_logits, **units)
@@ -479,6 +478,7 @@ class _Images(NamedTuple):
         targets: Domain = PROBABILITY.domain,
         scores: Domain = PROBABILITY.domain,
         from_logits: bool = False,
+        absent: float = 0.0,
         of_all_classes: bool = False,
         **units: Unpack[Units],
     ) -> Array:
@@ -486,8 +486,9 @@ class _Images(NamedTuple):
 
         Args:
           formula: from targets and probabilities, with the axes of the pixels before one of the classes, and weights of
-            the pixels, 0 for those that do not exist, to one loss for each class.
+            the pixels, to one loss for each class.
           scores: the domain of `y_pred`, if it does not hold logits.
+          absent: the score of a pixel that is rightly not predicted, as one that does not exist: no formula notices it.
           of_all_classes: whether the formula takes the weights of the classes, too, and returns one loss.
         """
         y_true, y_pred = jnp.asarray(self.y_true), jnp.asarray(self.y_pred)
@@ -504,7 +505,9 @@ class _Images(NamedTuple):
                 y = laid_out_as(jax.nn.one_hot(y, p.shape[-1], dtype=p.dtype), p)
             if from_logits:
                 p = _softmax(p) if meet else jax.nn.sigmoid(p)
-            w = math.prod(weights, start=exists.astype(p.dtype))[..., None]
+            there = laid_out_as(exists[..., None], p)
+            y, p = jnp.where(there, y, 0), jnp.where(there, p, absent)
+            w = weights[0][..., None] if weights else 1.0
             if of_all_classes:
                 return formula(y, p, w, class_weights=class_weights, **options)
             return _times(class_weights, formula(y, p, w, **options)).reshape(p.shape[p.ndim - core :])
@@ -573,10 +576,15 @@ def _sum(x: Array) -> Array:
     return saved_for_backward(jnp.sum(x, range(x.ndim - 1)))
 
 
-def _tversky(y: Array, p: Array, w: Array, alpha: float | Array, beta: float | Array, smooth: float | Array) -> Array:
-    # alpha FP + beta FN in one sum: it is read fewer times than two.
-    a, b = _of_classes(alpha, y), _of_classes(beta, y)
-    wrong = _sum(w * (a * (1 - y) * p + b * y * (1 - p)))
+def _tversky(
+    y: Array, p: Array, w: Array | float, alpha: float | Array, beta: float | Array, smooth: float | Array
+) -> Array:
+    # alpha FP + beta FN as one sum, which takes one pass less than two.
+    if isinstance(alpha, float) and alpha == beta:
+        wrong = alpha * _sum(w * ((1 - y) * p + y * (1 - p)))
+    else:
+        a, b = _of_classes(alpha, y), _of_classes(beta, y)
+        wrong = _sum(w * (a * (1 - y) * p + b * y * (1 - p)))
     return divide_or_zero(wrong, _sum(w * y * p) + wrong + smooth)
 
 
@@ -593,11 +601,9 @@ def _of_classes(option: float | Array, y: Array) -> float | Array:
 # all if the class is absent. The steps depend on nothing but the order of the errors, so they count as constants.
 
 
-def _lovasz(y: Array, errors: Array, w: Array, weighted: bool) -> Array:
-    y, errors, w = (_rows(x, y.shape) for x in all_members(y, errors, w))
-    if not weighted:  # a pixel that does not exist becomes one of another class with error 0, which changes nothing
-        y, errors, w = y * w, errors * w, jnp.ones((), w.dtype)
-    return jnp.sum(errors * _jaccard_steps(*jax.lax.stop_gradient((y, errors, w))), axis=-1)
+def _lovasz(y: Array, errors: Array, w: Array | float) -> Array:
+    rows = [_rows(x, y.shape) for x in all_members(y, errors, *([w] if isinstance(w, Array) else []))]
+    return jnp.sum(rows[1] * _jaccard_steps(*jax.lax.stop_gradient(rows)), axis=-1)
 
 
 def _rows(x: Array, shape: tuple[int, ...]) -> Array:
@@ -605,18 +611,17 @@ def _rows(x: Array, shape: tuple[int, ...]) -> Array:
     return jnp.moveaxis(jnp.broadcast_to(x, shape).reshape(-1, shape[-1]), -1, 0)
 
 
-def _jaccard_steps(y: Array, errors: Array, w: Array) -> Array:
+def _jaccard_steps(y: Array, errors: Array, w: Array | None = None) -> Array:
     """J_i - J_(i-1), each at its pixel."""
     rank = jnp.broadcast_to(jnp.arange(y.shape[-1]), y.shape)
     # The class rides in the last bit of the place: one array less to sort.
-    _, tagged, *sorted_w = jax.lax.sort(
-        (-errors, 2 * rank + (y > 0).astype(rank.dtype), *([w] if w.ndim else [])), num_keys=1
-    )
+    tagged = 2 * rank + (y > 0).astype(rank.dtype)
+    _, tagged, *sorted_w = jax.lax.sort((-errors, tagged, *([] if w is None else [w])), num_keys=1)
     place, is_class = tagged // 2, tagged % 2 == 1
-    w = sorted_w[0] if sorted_w else w
+    w = sorted_w[0] if sorted_w else jnp.ones_like(errors)
     found = jnp.cumsum(jnp.where(is_class, w, 0), axis=-1)
+    seen = jnp.cumsum(w, axis=-1) if sorted_w else (1 + rank).astype(w.dtype)
     size = found[..., -1:]
-    seen = jnp.cumsum(w, axis=-1) if w.ndim else (1 + rank).astype(y.dtype)
     left, union = size - found, size + seen - found
     other = jnp.where(union > w, divide_or_zero(left, union) * divide_or_zero(w, union - w), jnp.sign(w))
     steps = jnp.where(is_class, divide_or_zero(w, union), other)

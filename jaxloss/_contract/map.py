@@ -213,7 +213,7 @@ def _nan_outside(holds: Holds, x: Array, slack: float, scores: Array, loss: Arra
     """The loss, but NaN with zero gradient where an input lies outside its domain."""
     if holds.domain is domains.LABEL and holds.core == 0:
         return jnp.where((x >= 0) & (x < scores.shape[-1]), loss, jnp.nan)
-    margin = _margin(holds, x, slack)
+    margin = _margin(holds, x, slack, scores)
     if margin is None:
         return loss
     if x.ndim and not entrywise:
@@ -222,8 +222,10 @@ def _nan_outside(holds: Holds, x: Array, slack: float, scores: Array, loss: Arra
     return _nan_unless(margin, loss)
 
 
-def _margin(holds: Holds, x: Array, slack: float) -> Array | None:
+def _margin(holds: Holds, x: Array, slack: float, scores: Array) -> Array | None:
     """How far inside its domain each entry is, negative outside; None where every number is inside."""
+    if holds.domain is domains.LABEL and holds.core == 0:
+        return jnp.where((x >= 0) & (x < scores.shape[-1]), 0.0, -1.0)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return None
     return holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
@@ -308,55 +310,54 @@ def _across(x: Array, losses: Array) -> Array:
     return jnp.broadcast_to(x, losses.shape)
 
 
-def _margins(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> tuple[Array | None, bool]:
-    """How far inside its domain each member is, and whether for each class alone: the least of all inputs."""
-    known: list[tuple[Array, Holds]] = []
-    for entry, x, slack in zip(frame.inputs, cores, slacks, strict=True):
-        if entry.holds.domain is domains.LABEL and not entry.holds.core:
-            inside = (x >= 0) & (x < cores[-1].shape[-1])
-            known.append((inside.astype(jnp.float32) - 1, entry.holds))
-        elif (margin := _margin(entry.holds, x, slack)) is not None:
-            known.append((margin, entry.holds))
-    if not known:
-        return None, False
-    alone = bool(frame.outputs) and all(holds.alone or not holds.core for _, holds in known)
-    ndim = len(frame.members)
-    rows = [x for x, _ in known]
-    if len({x.shape for x in rows if x.ndim > ndim}) > 1:
-        rows = [jnp.min(x, range(ndim, x.ndim)) for x in rows]
-    widest = max(rows, key=lambda x: x.ndim)
-    rows = [mesh.laid_out_as(jnp.expand_dims(x, range(x.ndim, widest.ndim)), widest) for x in rows]
-    return functools.reduce(jnp.minimum, [x.astype(widest.dtype) for x in rows]), alone
+def _margins(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> list[Array | None]:
+    return [
+        _margin(entry.holds, x, slack, cores[-1]) for entry, x, slack in zip(frame.inputs, cores, slacks, strict=True)
+    ]
+
+
+def _least(margins: Sequence[Array]) -> Array:
+    """The least margin of all inputs: one array, so that they are read once."""
+    widest = max(margins, key=lambda x: x.ndim)
+    same = [mesh.laid_out_as(jnp.expand_dims(x, range(x.ndim, widest.ndim)), widest) for x in margins]
+    return functools.reduce(jnp.minimum, [x.astype(widest.dtype) for x in same])
 
 
 def _inside(frame: Frame, cores: Sequence[Array], slacks: Sequence[float], axis_name: Hashable | None) -> Array:
-    """Whether all members lie in their domains, perhaps for each class."""
-    margin, alone = _margins(frame, cores, slacks)
-    if margin is None:
+    """Whether all members lie in their domains, or which classes of all members."""
+    known = [(x, entry.holds) for x, entry in zip(_margins(frame, cores, slacks), frame.inputs, strict=True)]
+    known = [(x, holds) for x, holds in known if x is not None]
+    if not known:
         return jnp.ones((), bool)
-    least = jnp.min(margin, range(len(frame.members)))
-    least = saved_for_backward(least if alone else jnp.min(least))
+    ndim, margins = len(frame.members), [x for x, _ in known]
+    if len({x.shape for x in margins if x.ndim > ndim}) > 1:
+        margins = [jnp.min(x, range(ndim, x.ndim)) for x in margins]
+    least = jnp.min(_least(margins), range(ndim))
+    by_class = frame.outputs and all(holds.alone or not holds.core for _, holds in known)
+    least = saved_for_backward(least if by_class else jnp.min(least))
     return ~mesh.anywhere(~(least >= 0), axis_name)
 
 
 def _marked(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> list[Array]:
     """The inputs, of which one is NaN where any of them lies outside its domain."""
-    margin, _ = _margins(frame, cores, slacks)
-    if margin is None:
+    margins = _margins(frame, cores, slacks)
+    known = [x for x in margins if x is not None]
+    if not known:
         return list(cores)
     floating = [i for i, x in enumerate(cores) if jnp.issubdtype(x.dtype, jnp.floating)]
-    bearer = max(floating, key=lambda i: cores[i].ndim)  # the first of those with the most axes
-    x = cores[bearer]
+    # One that has a domain, so that no other is read where it was not before.
+    bearer = max(floating, key=lambda i: (cores[i].ndim, margins[i] is not None, i))
+    x, margin = cores[bearer], _least(known)
     margin = mesh.laid_out_as(jnp.expand_dims(margin, range(margin.ndim, x.ndim)), x)
-    return [*cores[:bearer], _nan_outside_mark(margin, x), *cores[bearer + 1 :]]
+    return [*cores[:bearer], _nan_where_outside(margin, x), *cores[bearer + 1 :]]
 
 
 @jax.custom_jvp
-def _nan_outside_mark(margin: Array, x: Array) -> Array:
+def _nan_where_outside(margin: Array, x: Array) -> Array:
     return x + _zero_or_nan(margin).astype(x.dtype)
 
 
-_nan_outside_mark.defjvp(lambda primals, tangents: (_nan_outside_mark(*primals), tangents[1]))
+_nan_where_outside.defjvp(lambda primals, tangents: (_nan_where_outside(*primals), tangents[1]))
 
 
 def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, exists: Array, *arrays: Array) -> Array:
