@@ -461,7 +461,7 @@ class _Sweep:
 
 
 def _parts(moving: dict[str, Array]) -> tuple[Array, Array, dict[str, Array]]:
-    """hidden, kernel, and the options. The kernel is gathered here, if its features are split, and not in each chunk."""
+    """hidden, kernel, and the options. A kernel whose features are split is gathered here, not in each chunk."""
     options = {name: x for name, x in moving.items() if name not in (*_OWN, "kernel")}
     return moving["hidden"], mesh.whole_along(0, moving["kernel"]), options
 

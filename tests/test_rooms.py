@@ -1,4 +1,4 @@
-"""The house stays in order: what knows a compiler has its room, imports point downwards, names that cross are public."""
+"""The house stays in order: what knows a compiler has its room, imports point down, names that cross are public."""
 
 from __future__ import annotations
 
