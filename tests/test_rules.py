@@ -163,6 +163,64 @@ def options_checked() -> None:
     refuses(jl.BadValueError, words, jl.checked(jl.huber), y, p, delta=np.array([0.5, -1, 2], np.float32))
 
 
+@rule(
+    "2 several quantiles",
+    [("quantile", jl.quantile, (2, 3)), ("expectile", jl.expectile, (2, 3)), ("one axis", jl.quantile, (2,))],
+)
+def quantiles(_: str, loss: Any, batch: tuple[int, ...]) -> None:
+    """Each target serves its predictions at all levels: units (..., Q), as if it were repeated."""
+    rng = np.random.default_rng(0)
+    levels = np.array([0.1, 0.5, 0.8, 0.9], np.float32)
+    y, p = rng.normal(size=batch).astype(np.float32), rng.normal(size=(*batch, 4)).astype(np.float32)
+    where, weights = rng.uniform(size=batch) < 0.7, rng.uniform(size=(*batch, 4)).astype(np.float32)
+
+    def both(y: Any, p: Any, levels: Any) -> Any:
+        given = {"level": levels, "where": where, "weights": weights}
+        return loss(y, p, level=levels, reduction="none"), jax.value_and_grad(loss, (0, 1))(y, p, **given)
+
+    def one_by_one(y: Any, p: Any, levels: Any) -> Any:
+        losses = [loss(y, p[..., i], level=levels[i], reduction="none") for i in range(4)]
+        return jnp.stack(losses, -1)
+
+    def mean_one_by_one(y: Any, p: Any) -> Any:
+        kept = weights * where[..., None]
+        return jnp.sum(one_by_one(y, p, levels) * kept) / jnp.sum(kept)
+
+    got, want = run(
+        lambda y, p, levels: (
+            both(y, p, levels),
+            (one_by_one(y, p, levels), jax.value_and_grad(mean_one_by_one, (0, 1))(y, p)),
+        ),
+        y, p, levels,
+    )  # fmt: skip
+    close(got, want, "several levels", rtol=2e-6)
+    close(loss(y.tolist(), p.tolist(), level=levels.tolist(), reduction="none"), want[0], "lists")
+    refuses(ValueError, ("y_true has shape", "y_pred has shape"), loss, y, p, level=levels[:2])
+    refuses(ValueError, ("y_true has shape", "y_pred has shape"), loss, y, p, level=0.5)
+
+
+@rule("2 several quantiles")
+def quantiles_over_devices() -> None:
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    y, p = np.zeros(4, np.float32), np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4)
+    levels = np.array([0.1, 0.5, 0.8, 0.9], np.float32)
+    both = jax.value_and_grad(lambda y, p: jl.quantile(y, p, level=levels), (0, 1))
+    spread = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (y, p)]
+    close(run(both, *spread), run(both, y, p), "an explicit mesh")
+
+
+@rule("2 several quantiles")
+def quantiles_are_learnt() -> None:
+    """Three predictions of one constant converge to three quantiles, not to three medians."""
+    y, levels = np.linspace(0, 1, 101, dtype=np.float32), np.array([0.1, 0.5, 0.9], np.float32)
+
+    def step(q: Any, _: Any) -> Any:
+        return q - 0.05 * jax.grad(lambda q: 3 * jl.quantile(y, jnp.tile(q, (101, 1)), level=levels))(q), None
+
+    q = jax.jit(lambda q: jax.lax.scan(step, q, None, 400)[0])(jnp.full(3, 0.5))
+    np.testing.assert_allclose(q, levels, atol=0.02)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What counts as a number
 
