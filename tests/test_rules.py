@@ -17,11 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import conftest  # noqa: F401
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROWS, Row
-from contract import close, refuses, run
+from contract import close, distinct, refuses, run
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -32,17 +33,30 @@ from jaxloss._names import NAMES as NAMES_OF
 RULES: dict[str, list[Any]] = {}
 
 
-def rule(title: str, cases: Iterable[Any] = ((),)) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Enter a rule in the table, with what it is tried on: tuples of arguments, the first of which name the case."""
+def rule(
+    title: str, cases: Iterable[Any] = ((),), alike: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Enter a rule in the table, with what it is tried on: tuples of arguments, the first of which name the case.
+
+    alike: what makes two cases alike; the first is tried each time, the others when the slow tests run.
+    """
 
     def enter(test: Callable[..., None]) -> Callable[..., None]:
+        seen = set()
         for case in cases:
             case = case if isinstance(case, tuple) else (case,)
             name = "-".join(str(getattr(x, "id", x)) for x in case if isinstance(x, (str, Row))) or test.__name__
-            RULES.setdefault(title, []).append(pytest.param(test, case, id=f"{title.split()[0]} {name}"))
+            kind = alike(*case) if alike else name
+            marks = [pytest.mark.slow] if kind in seen else []
+            seen.add(kind)
+            RULES.setdefault(title, []).append(pytest.param(test, case, id=f"{title.split()[0]} {name}", marks=marks))
         return test
 
     return enter
+
+
+def same_family(row: Row, *_: Any) -> str:
+    return jl.LOSSES[row.name].__module__
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,7 +104,7 @@ def by_unit(row: Row, arrays: Any, key: str, knob: np.ndarray) -> np.ndarray:
     return want
 
 
-@rule("1 options match the units from the right", PAIRS)
+@rule("1 options match the units from the right", PAIRS, alike=lambda row, key: row.name)
 def options(row: Row, key: str) -> None:
     """(K,) is one for each column, the shape of all units one for each; any other shape is refused."""
     loss, arrays = jl.LOSSES[row.name], row.make((2, 3))
@@ -582,8 +596,10 @@ BEYOND_RANGE = {
     "temperature": [0.0, -1.0],
 }
 
+OUT_OF_RANGE = [(row, key) for row, key in PAIRS if key in BEYOND_RANGE]
 
-@rule("5 outside the domain is NaN, with zero gradient", [(row, key) for row, key in PAIRS if key in BEYOND_RANGE])
+
+@rule("5 outside the domain is NaN, with zero gradient", OUT_OF_RANGE, alike=lambda row, key: row.name)
 def option_outside(row: Row, key: str) -> None:
     """A traced option outside its range makes its units NaN, and neither they nor it have a gradient from there."""
     loss, arrays = jl.LOSSES[row.name], row.make((3,))
@@ -735,6 +751,35 @@ def means_of_sequences() -> None:
     slope = jax.grad(lambda z: jl.mse(y, z, where=m, reduction=jl.mean_of_means()))(z)
     close(slope, np.where(m, z, 0) * np.array([[1 / 3], [1], [0]]), "gradient")
     assert jl.mean_of_means(-1) == jl.mean_of_means()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Exported
+
+
+@rule("10 a batch of any size is exported", [(row,) for row in ROW_OF.values()], alike=same_family)
+def exported(row: Row) -> None:
+    """`jax.export` with a symbolic batch: every reduction and gradient, with a mask and weights; the numbers stay."""
+    loss, arrays = jl.LOSSES[row.name], row.make((3, 2))
+    units = row.losses(arrays).shape
+    given = {"where": np.arange(6).reshape(3, 2) % 4 != 1, "weights": distinct(units)}
+
+    def all_ways(given: Any, *arrays: Any) -> Any:
+        def call(*arrays: Any, **more: Any) -> Any:
+            return loss(*arrays, **row.options, **more)
+
+        kinds = ("none", "sum", "sum_over_batch_size", "sum_and_weight", jl.mean_of_means())
+        return (
+            [call(*arrays, **given, reduction=kind) for kind in kinds],
+            [call(*arrays, reduction=kind) for kind in kinds],
+            [call(*arrays, where=given["where"]), call(*arrays, weights=given["weights"])],
+            jax.value_and_grad(lambda *a: call(*a, **given), row.differentiable)(*arrays),
+        )
+
+    (size,) = jax.export.symbolic_shape("b")
+    kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), (given, *arrays))
+    program = jax.export.export(jax.jit(all_ways))(*kinds)
+    close(jax.tree.map(np.asarray, program.call(given, *arrays)), run(all_ways, given, *arrays), "exported")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
