@@ -26,7 +26,15 @@ from jaxloss._names import did_you_mean as _did_you_mean
 from jaxloss.boxes import alpha_iou, ciou, diou, eiou, focal_eiou, giou, iou, iou_log, siou
 from jaxloss.classification import bce, cce, nll, sparse_cce
 from jaxloss.divergence import distillation, js_divergence, kl_divergence, total_variation
-from jaxloss.focal import binary_focal, categorical_focal, generalized_cce, poly1
+from jaxloss.focal import (
+    binary_focal,
+    categorical_focal,
+    generalized_cce,
+    poly1,
+    sparse_focal,
+    sparse_generalized_cce,
+    sparse_poly1,
+)
 from jaxloss.likelihood import (
     gaussian_nll,
     laplace_nll,
@@ -143,6 +151,9 @@ __all__ = [
     "smooth_l1",
     "soft_margin",
     "sparse_cce",
+    "sparse_focal",
+    "sparse_generalized_cce",
+    "sparse_poly1",
     "sparsemax",
     "squared_hinge",
     "student_t_nll",
