@@ -24,7 +24,7 @@ from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.values import BadValueError, checked
 from jaxloss._names import did_you_mean as _did_you_mean
 from jaxloss.boxes import alpha_iou, ciou, diou, eiou, focal_eiou, giou, iou, iou_log, siou
-from jaxloss.classification import bce, cce, nll, sparse_cce
+from jaxloss.classification import ClassStats, bce, cce, cce_stats, nll, sparse_cce, sparse_cce_stats
 from jaxloss.divergence import distillation, js_divergence, kl_divergence, total_variation
 from jaxloss.focal import (
     binary_focal,
@@ -91,6 +91,7 @@ LOSSES = _Frozen(
 __all__ = [
     "LOSSES",
     "BadValueError",
+    "ClassStats",
     "LinearStats",
     "alpha_iou",
     "balanced_l1",
@@ -101,6 +102,7 @@ __all__ = [
     "categorical_hinge",
     "cauchy",
     "cce",
+    "cce_stats",
     "charbonnier",
     "checked",
     "ciou",
@@ -151,6 +153,7 @@ __all__ = [
     "smooth_l1",
     "soft_margin",
     "sparse_cce",
+    "sparse_cce_stats",
     "sparse_focal",
     "sparse_generalized_cce",
     "sparse_poly1",

@@ -753,6 +753,75 @@ def means_of_sequences() -> None:
     assert jl.mean_of_means(-1) == jl.mean_of_means()
 
 
+@rule("15 what clients carry by hand", [("sparse_cce_stats", jl.sparse_cce_stats), ("cce_stats", jl.cce_stats)])
+def statistics(name: str, with_stats: Any) -> None:
+    """The loss and gradient of the loss without them, and each statistic by its formula, masked and weighed alike."""
+    rng = np.random.default_rng(0)
+    labels, z = rng.integers(0, 4, (3, 2)), 2 * rng.normal(size=(3, 2, 4)).astype(np.float32)
+    y = labels if name.startswith("sparse") else np.eye(4, dtype=np.float32)[labels]
+    mask, w = np.arange(6).reshape(3, 2) % 4 != 1, distinct((3, 2))
+    options = {"label_smoothing": 0.1, "class_weights": [1.0, 2, 3, 4], "z_loss": 0.01, "where": mask, "weights": w}
+    plain = getattr(jl, name.removesuffix("_stats"))
+
+    def both(z: Any) -> Any:
+        value = lambda z: plain(y, z, from_logits=True, **options)  # noqa: E731
+        stats = lambda z: with_stats(y, z, **options)  # noqa: E731
+        return jax.value_and_grad(value)(z), jax.value_and_grad(stats, has_aux=True)(z), jax.jacrev(stats)(z)[1]
+
+    want, ((loss, stats), slope), of_stats = run(both, z)
+    close((loss, slope), want, "the loss")
+    assert all((x == 0).all() for x in of_stats)
+    exact = z.astype(np.float64)
+    logsumexp = np.log(np.exp(exact).sum(-1))
+    p = np.exp(exact - logsumexp[..., None])
+    formulas = {
+        "z_loss": 0.01 * logsumexp**2,
+        "logsumexp": logsumexp,
+        "correct": exact.argmax(-1) == labels,
+        "entropy": -(p * np.log(p)).sum(-1),
+    }
+    for key, units in formulas.items():
+        close(getattr(stats, key), (w * mask * units).sum() / (w * mask).sum(), key)
+    close(stats.cross_entropy + stats.z_loss, loss, "the parts")
+    excluded = with_stats(y[:1, :1], np.where(np.arange(4) == labels[0, 0], 1, -np.inf)[None, None])[1]
+    assert excluded.entropy == 0
+
+
+@rule(
+    "13 integer labels",
+    [
+        ("sparse_focal", jl.categorical_focal),
+        ("sparse_poly1", jl.poly1),
+        ("sparse_generalized_cce", jl.generalized_cce),
+    ],
+)
+def integer_labels(name: str, dense: Any) -> None:
+    """Equal to the loss of the one-hot, value and gradient; the error of the one names the other."""
+    sparse, z = jl.LOSSES[name], 2 * np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    labels = np.array([0, 3, 2, 1, 3])
+    hot = np.eye(4, dtype=np.float32)[labels]
+
+    def both(z: Any) -> Any:
+        of_labels = jax.value_and_grad(lambda z: sparse(labels, z, from_logits=True))(z)
+        return of_labels, jax.value_and_grad(lambda z: dense(hot, z, from_logits=True))(z)
+
+    close(*run(both, z), "against the one-hot", rtol=2e-6)
+    refuses(ValueError, (f"use {name}",), dense, labels, z)
+    refuses(TypeError, (f"use {dense.__name__}",), sparse, hot, z)
+
+
+@rule("14 divergences as they are called")
+def divergences() -> None:
+    """Probabilities against logarithms or logits: the same number as of two distributions."""
+    q, z = SCORES, np.array([[0.5, -1.0, 2.0], [0.0, 1.0, 0.5]], np.float32)
+    log_p = np.asarray(jax.nn.log_softmax(z))
+    want = jl.kl_divergence(q, np.exp(log_p))
+    close(jl.kl_divergence(q, log_p, from_logs="pred"), want, "logarithms")
+    close(jl.kl_divergence(q, z, from_logits=True), want, "logits")
+    close(jl.kl_divergence(np.log(q), z, from_logs=True, from_logits=True), want, "logarithms against logits")
+    refuses(ValueError, ("kl_divergence: from_logs must be", "'both'"), jl.kl_divergence, q, q, from_logs="both")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Exported
 
