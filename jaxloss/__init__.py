@@ -4,7 +4,6 @@ Every loss has the form `loss(y_true, y_pred, *, <its own options>, weights=None
 """
 
 from importlib.metadata import version as _version
-from types import MappingProxyType as _Frozen
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from jaxloss import boxes as _boxes
@@ -22,6 +21,7 @@ from jaxloss import sequence as _sequence
 from jaxloss import wiou as _wiou
 from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.values import BadValueError, checked
+from jaxloss._names import Table as _Table
 from jaxloss._names import did_you_mean as _did_you_mean
 from jaxloss.boxes import alpha_iou, ciou, diou, eiou, focal_eiou, giou, iou, iou_log, siou
 from jaxloss.classification import ClassStats, bce, cce, cce_stats, nll, sparse_cce, sparse_cce_stats
@@ -66,7 +66,7 @@ from jaxloss.wiou import update_iou_loss_mean, wiou_v1, wiou_v2, wiou_v3
 __version__ = _version("jaxloss")
 
 # Every loss by name, in the order of the families: tests, documentation and benchmarks walk it.
-LOSSES = _Frozen(
+LOSSES = _Table(
     {
         name: getattr(family, name)
         for family in (

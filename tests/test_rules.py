@@ -6,10 +6,13 @@ passed.
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import re
 import sys
 from collections.abc import Callable, Iterable
+from operator import setitem
 from pathlib import Path
 from typing import Any
 
@@ -820,6 +823,68 @@ def divergences() -> None:
     close(jl.kl_divergence(q, z, from_logits=True), want, "logits")
     close(jl.kl_divergence(np.log(q), z, from_logs=True, from_logits=True), want, "logarithms against logits")
     refuses(ValueError, ("kl_divergence: from_logs must be", "'both'"), jl.kl_divergence, q, q, from_logs="both")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Clients
+
+
+@rule("16 clients")
+def pickled() -> None:
+    """The table of losses, and each loss, can be pickled and copied."""
+    for again in (pickle.loads(pickle.dumps(jl.LOSSES)), copy.deepcopy(jl.LOSSES)):
+        assert dict(again) == dict(jl.LOSSES)
+    refuses(TypeError, (), setitem, jl.LOSSES, "mse", None)
+    assert pickle.loads(pickle.dumps(jl.mean_of_means(0))) == jl.mean_of_means(0)
+
+
+@rule("16 clients", [("mse", jl.mse, (Y, Z)), ("huber", jl.huber, (Y, Z)), ("bce", jl.bce, (Y, Z * 0.2))])
+def no_false_alarm_of_debug_nans(_: str, loss: Any, arrays: Any) -> None:
+    """A NaN under a mask is reported neither of a value nor of a gradient, eager, mapped or of second order."""
+    where = jnp.asarray(SOME)
+    y, z = jnp.asarray(arrays[0]), jnp.asarray(arrays[1])
+    call = lambda z, y, w: loss(y, z, where=w)  # noqa: E731
+    with jax.debug_nans(True):
+        assert np.isfinite(call(z, y, where))
+        value, slope = jax.value_and_grad(call)(z, y, where)
+        assert np.isfinite(slope).all()
+        jax.vmap(jax.grad(call))(z, y, where)
+        jax.jit(jax.grad(call))(z, y, where)
+        jax.hessian(call)(z, y, where)
+        refuses(FloatingPointError, (loss.__name__,), loss, y, z)
+    assert value == call(z, y, where)
+
+
+@rule("11 sharding", [("pmap",), ("shard_map without vma",), ("shard_map",)])
+def gradients_over_devices(how: str) -> None:
+    """`mean_over` differentiated inside: with the line of its help the gradient is that of the whole batch."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rng = np.random.default_rng(0)
+    x, y, m = rng.normal(size=(16, 3)).astype(np.float32), rng.normal(size=16).astype(np.float32), np.arange(16) % 3 > 0
+    kernel = np.ones(3, np.float32)
+
+    def loss(kernel: Any, x: Any, y: Any, m: Any, reduction: Any) -> Any:
+        return jl.mse(y, x @ kernel, where=m, reduction=reduction)
+
+    def step(kernel: Any, *batch: Any) -> Any:
+        slope = jax.grad(loss)(kernel, *batch, jl.mean_over("data"))
+        return slope if how == "shard_map" else jax.lax.pmean(slope, "data")
+
+    if how == "pmap":
+        parts = [a.reshape(8, 2, *a.shape[1:]) for a in (x, y, m)]
+        got = jax.pmap(step, "data", in_axes=(None, 0, 0, 0))(kernel, *parts)[0]
+    else:
+        specs = {"mesh": mesh, "in_specs": (P(), P("data"), P("data"), P("data")), "out_specs": P()}
+        got = jax.jit(jax.shard_map(step, **specs, check_vma=how == "shard_map"))(kernel, x, y, m)
+    close(got, jax.grad(loss)(kernel, x, y, m, "mean"), how, rtol=3e-6)
+    text = " ".join((jl.mean_over.__doc__ or "").split())
+    assert 'jax.lax.pmean(grads, "data")' in text
+
+
+@rule("11 sharding")
+def wrong_axis_name() -> None:
+    words = ("mean_over: no axis 'batch' is bound here", "jax.shard_map", 'reduction="mean"')
+    refuses(ValueError, words, jl.mse, ONES, ONES, reduction=jl.mean_over("batch"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
