@@ -4,12 +4,12 @@ Every loss has the form `loss(y_true, y_pred, *, <its own options>, weights=None
 """
 
 from importlib.metadata import version as _version
-from types import MappingProxyType as _Frozen
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from jaxloss._contract.declare import declared as _declared
 from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.values import BadValueError, checked
+from jaxloss._names import Table as _Table
 from jaxloss._names import did_you_mean as _did_you_mean
 from jaxloss.boxes import (
     alpha_iou,
@@ -26,10 +26,18 @@ from jaxloss.boxes import (
     wiou_v2,
     wiou_v3,
 )
-from jaxloss.classification import bce, cce, nll, sparse_cce
+from jaxloss.classification import ClassStats, bce, cce, cce_stats, nll, sparse_cce, sparse_cce_stats
 from jaxloss.counts import negative_binomial_nll, poisson_nll, tweedie
 from jaxloss.divergence import distillation, js_divergence, kl_divergence, total_variation
-from jaxloss.focal import binary_focal, categorical_focal, generalized_cce, poly1
+from jaxloss.focal import (
+    binary_focal,
+    categorical_focal,
+    generalized_cce,
+    poly1,
+    sparse_focal,
+    sparse_generalized_cce,
+    sparse_poly1,
+)
 from jaxloss.likelihood import gaussian_nll, laplace_nll, student_t_nll
 from jaxloss.linear import LinearStats, linear_cce, linear_cce_stats
 from jaxloss.margin import (
@@ -53,11 +61,12 @@ from jaxloss.sharding import mean_over
 __version__ = _version("jaxloss")
 
 # Every loss by name: tests, documentation and benchmarks walk it.
-LOSSES = _Frozen({loss.__name__: loss for loss in _declared if loss.__module__.startswith("jaxloss.")})
+LOSSES = _Table({loss.__name__: loss for loss in _declared if loss.__module__.startswith("jaxloss.")})
 
 __all__ = [
     "LOSSES",
     "BadValueError",
+    "ClassStats",
     "LinearStats",
     "alpha_iou",
     "balanced_l1",
@@ -68,6 +77,7 @@ __all__ = [
     "categorical_hinge",
     "cauchy",
     "cce",
+    "cce_stats",
     "charbonnier",
     "checked",
     "ciou",
@@ -118,6 +128,10 @@ __all__ = [
     "smooth_l1",
     "soft_margin",
     "sparse_cce",
+    "sparse_cce_stats",
+    "sparse_focal",
+    "sparse_generalized_cce",
+    "sparse_poly1",
     "sparsemax",
     "squared_hinge",
     "student_t_nll",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 # Keywords of other libraries, and what stands for them here.
 KEYWORDS = {
@@ -130,6 +131,25 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "squared_error": ("mse", ""),
     },
 }
+
+
+class Table(Mapping[str, Any]):
+    """A mapping that cannot be changed, but copied and pickled, which `types.MappingProxyType` cannot."""
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        self._entries = dict(entries)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._entries[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Table({', '.join(self)})"
 
 
 def did_you_mean(name: str, ours: Iterable[str]) -> str:

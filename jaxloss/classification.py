@@ -5,14 +5,16 @@ The unit is an example, which consumes the class axis; for `bce` it is an elemen
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.elementary import bce_of_logit, bce_of_probability, log_probability, softplus
-from jaxloss._numerics.rows import Row, smoothed, take_label
-from jaxloss._numerics.scores import interpolate, read, weight_of
+from jaxloss._numerics.rows import Row, normaliser, smoothed, take_label
+from jaxloss._numerics.scores import Logits, interpolate, read, weight_of
 from jaxloss.contract import (
     ANY,
     FRACTION,
@@ -29,6 +31,7 @@ from jaxloss.contract import (
     ArrayLike,
     Units,
     at_least,
+    compiled,
     loss,
     losses,
 )
@@ -155,6 +158,133 @@ def _shared(label_smoothing: float | Array, class_weights: ArrayLike | None, z_l
         "class_weights": (class_weights, PER_CLASS),
         "z_loss": (z_loss, ANY),
     }
+
+
+class ClassStats(NamedTuple):
+    """What a trainer logs, reduced as the loss is. Nothing is differentiated through it.
+
+    cross_entropy: the loss without the z-loss.
+    z_loss: the rest.
+    logsumexp: of the logits.
+    correct: 1 where no logit exceeds that of the label (of dense targets, of the largest), else 0: its mean is the
+      accuracy.
+    entropy: of the prediction.
+    """
+
+    cross_entropy: Array
+    z_loss: Array
+    logsumexp: Array
+    correct: Array
+    entropy: Array
+
+
+@compiled
+def sparse_cce_stats(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    label_smoothing: float | Array = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: float | Array = 0.0,
+    axis: int = -1,
+    **units: Unpack[Units],
+) -> tuple[Array, ClassStats]:
+    """`sparse_cce` from logits, and what trainers log beside it; for `jax.value_and_grad(..., has_aux=True)`.
+
+    Args:
+      y_true, label_smoothing, class_weights, z_loss, axis: as for `sparse_cce`.
+      y_pred: (..., K) logits.
+
+    Returns:
+      The loss, and a `ClassStats`: cross_entropy, z_loss, logsumexp, correct and entropy. The mean over examples; with
+      `reduction="none"` one number per example, shape (...).
+
+    Example:
+      >>> loss, stats = sparse_cce_stats([0, 1], [[3.0, 0.0], [1.0, 0.0]])
+      >>> print(stats.correct)  # the argmax is 0 twice
+      0.5
+    """
+
+    def cross_entropy(label: Array, row: Logits, a: float | Array, weights: Array | None) -> Array:
+        surprisal = weight_of(weights, label) * row.surprisal(label)
+        return interpolate(a, surprisal, lambda: row.mean_surprisal(weights))
+
+    def at_top(label: Array, row: Logits) -> Array:
+        return take_label(row.row, label) >= jnp.max(row.row.wide)
+
+    inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOGITS)}
+    options = _shared(label_smoothing, class_weights, z_loss)
+    return _with_stats(cross_entropy, at_top, inputs, options=options, axis=axis, sibling="cce_stats", **units)
+
+
+@compiled
+def cce_stats(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    label_smoothing: float | Array = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: float | Array = 0.0,
+    axis: int = -1,
+    **units: Unpack[Units],
+) -> tuple[Array, ClassStats]:
+    """`cce` from logits, and what trainers log beside it; for `jax.value_and_grad(..., has_aux=True)`.
+
+    Args:
+      y_true, label_smoothing, class_weights, z_loss, axis: as for `cce`.
+      y_pred: (..., K) logits.
+
+    Returns:
+      The loss, and a `ClassStats`: cross_entropy, z_loss, logsumexp, correct and entropy. The mean over examples; with
+      `reduction="none"` one number per example, shape (...).
+
+    Example:
+      >>> loss, stats = cce_stats([[1, 0], [0, 1]], [[3.0, 0.0], [1.0, 0.0]])
+      >>> print(stats.correct)  # the argmax is 0 twice
+      0.5
+    """
+
+    def cross_entropy(y: Array, row: Logits, a: float | Array, weights: Array | None) -> Array:
+        return row.cross_entropy(y, a, weights)
+
+    def at_top(y: Array, row: Logits) -> Array:
+        z = row.row.wide
+        return jnp.max(jnp.where(y == jnp.max(y), z, -jnp.inf)) >= jnp.max(z)
+
+    inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS)}
+    options = _shared(label_smoothing, class_weights, z_loss)
+    return _with_stats(cross_entropy, at_top, inputs, options=options, axis=axis, sibling="sparse_cce_stats", **units)
+
+
+def _with_stats(
+    cross_entropy: Callable[..., Array], at_top: Callable[..., Array], inputs: Any, **given: Any
+) -> tuple[Array, ClassStats]:
+    """The loss, and each statistic as the losses of a formula of its own: the compiler reads the rows once for all."""
+
+    def of(formula: Callable[..., Any]) -> Array:
+        def example(y: Array, z: Array, label_smoothing: Any, class_weights: Any, z_loss: Any) -> Array:
+            row = Logits(Row.of(z))
+            return jnp.asarray(formula(y, row, label_smoothing, class_weights, z_loss), row.row.wide.dtype)
+
+        return losses(example, inputs, **given)
+
+    def penalty(y: Array, row: Logits, a: Any, weights: Any, c: Any) -> Array | float:
+        return row.z_loss(c)
+
+    def entropy(y: Array, row: Logits, *_: Any) -> Array:
+        largest, log_sum = normaliser(row.row)
+        below = row.row.wide - largest
+        return log_sum - jnp.sum(jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below))
+
+    loss = of(lambda y, row, a, weights, c: cross_entropy(y, row, a, weights) + row.z_loss(c))
+    stats = ClassStats(
+        cross_entropy=of(lambda y, row, a, weights, c: cross_entropy(y, row, a, weights)),
+        z_loss=of(penalty),
+        logsumexp=of(lambda y, row, *_: sum(normaliser(row.row))),
+        correct=of(lambda y, row, *_: at_top(y, row)),
+        entropy=of(entropy),
+    )
+    return loss, jax.lax.stop_gradient(stats)
 
 
 @loss

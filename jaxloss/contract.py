@@ -25,7 +25,7 @@ it, half precision, `vmap`, `grad`, `hessian`, sharded batches, `jaxloss.checked
     quartic: scale must be above 0 and finite, got -1.0.
 """
 
-from jaxloss._contract.declare import loss
+from jaxloss._contract.declare import compiled, loss
 from jaxloss._contract.domains import (
     ABOVE_MINUS_1,
     ANY,
@@ -115,6 +115,7 @@ __all__ = [
     "all_members",
     "at_least",
     "between",
+    "compiled",
     "current_loss",
     "loss",
     "losses",

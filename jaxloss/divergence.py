@@ -7,7 +7,7 @@ number, so finite, and its derivative is exact down to 1e-12 and bounded there, 
 from __future__ import annotations
 
 import math
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,14 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.derivatives import partials, saved_for_backward
-from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, log_probability, power_series
-from jaxloss._numerics.rows import Row, exp_sum
+from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, log_probability, power_series, widened
+from jaxloss._numerics.rows import Row, exp_sum, normaliser
 from jaxloss.contract import (
     DISTRIBUTION,
     FRACTION,
     LOG_DISTRIBUTION,
     LOGIT,
+    LOGITS,
     ArrayLike,
     Holds,
     Units,
@@ -41,21 +42,28 @@ PREDICTION = {logs: holds._replace(kind="score") for logs, holds in TARGET.items
 
 @loss
 def kl_divergence(
-    y_true: ArrayLike, y_pred: ArrayLike, *, from_logs: bool = False, axis: int = -1, **units: Unpack[Units]
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    from_logs: bool | Literal["pred"] = False,
+    from_logits: bool = False,
+    axis: int = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """Kullback-Leibler divergence: `sum_k q_k (log q_k - log p_k)`; where q = 0 a term and its derivatives are 0.
 
     Args:
-      y_true: (..., K) target distributions q, or their logarithms if `from_logs`.
-      y_pred: (..., K) predicted distributions p, or their logarithms if `from_logs`.
-      from_logs: whether both hold logarithms; -inf is the probability 0.
+      y_true: (..., K) target distributions q, or their logarithms if `from_logs` is True.
+      y_pred: (..., K) predicted distributions p, or their logarithms if `from_logs`, or logits if `from_logits`.
+      from_logs: whether both hold logarithms, or with "pred" the predictions alone; -inf is the probability 0.
+      from_logits: whether `y_pred` holds logits: `log p = z - logsumexp(z)`. For two rows of logits see `distillation`.
       axis: the axis of a distribution.
 
     Returns:
       The mean over distributions; with `reduction="none"` one loss per distribution, shape (...).
 
     Raises:
-      ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
+      ValueError: shapes that differ, another `from_logs`. TypeError: `y_pred` of integer dtype.
       A probability outside [0, 1] (by more than rounding) makes its distribution NaN, and gets no gradient.
 
     Example:
@@ -63,17 +71,30 @@ def kl_divergence(
       0.6931472
 
     Source: Kullback and Leibler 1951, doi 10.1214/aoms/1177729694. Agrees with keras.losses.KLDivergence but for its
-    clipping, with torch.nn.functional.kl_div (arguments swapped, reduction "batchmean", log_target=from_logs) and with
-    optax.losses.kl_divergence, which take log p.
+    clipping, and with torch.nn.functional.kl_div (arguments swapped, reduction "batchmean") and
+    optax.losses.kl_divergence, which take log p: `from_logs="pred"`, or True if their targets are logarithms too.
     """
+    if from_logs not in (False, True, "pred") or (from_logits and from_logs == "pred"):
+        raise ValueError(
+            f"kl_divergence: from_logs must be False, True or 'pred', got {from_logs!r}"
+            f"{' with from_logits=True, which says it of y_pred already' if from_logits else ''}."
+        )
 
-    term = _kl_of_logs if from_logs else _kl_of_probabilities
+    to_logs = _kl_to_logs if from_logits or from_logs else _kl_of_probabilities
+    term = _kl_of_logs if from_logs is True else to_logs
 
     def example(q: Array, p: Array) -> Array:
-        return jnp.sum(term(q, p))
+        return jnp.sum(term(q, _log_softmax(p) if from_logits else p))
 
-    inputs = {"y_true": (y_true, TARGET[from_logs]), "y_pred": (y_pred, PREDICTION[from_logs])}
-    return losses(example, inputs, axis=axis, **units)
+    prediction = LOGITS if from_logits else PREDICTION[bool(from_logs)]
+    return losses(
+        example, {"y_true": (y_true, TARGET[from_logs is True]), "y_pred": (y_pred, prediction)}, axis=axis, **units
+    )
+
+
+def _log_softmax(z: Array) -> Array:
+    largest, log_sum = normaliser(Row.of(z))
+    return (widened(z) - largest) - log_sum
 
 
 @loss
@@ -198,6 +219,17 @@ def _d_target(q: Array, p: Array) -> Array:
 @partials(_d_target, lambda q, p: -q / jnp.maximum(p, LEAST_PROBABILITY))
 def _kl_of_probabilities(q: Array, p: Array) -> Array:
     return q * (log_probability(q) - log_probability(p))
+
+
+def _d_target_of_logs(q: Array, b: Array) -> Array:
+    empty = q == 0
+    slope = log_probability(q) + q / jnp.maximum(q, LEAST_PROBABILITY) - jnp.where(empty, 0, b)
+    return jnp.where(empty, 0, slope)
+
+
+@partials(_d_target_of_logs, lambda q, b: -q)
+def _kl_to_logs(q: Array, b: Array) -> Array:
+    return q * (log_probability(q) - jnp.where(q == 0, 0, b))
 
 
 def _d_log_target(a: Array, b: Array) -> Array:

@@ -28,13 +28,14 @@ from jaxloss._numerics.elementary import (
     power_series,
     saturate,
 )
-from jaxloss._numerics.rows import Classes, Row, exp_sum, smoothed, zero_at_zero
-from jaxloss._numerics.scores import Probabilities
+from jaxloss._numerics.rows import Classes, Row, exp_sum, smoothed, surprisal, take_label, zero_at_zero
+from jaxloss._numerics.scores import Probabilities, weight_of
 from jaxloss._platform import cpu
 from jaxloss.contract import (
     ANY,
     AT_LEAST_0,
     FRACTION,
+    LABEL,
     LOGITS,
     PER_CLASS,
     PROBABILITIES,
@@ -49,7 +50,15 @@ from jaxloss.contract import (
     losses,
 )
 
-__all__ = ["binary_focal", "categorical_focal", "generalized_cce", "poly1"]
+__all__ = [
+    "binary_focal",
+    "categorical_focal",
+    "generalized_cce",
+    "poly1",
+    "sparse_focal",
+    "sparse_generalized_cce",
+    "sparse_poly1",
+]
 
 
 @loss
@@ -160,7 +169,7 @@ def categorical_focal(
         "alpha": (alpha, PER_CLASS._replace(domain=AT_LEAST_0) if np.ndim(alpha) else at_least(0)),  # pyright: ignore
         "label_smoothing": (label_smoothing, FRACTION),
     }
-    return losses(example, inputs, options=options, axis=axis, **units)
+    return losses(example, inputs, options=options, axis=axis, sibling="sparse_focal", **units)
 
 
 @loss
@@ -204,7 +213,7 @@ def poly1(
         return _over_classes(_POLY1, y, scores, epsilon, from_logits)
 
     inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
-    return losses(example, inputs, options={"epsilon": (epsilon, ANY)}, axis=axis, **units)
+    return losses(example, inputs, options={"epsilon": (epsilon, ANY)}, axis=axis, sibling="sparse_poly1", **units)
 
 
 @loss
@@ -247,7 +256,137 @@ def generalized_cce(
         return _over_classes(_GENERALIZED, y, scores, power, from_logits)
 
     inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
-    return losses(example, inputs, options={"power": (power, FRACTION)}, axis=axis, **units)
+    return losses(
+        example, inputs, options={"power": (power, FRACTION)}, axis=axis, sibling="sparse_generalized_cce", **units
+    )
+
+
+@loss
+def sparse_focal(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    from_logits: bool = False,
+    gamma: float | Array = 2.0,
+    alpha: ArrayLike | None = None,
+    axis: int = -1,
+    **units: Unpack[Units],
+) -> Array:
+    """Focal loss of K classes with integer labels: `-a[y] (1 - p[y])^gamma log p[y]`.
+
+    It is `categorical_focal` of the one-hot, without smoothing.
+
+    Args:
+      y_true: (...) integer labels in 0..K-1.
+      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      from_logits, gamma, alpha, axis: as for `categorical_focal`.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
+
+    Raises:
+      ValueError: shapes that do not fit, options out of range. TypeError: labels of floating dtype, or `y_pred` of
+      integer dtype. A label outside 0..K-1 makes its example NaN, with zero gradient; so does a probability outside
+      [0, 1] (by more than rounding).
+
+    Example:
+      >>> print(sparse_focal([1], [[0.25, 0.5, 0.25]]))  # 0.5^2 log 2
+      0.1732868
+
+    Source: as for `categorical_focal`. No function of optax, Keras or PyTorch computes it.
+    """
+
+    def example(label: Array, scores: Array, gamma: float | Array, alpha: float | Array | None) -> Array:
+        loss = _of_label(_focal(_power(gamma)), label, scores, gamma, from_logits)
+        if alpha is None:
+            return loss
+        return loss * (weight_of(alpha, label) if isinstance(alpha, Array) and alpha.ndim else alpha)
+
+    inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
+    options = {
+        "gamma": (gamma, at_least(0)),
+        "alpha": (alpha, PER_CLASS._replace(domain=AT_LEAST_0) if np.ndim(alpha) else at_least(0)),  # pyright: ignore
+    }
+    return losses(example, inputs, options=options, axis=axis, sibling="categorical_focal", **units)
+
+
+@loss
+def sparse_poly1(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    from_logits: bool = False,
+    epsilon: float | Array = 1.0,
+    axis: int = -1,
+    **units: Unpack[Units],
+) -> Array:
+    """Poly-1 cross-entropy with integer labels: `-log p[y] + epsilon (1 - p[y])`, equal to `poly1` of the one-hot.
+
+    Args:
+      y_true: (...) integer labels in 0..K-1.
+      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      from_logits, epsilon, axis: as for `poly1`.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
+
+    Raises:
+      ValueError: shapes that do not fit. TypeError: labels of floating dtype, or `y_pred` of integer dtype.
+      A label outside 0..K-1 makes its example NaN, with zero gradient; so does a probability outside [0, 1] (by more
+      than rounding).
+
+    Example:
+      >>> print(sparse_poly1([1], [[0.25, 0.5, 0.25]]))  # log 2 + 0.5
+      1.1931472
+
+    Source: as for `poly1`. No function of optax, Keras or PyTorch computes it.
+    """
+
+    def example(label: Array, scores: Array, epsilon: float | Array) -> Array:
+        return _of_label(_POLY1, label, scores, epsilon, from_logits)
+
+    inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
+    return losses(example, inputs, options={"epsilon": (epsilon, ANY)}, axis=axis, sibling="poly1", **units)
+
+
+@loss
+def sparse_generalized_cce(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    power: float | Array = 0.7,
+    from_logits: bool = False,
+    axis: int = -1,
+    **units: Unpack[Units],
+) -> Array:
+    """Generalized cross-entropy with integer labels: `(1 - p[y]^power) / power`, `generalized_cce` of the one-hot.
+
+    Args:
+      y_true: (...) integer labels in 0..K-1.
+      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      power, from_logits, axis: as for `generalized_cce`.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
+
+    Raises:
+      ValueError: shapes that do not fit, a power outside [0, 1]. TypeError: labels of floating dtype, or `y_pred` of
+      integer dtype. A label outside 0..K-1 makes its example NaN, with zero gradient; so does a probability outside
+      [0, 1] (by more than rounding).
+
+    Example:
+      >>> print(sparse_generalized_cce([0], [[0.25, 0.75]], power=0.5))  # (1 - sqrt 0.25) / 0.5
+      1.0
+
+    Source: as for `generalized_cce`. Agrees with keras.losses.CategoricalGeneralizedCrossEntropy, for probabilities
+    from 1e-7 to 1 - 1e-7.
+    """
+
+    def example(label: Array, scores: Array, power: float | Array) -> Array:
+        return _of_label(_GENERALIZED, label, scores, power, from_logits)
+
+    inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
+    return losses(example, inputs, options={"power": (power, FRACTION)}, axis=axis, sibling="generalized_cce", **units)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -363,6 +502,28 @@ def _over_classes(rule: _Rule, y: Array, scores: Array, option: float | Array, f
         return _of_probability(rule, p, option)
 
     return jnp.sum(y * Probabilities(row).each(f, row.wide))
+
+
+def _of_label(rule: _Rule, label: Array, scores: Array, option: float | Array, from_logits: bool) -> Array:
+    """f of one class: all that it needs of the row is the surprisal there, whose derivative is exact."""
+    row = Row.of(scores)
+    option = jnp.asarray(option, row.wide.dtype)
+    if not from_logits:
+        p = take_label(row, label)
+        return Probabilities(row).each(lambda p: _of_probability(rule, p, option), p)
+
+    @partials(
+        lambda s, option: rule.d_s(_of_surprisal(s), option),
+        lambda s, option: rule.d_option(_of_surprisal(s), option),
+    )
+    def f(s: Array, option: Array) -> Array:
+        return rule.f(_of_surprisal(s), option)
+
+    return f(surprisal(row, label), option)
+
+
+def _of_surprisal(s: Array) -> Classes:
+    return Classes(s, jnp.exp(-s), -jnp.expm1(-s))
 
 
 def _of_probability(rule: _Rule, p: Array, option: Array) -> Array:

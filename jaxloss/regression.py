@@ -291,34 +291,53 @@ def _log_cosh(e: Array) -> Array:
 
 
 @loss
-def quantile(y_true: ArrayLike, y_pred: ArrayLike, *, level: float | Array = 0.5, **units: Unpack[Units]) -> Array:
+def quantile(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    level: float | Array = 0.5,
+    delta: float | Array | None = None,
+    **units: Unpack[Units],
+) -> Array:
     """Quantile (pinball) loss: `level abs(e)` where `y_pred < y_true`, else `(1 - level) abs(e)`.
 
     Its mean is least at the quantile of the targets; at level 0.5, the median, it is half of `mae`.
 
     Args:
       y_true: (...) targets.
-      y_pred: (...) predictions.
-      level: which quantile is sought, in [0, 1].
+      y_pred: (...) predictions, or (..., Q) of several quantiles of the same targets.
+      level: which quantile is sought, in [0, 1]; (Q,) levels for several.
+      delta: if given, the `huber` loss of e takes the place of abs(e), with this delta; at least 0.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss per element, shape (...). The derivative at e = 0 is 0.
+      The mean over elements; with `reduction="none"` one loss per element, shape (...) or (..., Q). The derivative at
+      e = 0 is 0.
 
     Raises:
-      ValueError: shapes that differ, a level outside [0, 1].
+      ValueError: shapes that differ, options out of range.
 
     Example:
       >>> print(quantile([1.0, 0.0], [0.0, 1.0], level=0.75))  # (0.75 + 0.25) / 2
       0.5
 
-    Source: Koenker and Bassett 1978, doi 10.2307/1913643. Agrees with sklearn.metrics.mean_pinball_loss.
+    Source: Koenker and Bassett 1978, doi 10.2307/1913643; with delta: Dabney et al. 2017, arXiv 1710.10044.
+    Agrees with sklearn.metrics.mean_pinball_loss and, with delta, with rlax.quantile_regression_loss.
     """
 
-    def element(y: Array, p: Array, level: float | Array) -> Array:
-        return _quantile(p - y, level)
+    def element(y: Array, p: Array, level: float | Array, delta: float | Array | None) -> Array:
+        if delta is None:
+            return _quantile(p - y, level)
+        return jnp.where(p > y, 1 - level, level) * _huber(p - y, delta)
 
-    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"level": (level, FRACTION)}, **units)
+    inputs = {"y_true": (_for_each_level(y_true, y_pred, level), NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"level": (level, FRACTION), "delta": (delta, at_least(0))}, **units)
+
+
+def _for_each_level(y_true: ArrayLike, y_pred: ArrayLike, level: float | ArrayLike) -> ArrayLike:
+    """The targets, each of which serves its predictions at all levels."""
+    y, p = jnp.asarray(y_true), jnp.asarray(y_pred)
+    several = p.shape[:-1] == y.shape and jnp.shape(level) == p.shape[-1:] != ()
+    return jnp.broadcast_to(y[..., None], p.shape) if several else y
 
 
 @partials(lambda e, level: jnp.where(e > 0, 1 - level, -level) * jnp.abs(jnp.sign(e)), lambda e, level: -e)
@@ -334,11 +353,11 @@ def expectile(y_true: ArrayLike, y_pred: ArrayLike, *, level: float | Array = 0.
 
     Args:
       y_true: (...) targets.
-      y_pred: (...) predictions.
-      level: which expectile is sought, in [0, 1].
+      y_pred: (...) predictions, or (..., Q) of several expectiles of the same targets.
+      level: which expectile is sought, in [0, 1]; (Q,) levels for several.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss per element, shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...) or (..., Q).
 
     Raises:
       ValueError: shapes that differ, a level outside [0, 1].
@@ -353,7 +372,7 @@ def expectile(y_true: ArrayLike, y_pred: ArrayLike, *, level: float | Array = 0.
     def element(y: Array, p: Array, level: float | Array) -> Array:
         return _expectile(p - y, level)
 
-    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    inputs = {"y_true": (_for_each_level(y_true, y_pred, level), NUMBER), "y_pred": (y_pred, NUMBER)}
     return losses(element, inputs, options={"level": (level, FRACTION)}, **units)
 
 

@@ -21,6 +21,10 @@ class mean_over:
         def loss(params, x, y, mask):  # the local part of the batch
             return jl.mse(y, model(params, x), where=mask, reduction=jl.mean_over("data"))
 
+    The gradient is that of the whole batch, also taken inside `jax.shard_map`. Taken inside `jax.pmap` or
+    `jax.shard_map(..., check_vma=False)` it is the part of one device, times their number: there
+    `jax.lax.pmean(grads, "data")` makes it that of the whole batch (`psum` would be as many times too large).
+
     Args:
       axis_name: the mesh axis, or a tuple of them, over which the units are spread.
     """
@@ -29,6 +33,13 @@ class mean_over:
     zero_for_nothing: ClassVar[bool] = True
 
     def __call__(self, losses: Array, weights: Array) -> Array:
-        summed = jax.lax.psum(jnp.stack([jnp.sum(losses * weights), jnp.sum(weights)]), self.axis_name)
+        sums = jnp.stack([jnp.sum(losses * weights), jnp.sum(weights)])
+        try:
+            summed = jax.lax.psum(sums, self.axis_name)
+        except NameError:
+            raise ValueError(
+                f"mean_over: no axis {self.axis_name!r} is bound here. Give the name of an axis of the mesh, and call "
+                'the loss inside jax.shard_map; with jit and sharded arrays reduction="mean" is right as it is.'
+            ) from None
         nothing = summed[1] == 0
         return jnp.where(nothing, 0, summed[0] / jnp.where(nothing, 1, summed[1]))

@@ -131,6 +131,7 @@ AT: dict[tuple[str, str], dict[str, list[str]]] = {
         "poisson_nll-full": ["loss @float64"],
         "poly1-logits": ["loss @bfloat16", "gradient by y_true @bfloat16"],
         "quantile": ["loss"],
+        "quantile-delta": ["loss"],
         "student_t_nll": ["loss", "gradient by scale @float64"],
         "tweedie": ["gradient by y_true", "gradient by mean"],
         "tweedie-full": ["gradient by y_true", "gradient by mean"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -19,9 +20,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxloss
-from jaxloss import BadValueError, checked
+from jaxloss import BadValueError, checked, contract
 from jaxloss._contract import values
-from jaxloss.contract import losses
 
 NAN, INF = np.nan, np.inf
 
@@ -84,6 +84,8 @@ def test_every_loss(row: Row):
 # ---------------------------------------------------------------------------------------------------------------------
 # Every rule: loss, options, a good batch; then what is put into it and where, and the message
 
+LEAVE_OUT = " Leave others out with where=, as in where=y_true != -100."
+FOR_LOGITS = " For logits give from_logits=True."
 HALF = np.full((2, 2), 0.5, np.float32)
 EYE = np.eye(2, dtype=np.float32)
 ZERO = np.zeros((2, 2), np.float32)
@@ -100,10 +102,13 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         {},
         (LABELS, HALF),
         [
-            (0, 1, 2, "y_true must be in 0..1: 1 of 2 is not, the first at index (1,), which is 2."),
-            (0, slice(None), -1, "y_true must be in 0..1: 2 of 2 are not, the first at index (0,), which is -1."),
-            (1, (1, 0), 1.5, "y_pred must be in [0, 1]: 1 of 4 is not, the first at index (1, 0), which is 1.5."),
-            (1, (0, 1), -0.5, "y_pred must be in [0, 1]: 1 of 4 is not, the first at index (0, 1), which is -0.5."),
+            (0, 1, 2, f"y_true must be in 0..1: 1 of 2 is not, the first at index (1,), which is 2.{LEAVE_OUT}"),
+            (0, slice(None), -1, f"y_true must be in 0..1: 2 of 2 are not"
+             f", the first at index (0,), which is -1.{LEAVE_OUT}"),
+            (1, (1, 0), 1.5, f"y_pred must be in [0, 1]: 1 of 4 is not"
+             f", the first at index (1, 0), which is 1.5.{FOR_LOGITS}"),
+            (1, (0, 1), -0.5, f"y_pred must be in [0, 1]: 1 of 4 is not"
+             f", the first at index (0, 1), which is -0.5.{FOR_LOGITS}"),
             (1, (1, 0), 0.25, "the sum of each row of y_pred must be 1: 1 of 2 is not, the first at index (1,), "
              "which is 0.75."),
         ],
@@ -114,7 +119,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         (LABELS, ZERO),
         [
             (1, (1, 1), INF, "y_pred must be finite or -inf: 1 of 4 is not, the first at index (1, 1), which is inf."),
-            ("class_weights", 1, NAN, "class_weights must be a number: 1 of 2 is not, the first at index (1,), "
+            ("class_weights", 1, NAN, "class_weights must be finite: 1 of 2 is not, the first at index (1,), "
              "which is nan."),
             ("label_smoothing", (), 1.5, "label_smoothing must be between 0 and 1, got 1.5."),
         ],
@@ -126,7 +131,8 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         [
             (0, (1, 0), 1, "the sum of each row of y_true must be 1: 1 of 2 is not, the first at index (0,), "
              "which is 2."),
-            (1, (0, 1), 2, "y_pred must be in [0, 1]: 1 of 4 is not, the first at index (0, 1), which is 2."),
+            (1, (0, 1), 2, f"y_pred must be in [0, 1]: 1 of 4 is not"
+             f", the first at index (0, 1), which is 2.{FOR_LOGITS}"),
         ],
     ),
     (
@@ -135,7 +141,8 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         (HALF, HALF),
         [
             (0, (0, 0), 2, "y_true must be in [0, 1]: 1 of 4 is not, the first at index (0, 0), which is 2."),
-            (1, (1, 0), 1.2, "y_pred must be in [0, 1]: 1 of 4 is not, the first at index (1, 0), which is 1.2."),
+            (1, (1, 0), 1.2, f"y_pred must be in [0, 1]: 1 of 4 is not"
+             f", the first at index (1, 0), which is 1.2.{FOR_LOGITS}"),
             ("pos_weight", 1, -1, "pos_weight must be at least 0: 1 of 2 is not, the first at index (1,), "
              "which is -1."),
             ("weights", 0, INF, "weights must be finite: 1 of 2 is not, the first at index (0,), which is inf."),
@@ -146,7 +153,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         {},
         (LABELS, np.log(HALF)),
         [
-            (0, 0, 7, "y_true must be in 0..1: 1 of 2 is not, the first at index (0,), which is 7."),
+            (0, 0, 7, f"y_true must be in 0..1: 1 of 2 is not, the first at index (0,), which is 7.{LEAVE_OUT}"),
             (1, (0, 0), 1, "y_pred must be the logarithm of a probability, so at most 0: 1 of 4 is not, the first at "
              "index (0, 0), which is 1."),
             (1, 1, 0, "the sum of each row of y_pred must be 1: 1 of 2 is not, the first at index (1,), which is 2."),
@@ -310,6 +317,8 @@ def test_rules(name: str, options: dict[str, Any], arrays: tuple[Any, ...], spoi
         given: dict[Any, Any] = {**dict(enumerate(arrays)), **options}
         given[which] = np.array(given[which])
         given[which][place] = value
+        if not given[which].ndim:  # one of NumPy is a constant, and refused without a look at any array
+            given[which] = jnp.asarray(given[which])
         bad = [given.pop(i) for i in range(len(arrays))]
         if message:
             refused(f"{name}: {message}", call, *bad, **given)
@@ -335,7 +344,7 @@ def test_labels_of_narrow_dtypes(dtype: type):
     call = checked(jaxloss.sparse_cce)
     close(call(np.array([0, 7, 100], dtype), logits, from_logits=True), np.log(300), "good labels")
     few = np.array([0, 7, 100], dtype), logits[:, :9]
-    refused("sparse_cce: y_true must be in 0..8: 1 of 3 is not, the first at index (2,), which is 100.",
+    refused(f"sparse_cce: y_true must be in 0..8: 1 of 3 is not, the first at index (2,), which is 100.{LEAVE_OUT}",
             call, *few, from_logits=True)  # fmt: skip
 
 
@@ -352,7 +361,7 @@ def test_half_precision_is_given_its_rounding():
 GOOD = np.arange(16) % 4
 BAD = np.where(np.arange(16) == 9, 7, GOOD)
 LOGITS = np.linspace(-1, 1, 64, dtype=np.float32).reshape(16, 4)
-MESSAGE = "sparse_cce: y_true must be in 0..3: 1 of 16 is not, the first at index {}, which is 7."
+MESSAGE = f"sparse_cce: y_true must be in 0..3: 1 of 16 is not, the first at index {{}}, which is 7.{LEAVE_OUT}"
 
 
 def loss(z: Any, y: Any) -> Any:
@@ -441,7 +450,7 @@ def test_vmap_counts_the_whole_batch():
 def test_scan_reports_the_step_that_breaks_a_rule():
     """Also where it is differentiated, which drops a check that nothing depends on."""
     for steps, message in (
-        (scanned, "sparse_cce: y_true must be in 0..3, got 7."),
+        (scanned, f"sparse_cce: y_true must be in 0..3, got 7.{LEAVE_OUT}"),
         (scanned_option, "huber: delta must be at least 0, got -4."),
     ):
         call = checked(jax.jit(jax.grad(steps)))
@@ -472,7 +481,8 @@ def test_no_order_of_transformations_is_silent(steps: Callable[..., Any]):
 def test_shard_map():
     call = checked(jax.jit(jax.value_and_grad(over_devices)))
     close(call(LOGITS, GOOD), jax.value_and_grad(loss)(LOGITS, GOOD), "shard_map")
-    refused("sparse_cce: y_true must be in 0..3: 1 of 2 is not, the first at index (1,) of shard 4, which is 7.",
+    refused(f"sparse_cce: y_true must be in 0..3: 1 of 2 is not"
+     f", the first at index (1,) of shard 4, which is 7.{LEAVE_OUT}",
             call, LOGITS, BAD)  # fmt: skip
 
 
@@ -518,7 +528,7 @@ def test_programs_are_never_mixed_up():
     step = jax.jit(lambda z, y: jax.lax.scan(body, 0.0, (z, y))[0])
     for _ in range(2):
         assert np.isnan(step(LOGITS, BAD))
-        refused("sparse_cce: y_true must be in 0..3, got 7.", checked(step), LOGITS, BAD)
+        refused(f"sparse_cce: y_true must be in 0..3, got 7.{LEAVE_OUT}", checked(step), LOGITS, BAD)
 
 
 def test_other_threads_are_not_checked():
@@ -568,14 +578,16 @@ def plain(row: Row, wrapped: Callable[..., Any]) -> jax.stages.Lowered:
 
 @pytest.mark.parametrize("row", ALL_ROWS)
 def test_outside_the_mode_no_program_differs(row: Row, monkeypatch: pytest.MonkeyPatch):
-    """Each is that of the same loss without any rule, and no rule is ever looked at."""
+    """Nothing of `values` is reached, and the program of a loss is that of the same loss without any rule for it."""
     loss = jaxloss.LOSSES[row.name]
-    for name in [name for name in vars(values) if name.startswith(("report", "inspect"))]:
+    reached = [name for name, x in vars(values).items() if inspect.isfunction(x) and x.__module__ == values.__name__]
+    assert {"report", "inspect", "inspect_option", "inspect_weights", "inspect_losses", "reporting"} <= set(reached)
+    for name in reached:
         monkeypatch.setattr(values, name, None)
     with_rules = plain(row, loss)
-    for name, module in list(sys.modules.items()):
-        if name.startswith("jaxloss.") and name != "jaxloss.contract" and hasattr(module, "losses"):
-            monkeypatch.setattr(module, "losses", lambda *a, rules=None, **k: losses(*a, **k))
+    for module in [m for name, m in sys.modules.items() if name.startswith("jaxloss.")]:
+        if getattr(module, "losses", None) is contract.losses:
+            monkeypatch.setattr(module, "losses", lambda *a, rules=None, **k: contract.losses(*a, **k))
     without = plain(row, loss)
     assert with_rules.as_text() == without.as_text()
     if row.id in ("sparse_cce-probabilities", "huber", "ctc"):

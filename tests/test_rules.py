@@ -6,10 +6,13 @@ passed.
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import re
 import sys
 from collections.abc import Callable, Iterable
+from operator import setitem
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import conftest  # noqa: F401
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROWS, Row
-from contract import close, refuses, run
+from contract import close, distinct, refuses, run
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -32,17 +36,30 @@ from jaxloss._names import NAMES as NAMES_OF
 RULES: dict[str, list[Any]] = {}
 
 
-def rule(title: str, cases: Iterable[Any] = ((),)) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Enter a rule in the table, with what it is tried on: tuples of arguments, the first of which name the case."""
+def rule(
+    title: str, cases: Iterable[Any] = ((),), alike: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Enter a rule in the table, with what it is tried on: tuples of arguments, the first of which name the case.
+
+    alike: what makes two cases alike; the first is tried each time, the others when the slow tests run.
+    """
 
     def enter(test: Callable[..., None]) -> Callable[..., None]:
+        seen = set()
         for case in cases:
             case = case if isinstance(case, tuple) else (case,)
             name = "-".join(str(getattr(x, "id", x)) for x in case if isinstance(x, (str, Row))) or test.__name__
-            RULES.setdefault(title, []).append(pytest.param(test, case, id=f"{title.split()[0]} {name}"))
+            kind = alike(*case) if alike else name
+            marks = [pytest.mark.slow] if kind in seen else []
+            seen.add(kind)
+            RULES.setdefault(title, []).append(pytest.param(test, case, id=f"{title.split()[0]} {name}", marks=marks))
         return test
 
     return enter
+
+
+def same_family(row: Row, *_: Any) -> str:
+    return jl.LOSSES[row.name].__module__
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,7 +107,7 @@ def by_unit(row: Row, arrays: Any, key: str, knob: np.ndarray) -> np.ndarray:
     return want
 
 
-@rule("1 options match the units from the right", PAIRS)
+@rule("1 options match the units from the right", PAIRS, alike=lambda row, key: row.name)
 def options(row: Row, key: str) -> None:
     """(K,) is one for each column, the shape of all units one for each; any other shape is refused."""
     loss, arrays = jl.LOSSES[row.name], row.make((2, 3))
@@ -161,6 +178,64 @@ def options_checked() -> None:
     y, p = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
     words = ("huber: delta must be at least 0: 1 of 3 is not, the first at index (1,), which is -1.",)
     refuses(jl.BadValueError, words, jl.checked(jl.huber), y, p, delta=np.array([0.5, -1, 2], np.float32))
+
+
+@rule(
+    "2 several quantiles",
+    [("quantile", jl.quantile, (2, 3)), ("expectile", jl.expectile, (2, 3)), ("one axis", jl.quantile, (2,))],
+)
+def quantiles(_: str, loss: Any, batch: tuple[int, ...]) -> None:
+    """Each target serves its predictions at all levels: units (..., Q), as if it were repeated."""
+    rng = np.random.default_rng(0)
+    levels = np.array([0.1, 0.5, 0.8, 0.9], np.float32)
+    y, p = rng.normal(size=batch).astype(np.float32), rng.normal(size=(*batch, 4)).astype(np.float32)
+    where, weights = rng.uniform(size=batch) < 0.7, rng.uniform(size=(*batch, 4)).astype(np.float32)
+
+    def both(y: Any, p: Any, levels: Any) -> Any:
+        given = {"level": levels, "where": where, "weights": weights}
+        return loss(y, p, level=levels, reduction="none"), jax.value_and_grad(loss, (0, 1))(y, p, **given)
+
+    def one_by_one(y: Any, p: Any, levels: Any) -> Any:
+        losses = [loss(y, p[..., i], level=levels[i], reduction="none") for i in range(4)]
+        return jnp.stack(losses, -1)
+
+    def mean_one_by_one(y: Any, p: Any) -> Any:
+        kept = weights * where[..., None]
+        return jnp.sum(one_by_one(y, p, levels) * kept) / jnp.sum(kept)
+
+    got, want = run(
+        lambda y, p, levels: (
+            both(y, p, levels),
+            (one_by_one(y, p, levels), jax.value_and_grad(mean_one_by_one, (0, 1))(y, p)),
+        ),
+        y, p, levels,
+    )  # fmt: skip
+    close(got, want, "several levels", rtol=2e-6)
+    close(loss(y.tolist(), p.tolist(), level=levels.tolist(), reduction="none"), want[0], "lists")
+    refuses(ValueError, ("y_true has shape", "y_pred has shape"), loss, y, p, level=levels[:2])
+    refuses(ValueError, ("y_true has shape", "y_pred has shape"), loss, y, p, level=0.5)
+
+
+@rule("2 several quantiles")
+def quantiles_over_devices() -> None:
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    y, p = np.zeros(4, np.float32), np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4)
+    levels = np.array([0.1, 0.5, 0.8, 0.9], np.float32)
+    both = jax.value_and_grad(lambda y, p: jl.quantile(y, p, level=levels), (0, 1))
+    spread = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (y, p)]
+    close(run(both, *spread), run(both, y, p), "an explicit mesh")
+
+
+@rule("2 several quantiles")
+def quantiles_are_learnt() -> None:
+    """Three predictions of one constant converge to three quantiles, not to three medians."""
+    y, levels = np.linspace(0, 1, 101, dtype=np.float32), np.array([0.1, 0.5, 0.9], np.float32)
+
+    def step(q: Any, _: Any) -> Any:
+        return q - 0.05 * jax.grad(lambda q: 3 * jl.quantile(y, jnp.tile(q, (101, 1)), level=levels))(q), None
+
+    q = jax.jit(lambda q: jax.lax.scan(step, q, None, 400)[0])(jnp.full(3, 0.5))
+    np.testing.assert_allclose(q, levels, atol=0.02)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -524,8 +599,10 @@ BEYOND_RANGE = {
     "temperature": [0.0, -1.0],
 }
 
+OUT_OF_RANGE = [(row, key) for row, key in PAIRS if key in BEYOND_RANGE]
 
-@rule("5 outside the domain is NaN, with zero gradient", [(row, key) for row, key in PAIRS if key in BEYOND_RANGE])
+
+@rule("5 outside the domain is NaN, with zero gradient", OUT_OF_RANGE, alike=lambda row, key: row.name)
 def option_outside(row: Row, key: str) -> None:
     """A traced option outside its range makes its units NaN, and neither they nor it have a gradient from there."""
     loss, arrays = jl.LOSSES[row.name], row.make((3,))
@@ -677,6 +754,166 @@ def means_of_sequences() -> None:
     slope = jax.grad(lambda z: jl.mse(y, z, where=m, reduction=jl.mean_of_means()))(z)
     close(slope, np.where(m, z, 0) * np.array([[1 / 3], [1], [0]]), "gradient")
     assert jl.mean_of_means(-1) == jl.mean_of_means()
+
+
+@rule("15 what clients carry by hand", [("sparse_cce_stats", jl.sparse_cce_stats), ("cce_stats", jl.cce_stats)])
+def statistics(name: str, with_stats: Any) -> None:
+    """The loss and gradient of the loss without them, and each statistic by its formula, masked and weighed alike."""
+    rng = np.random.default_rng(0)
+    labels, z = rng.integers(0, 4, (3, 2)), 2 * rng.normal(size=(3, 2, 4)).astype(np.float32)
+    y = labels if name.startswith("sparse") else np.eye(4, dtype=np.float32)[labels]
+    mask, w = np.arange(6).reshape(3, 2) % 4 != 1, distinct((3, 2))
+    options = {"label_smoothing": 0.1, "class_weights": [1.0, 2, 3, 4], "z_loss": 0.01, "where": mask, "weights": w}
+    plain = getattr(jl, name.removesuffix("_stats"))
+
+    def both(z: Any) -> Any:
+        value = lambda z: plain(y, z, from_logits=True, **options)  # noqa: E731
+        stats = lambda z: with_stats(y, z, **options)  # noqa: E731
+        return jax.value_and_grad(value)(z), jax.value_and_grad(stats, has_aux=True)(z), jax.jacrev(stats)(z)[1]
+
+    want, ((loss, stats), slope), of_stats = run(both, z)
+    close((loss, slope), want, "the loss")
+    assert all((x == 0).all() for x in of_stats)
+    exact = z.astype(np.float64)
+    logsumexp = np.log(np.exp(exact).sum(-1))
+    p = np.exp(exact - logsumexp[..., None])
+    formulas = {
+        "z_loss": 0.01 * logsumexp**2,
+        "logsumexp": logsumexp,
+        "correct": exact.argmax(-1) == labels,
+        "entropy": -(p * np.log(p)).sum(-1),
+    }
+    for key, units in formulas.items():
+        close(getattr(stats, key), (w * mask * units).sum() / (w * mask).sum(), key)
+    close(stats.cross_entropy + stats.z_loss, loss, "the parts")
+    excluded = with_stats(y[:1, :1], np.where(np.arange(4) == labels[0, 0], 1, -np.inf)[None, None])[1]
+    assert excluded.entropy == 0
+
+
+@rule(
+    "13 integer labels",
+    [
+        ("sparse_focal", jl.categorical_focal),
+        ("sparse_poly1", jl.poly1),
+        ("sparse_generalized_cce", jl.generalized_cce),
+    ],
+)
+def integer_labels(name: str, dense: Any) -> None:
+    """Equal to the loss of the one-hot, value and gradient; the error of the one names the other."""
+    sparse, z = jl.LOSSES[name], 2 * np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    labels = np.array([0, 3, 2, 1, 3])
+    hot = np.eye(4, dtype=np.float32)[labels]
+
+    def both(z: Any) -> Any:
+        of_labels = jax.value_and_grad(lambda z: sparse(labels, z, from_logits=True))(z)
+        return of_labels, jax.value_and_grad(lambda z: dense(hot, z, from_logits=True))(z)
+
+    close(*run(both, z), "against the one-hot", rtol=2e-6)
+    refuses(ValueError, (f"use {name}",), dense, labels, z)
+    refuses(TypeError, (f"use {dense.__name__}",), sparse, hot, z)
+
+
+@rule("14 divergences as they are called")
+def divergences() -> None:
+    """Probabilities against logarithms or logits: the same number as of two distributions."""
+    q, z = SCORES, np.array([[0.5, -1.0, 2.0], [0.0, 1.0, 0.5]], np.float32)
+    log_p = np.asarray(jax.nn.log_softmax(z))
+    want = jl.kl_divergence(q, np.exp(log_p))
+    close(jl.kl_divergence(q, log_p, from_logs="pred"), want, "logarithms")
+    close(jl.kl_divergence(q, z, from_logits=True), want, "logits")
+    close(jl.kl_divergence(np.log(q), z, from_logs=True, from_logits=True), want, "logarithms against logits")
+    refuses(ValueError, ("kl_divergence: from_logs must be", "'both'"), jl.kl_divergence, q, q, from_logs="both")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Clients
+
+
+@rule("16 clients")
+def pickled() -> None:
+    """The table of losses, and each loss, can be pickled and copied."""
+    for again in (pickle.loads(pickle.dumps(jl.LOSSES)), copy.deepcopy(jl.LOSSES)):
+        assert dict(again) == dict(jl.LOSSES)
+    refuses(TypeError, (), setitem, jl.LOSSES, "mse", None)
+    assert pickle.loads(pickle.dumps(jl.mean_of_means(0))) == jl.mean_of_means(0)
+
+
+@rule("16 clients", [("mse", jl.mse, (Y, Z)), ("huber", jl.huber, (Y, Z)), ("bce", jl.bce, (Y, Z * 0.2))])
+def no_false_alarm_of_debug_nans(_: str, loss: Any, arrays: Any) -> None:
+    """A NaN under a mask is reported neither of a value nor of a gradient, eager, mapped or of second order."""
+    where = jnp.asarray(SOME)
+    y, z = jnp.asarray(arrays[0]), jnp.asarray(arrays[1])
+    call = lambda z, y, w: loss(y, z, where=w)  # noqa: E731
+    with jax.debug_nans(True):
+        assert np.isfinite(call(z, y, where))
+        value, slope = jax.value_and_grad(call)(z, y, where)
+        assert np.isfinite(slope).all()
+        jax.vmap(jax.grad(call))(z, y, where)
+        jax.jit(jax.grad(call))(z, y, where)
+        jax.hessian(call)(z, y, where)
+        refuses(FloatingPointError, (loss.__name__,), loss, y, z)
+    assert value == call(z, y, where)
+
+
+@rule("11 sharding", [("pmap",), ("shard_map without vma",), ("shard_map",)])
+def gradients_over_devices(how: str) -> None:
+    """`mean_over` differentiated inside: with the line of its help the gradient is that of the whole batch."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rng = np.random.default_rng(0)
+    x, y, m = rng.normal(size=(16, 3)).astype(np.float32), rng.normal(size=16).astype(np.float32), np.arange(16) % 3 > 0
+    kernel = np.ones(3, np.float32)
+
+    def loss(kernel: Any, x: Any, y: Any, m: Any, reduction: Any) -> Any:
+        return jl.mse(y, x @ kernel, where=m, reduction=reduction)
+
+    def step(kernel: Any, *batch: Any) -> Any:
+        slope = jax.grad(loss)(kernel, *batch, jl.mean_over("data"))
+        return slope if how == "shard_map" else jax.lax.pmean(slope, "data")
+
+    if how == "pmap":
+        parts = [a.reshape(8, 2, *a.shape[1:]) for a in (x, y, m)]
+        got = jax.pmap(step, "data", in_axes=(None, 0, 0, 0))(kernel, *parts)[0]
+    else:
+        specs = {"mesh": mesh, "in_specs": (P(), P("data"), P("data"), P("data")), "out_specs": P()}
+        got = jax.jit(jax.shard_map(step, **specs, check_vma=how == "shard_map"))(kernel, x, y, m)
+    close(got, jax.grad(loss)(kernel, x, y, m, "mean"), how, rtol=3e-6)
+    text = " ".join((jl.mean_over.__doc__ or "").split())
+    assert 'jax.lax.pmean(grads, "data")' in text
+
+
+@rule("11 sharding")
+def wrong_axis_name() -> None:
+    words = ("mean_over: no axis 'batch' is bound here", "jax.shard_map", 'reduction="mean"')
+    refuses(ValueError, words, jl.mse, ONES, ONES, reduction=jl.mean_over("batch"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Exported
+
+
+@rule("10 a batch of any size is exported", [(row,) for row in ROW_OF.values()], alike=same_family)
+def exported(row: Row) -> None:
+    """`jax.export` with a symbolic batch: every reduction and gradient, with a mask and weights; the numbers stay."""
+    loss, arrays = jl.LOSSES[row.name], row.make((3, 2))
+    units = row.losses(arrays).shape
+    given = {"where": np.arange(6).reshape(3, 2) % 4 != 1, "weights": distinct(units)}
+
+    def all_ways(given: Any, *arrays: Any) -> Any:
+        def call(*arrays: Any, **more: Any) -> Any:
+            return loss(*arrays, **row.options, **more)
+
+        kinds = ("none", "sum", "sum_over_batch_size", "sum_and_weight", jl.mean_of_means())
+        return (
+            [call(*arrays, **given, reduction=kind) for kind in kinds],
+            [call(*arrays, reduction=kind) for kind in kinds],
+            [call(*arrays, where=given["where"]), call(*arrays, weights=given["weights"])],
+            jax.value_and_grad(lambda *a: call(*a, **given), row.differentiable)(*arrays),
+        )
+
+    (size,) = jax.export.symbolic_shape("b")
+    kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), (given, *arrays))
+    program = jax.export.export(jax.jit(all_ways))(*kinds)
+    close(jax.tree.map(np.asarray, program.call(given, *arrays)), run(all_ways, given, *arrays), "exported")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

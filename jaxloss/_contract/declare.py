@@ -72,7 +72,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     known = {p.name: None for p in (*own, *shared)}
 
     @functools.lru_cache(maxsize=PROGRAMS, typed=True)
-    def program(**constants: Any) -> _Program:
+    def program(debug_nans: bool, /, **constants: Any) -> _Program:
         given, notes = functools.partial(function, **constants), Notes()
 
         @functools.wraps(function)
@@ -103,13 +103,17 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
                 options[key] = as_array(name, key, value)
                 if isinstance(value, np.generic):
                     numbers[key] = value
-        found = program(**constants)
+        found = program(jax.config.jax_debug_nans, **constants)
         given = _in_32_bits(found, arrays, options)
         # As a NumPy constant of a larger program it could not be lowered with and without x64 in one process.
-        result = found.run(
-            *(given[key] for key in arrays),
-            **{key: given[key] if key in operands else jnp.asarray(given[key]) for key in options},
-        )
+        options = {key: given[key] if key in operands else jnp.asarray(given[key]) for key in options}
+        try:
+            result = found.run(*(given[key] for key in arrays), **options)
+        except Exception as error:
+            # From jax.debug_nans; inside jax.checkpoint, of a kind that is internal to jax.
+            if not isinstance(error, FloatingPointError) and type(error).__name__ != "InternalFloatingPointError":
+                raise
+            raise FloatingPointError(f"{name}: {error}. jaxloss.checked tells which input it comes from.") from None
         if numbers:
             with tracing(name):
                 for key in numbers.keys() & found.notes.domains.keys():

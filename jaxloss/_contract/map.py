@@ -140,7 +140,8 @@ def losses(
             return example(*cores, *tuned)
         _, closed_over = jax.closure_convert(example, *cores, *tuned)
         # The derivative with respect to an option sums over all units, so that no unit may hold what makes it NaN.
-        mask = harmless if tuned or closed_over else masked
+        # And jax.debug_nans would report what an eager gradient keeps of them.
+        mask = harmless if tuned or closed_over or jax.config.jax_debug_nans else masked
         loss = example(*(mask(exists, x) for x in cores), *tuned)
         return jnp.where(mesh.laid_out_as(exists, loss), loss, 0)
 

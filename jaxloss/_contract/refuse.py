@@ -102,16 +102,24 @@ def _batch_axes(given: Input, axis: Any) -> list[int]:
 
 
 def _check_shapes(inputs: Sequence[Input], sibling: str | None) -> None:
-    import chex  # here, not at import time: it would double the time that `import jaxloss` takes
-
     whole = len({given.holds.core for given in inputs}) == 1
     compared = [given.x.shape if whole else given.batch for given in inputs]
-    try:
-        chex.assert_equal_shape([np.broadcast_to(0, shape) for shape in compared])
-    except AssertionError:
+    if not _equal(compared):
         shapes = ", ".join(f"{given.name} has shape {given.x.shape}" for given in inputs)
         rule = "Shapes must be equal" if whole else "Their batch axes must be equal"
-        raise ValueError(f"{current_loss()}: {shapes}. {rule}{_cure(inputs, sibling)}") from None
+        raise ValueError(f"{current_loss()}: {shapes}. {rule}{_cure(inputs, sibling)}")
+
+
+def _equal(shapes: Sequence[tuple[int, ...]]) -> bool:
+    import chex  # here, not at import time: it would double the time that `import jaxloss` takes
+
+    if not all(isinstance(n, int) for shape in shapes for n in shape):  # sizes that `jax.export` leaves open
+        return all(shape == shapes[0] for shape in shapes)
+    try:
+        chex.assert_equal_shape([np.broadcast_to(0, shape) for shape in shapes])
+    except AssertionError:
+        return False
+    return True
 
 
 def _cure(inputs: Sequence[Input], sibling: str | None) -> str:

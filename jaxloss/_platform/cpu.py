@@ -218,9 +218,10 @@ def total_of_masked(x: Array) -> Array:
     Twice: a plain sum does not take in the comparison that its terms are made of, so they would be written out, which
     takes ten times as long as to count a mask.
     """
-    lanes = math.gcd(x.shape[-1], 8) if x.ndim else 0
+    # A size may be one that `jax.export` leaves open.
+    lanes = math.gcd(x.shape[-1], 8) if x.ndim and isinstance(x.shape[-1], int) else 0
     exact = jnp.issubdtype(x.dtype, jnp.integer)
-    if x.size == 0 or not lanes or in_explicit_mesh(x) or not (exact or x.shape[-1] <= 1024 * lanes):
+    if not lanes or x.size == 0 or in_explicit_mesh(x) or not (exact or x.shape[-1] <= 1024 * lanes):
         return jnp.sum(x)
     x = x.reshape(*x.shape[:-1], -1, lanes)
     zero = jnp.zeros((), x.dtype)

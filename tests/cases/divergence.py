@@ -22,6 +22,14 @@ def log_distributions(rng, batch):
     return np.log(distribution(rng, batch)), np.log(distribution(rng, batch))
 
 
+def distribution_log(rng, batch):
+    return distribution(rng, batch), np.log(distribution(rng, batch))
+
+
+def distribution_logits(rng, batch):
+    return distribution(rng, batch), 2 * rng.normal(size=(*batch, CLASSES))
+
+
 def teacher_student(rng, batch):
     return 2 * rng.normal(size=(*batch, CLASSES)), 2 * rng.normal(size=(*batch, CLASSES))
 
@@ -38,9 +46,10 @@ def with_logs(x, from_logs):
     return (np.exp(x), np.where(np.isneginf(x), 0, x)) if from_logs else (x, np.log_probability(x))
 
 
-def kl_divergence(q, p, from_logs=False):
-    q, log_q = with_logs(q, from_logs)
-    return times(q, log_q - with_logs(p, from_logs)[1]).sum(-1)
+def kl_divergence(q, p, from_logs=False, from_logits=False):
+    q, log_q = with_logs(q, from_logs is True)
+    log_p = log_softmax(p) if from_logits else with_logs(p, from_logs)[1]
+    return times(q, log_q - log_p).sum(-1)
 
 
 def js_divergence(q, p, weight=0.5, from_logs=False):
@@ -96,6 +105,15 @@ ROWS = (
         hard=joined(every(HARD_LOGS[:2], [*HARD_LOGS, *FINITE_LOGS]), every(HARD_LOGS[2:], FINITE_LOGS)),
         outside=([np.full(4, -1.0)], [[0.0, 1, 2, 3]]),
     ),
+    Row(
+        "kl_divergence-log_pred",
+        distribution_log,
+        kl_divergence,
+        {"from_logs": "pred"},
+        hard=every(HARD, FINITE_LOGS),
+        refused=({"from_logs": "true"}, {"from_logits": True}),
+    ),
+    Row("kl_divergence-logits", distribution_logits, kl_divergence, {"from_logits": True}),
     Row(
         "js_divergence",
         distributions,

@@ -11,12 +11,15 @@ from cases.classification import (
     HARD_LOGITS,
     HARD_PROBABILITIES,
     HARD_PROBABILITY,
+    LABELS,
     LOGITS,
     SMOOTHED,
     SMOOTHINGS,
     bce,
     distribution_logits,
     distributions,
+    label_distribution,
+    label_logits,
     log_softmax,
     logit,
     one_hot_logits,
@@ -76,6 +79,18 @@ def poly1(q, scores, from_logits=False, epsilon=1.0):
 def generalized_cce(q, scores, power=0.7, from_logits=False):
     log_p = classes(scores, from_logits)[0]
     return weighed(q, -np.expm1(power * log_p) / power if power else -log_p)
+
+
+def sparse_focal(label, scores, **options):
+    return categorical_focal(np.eye(scores.shape[-1])[label], scores, **options)
+
+
+def sparse_poly1(label, scores, **options):
+    return poly1(np.eye(scores.shape[-1])[label], scores, **options)
+
+
+def sparse_generalized_cce(label, scores, **options):
+    return generalized_cce(np.eye(scores.shape[-1])[label], scores, **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -153,6 +168,42 @@ ROWS = (
         generalized_cce,
         {**LOGITS, "power": 0.5},
         hard=CERTAIN,
+        hard_options=POWERS,
+    ),
+    Row(
+        "sparse_focal-probabilities",
+        label_distribution,
+        sparse_focal,
+        labels=0,
+        hard=every(LABELS, HARD_PROBABILITIES),
+        outside=([1], NEGATIVE[1][:1]),
+        refused=(*GAMMAS, {"alpha": -0.1}, {"alpha": [1.0, 2.0]}),
+    ),
+    Row(
+        "sparse_focal-logits",
+        label_logits,
+        sparse_focal,
+        {**LOGITS, "gamma": 0.5, "alpha": CLASS_WEIGHTS},
+        labels=0,
+        hard=every(LABELS, HARD_LOGITS),
+    ),
+    Row("sparse_poly1-probabilities", label_distribution, sparse_poly1, labels=0),
+    Row(
+        "sparse_poly1-logits",
+        label_logits,
+        sparse_poly1,
+        {**LOGITS, "epsilon": 2.0},
+        labels=0,
+        hard=every(LABELS, HARD_LOGITS),
+    ),
+    Row("sparse_generalized_cce-probabilities", label_distribution, sparse_generalized_cce, labels=0),
+    Row(
+        "sparse_generalized_cce-logits",
+        label_logits,
+        sparse_generalized_cce,
+        {**LOGITS, "power": 0.5},
+        labels=0,
+        hard=every(LABELS, HARD_LOGITS),
         hard_options=POWERS,
     ),
 )

@@ -44,6 +44,10 @@ def quantile(y, p, level=0.5):
     return np.maximum(level * (y - p), (level - 1) * (y - p))
 
 
+def quantile_huber(y, p, level=0.5, delta=1.0):
+    return np.abs(level - (y < p)) * huber(y, p, delta)
+
+
 def expectile(y, p, level=0.5):
     return np.abs(level - (y < p)) * (y - p) ** 2
 
@@ -77,5 +81,6 @@ ROWS = (
     ),
     Row("log_cosh", reals, log_cosh, hard=HARD_REALS, ties=TIES),
     Row("quantile", reals, quantile, {"level": 0.3}, hard=HARD_REALS, ties=TIES, refused=LEVELS),
+    Row("quantile-delta", reals, quantile_huber, {"level": 0.3, "delta": 0.4}, hard=HARD_REALS, ties=TIES),
     Row("expectile", reals, expectile, {"level": 0.3}, hard=HARD_REALS, ties=TIES, refused=LEVELS),
 )
