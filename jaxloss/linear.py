@@ -18,6 +18,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._contract import domains, values
+from jaxloss._contract.declare import compiled
 from jaxloss._contract.reduce import reduce, spread
 from jaxloss._contract.refuse import check_constant, check_inputs, check_units
 from jaxloss._contract.types import checking, current_loss, widen
@@ -108,7 +109,7 @@ def linear_cce(
     return _loss_and_stats(y_true, hidden, kernel, options, chunk, **units)[0]
 
 
-@loss
+@compiled
 def linear_cce_stats(
     y_true: ArrayLike,
     hidden: ArrayLike,

@@ -285,7 +285,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
             (2, (1, 2), INF, "kernel must be finite: 1 of 6 is not, the first at index (1, 2), which is inf."),
             ("bias", 0, INF, "bias must be finite or -inf: 1 of 3 is not, the first at index (0,), which is inf."),
             ("bias", 0, -INF, ""),
-            ("softcap", (), -1, "softcap must be at least 4.94066e-324, got -1."),
+            ("softcap", (), -1, "softcap must be above 0 and finite, got -1."),
         ],
     ),
     (

@@ -90,6 +90,19 @@ def test_value_and_gradients(batch: tuple[int, ...], features: int, classes: int
             close(g, w, f"{name}, {scale}", rtol=2e-5, atol=3e-6 * np.abs(w).max() + 1e-7)
 
 
+def test_near_certain_tokens():
+    """Of a gap between two logits the loss is log(1 + exp(-gap)), and its derivative -1 / (1 + exp(gap))."""
+    gaps = np.array([10, 17, 20, 40, 80], np.float32)
+    hidden = np.ones((1, 1), np.float32)
+
+    def loss(gap: Any) -> Any:
+        return linear_cce([0], hidden, jnp.stack([gap, 0])[None], reduction="sum")
+
+    value, slope = run(jax.vmap(jax.value_and_grad(loss)), gaps)
+    wide = gaps.astype(np.float64)
+    close((value, slope), (np.log1p(np.exp(-wide)), -1 / (1 + np.exp(wide))), "a gap", rtol=8 * 2**-23, atol=0)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "sum_over_batch_size", "none", mean_by_function])
 def test_reductions_with_masks_and_weights(reduction: Any):
     arrays = inputs((5, 3), 6, 11)
@@ -112,6 +125,22 @@ def test_reductions_with_masks_and_weights(reduction: Any):
     for result in got:
         close(result, want, "against sparse_cce", rtol=1e-5, atol=1e-6)
         assert (result[1][0][~mask] == 0).all()
+
+
+def test_sum_and_weight():
+    """For means over parts of a batch: the same pass as for a sum, so three matrix products and no more."""
+    labels, hidden, kernel, bias = inputs((5, 3), 6, 11)
+    given = {"where": np.arange(15).reshape(5, 3) % 4 != 1, "weights": np.arange(5, dtype=np.float32)}
+
+    def ratio(loss: Any, hidden: Any, kernel: Any, **how: Any) -> Any:
+        total, weight = loss(labels, hidden, kernel, bias=bias, reduction="sum_and_weight", **given, **how)
+        return total / weight, (total, weight)
+
+    def both(loss: Any, **how: Any) -> Any:
+        return jax.value_and_grad(functools.partial(ratio, loss, **how), (0, 1), has_aux=True)
+
+    close(run(both(linear_cce, chunk=4), hidden, kernel), run(both(materialised), hidden, kernel), "a pair", rtol=1e-5)
+    assert products(both(linear_cce, chunk=4), hidden, kernel) == 3
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -445,6 +474,19 @@ def test_no_device_holds_the_vocabulary(kind: AxisType, layout: str):
     shapes = arrays_of(text)
     assert any(CLASSES // 4 in s for s in shapes), "the test reads no shard of the vocabulary"
     assert not [s for s in shapes if CLASSES in s]
+
+
+@pytest.mark.parametrize("reduction", ["mean", mean_by_function])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_split_features_are_gathered_once(kind: AxisType, reduction: Any):
+    """The kernel of fully sharded parameters, before the chunks; and nothing else is gathered."""
+    _, parts = spread(kind, "features", (TOKENS,))
+    places = jax.tree.map(lambda x: x.sharding, parts)
+    out = (NamedSharding(mesh(kind), P()), tuple(places[1:4]))
+    text = compiled_text(jax.jit(functools.partial(masked, reduction), out_shardings=out), *parts)
+    before, main = text.split("\nENTRY ")
+    assert "all-gather" not in before
+    assert re.findall(r"= (\S+?)\{\S* all-gather(?:-start)?\(", main) == [f"f32[{FEATURES},{CLASSES}]"]
 
 
 def test_tokens_stay_on_their_devices():

@@ -135,8 +135,14 @@ class Prediction(NamedTuple):
 def predict(row: Row, label: Array) -> Prediction:
     """All in one look at a row that may be spread over devices."""
     largest, excess = _exp_sum(row)
-    below = find_label(row.wide - largest, label)  # with the difference, one pass finds it and the excess
+    below = _label_below(row.wide, label, largest)
     return Prediction(jnp.log1p(excess) - below, (below >= 0).astype(below.dtype), largest, excess)
+
+
+@cpu.instead(lambda x, label, largest: cpu.find_label(x, label) - largest)
+def _label_below(x: Array, label: Array, largest: Array) -> Array:
+    # A sum of differences, so that the pass that finds the excess finds it too.
+    return jnp.sum(jnp.where(is_at(label, x), x - largest, 0))
 
 
 @predict.defjvp
