@@ -225,9 +225,9 @@ def _hypotenuse(e: Array, w: Array) -> tuple[Array, Array]:
 
 
 def _times_power_of_h(factor: Array, exponent: Array, e: Array, alpha: Array, w: Array) -> Array:
-    """factor h^exponent: by L where that is small, and so more exact, else by a power."""
+    """factor h^exponent: by log h where that is small, and so more exact, else by a power."""
     far = abs0(e) > w
-    near = factor * jnp.exp(exponent * jnp.where(far, 0, log1p_square(e, w) / 2))
+    near = factor * jnp.exp(exponent / 2 * jnp.log1p(divide(jnp.where(far, 0, e), w) ** 2))
     return jnp.where(far, _times_large_power_of_h(factor, exponent, e, alpha, w), near)
 
 
