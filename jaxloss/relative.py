@@ -173,7 +173,7 @@ def _log_quotient(y: Array, p: Array) -> Array:
 
 
 def _squared_d_prediction(y: Array, p: Array) -> Array:
-    return divide(2 * _log_quotient(y, p), _plus_1(p))
+    return divide(-2 * _log_quotient(p, y), _plus_1(p))
 
 
 @partials(lambda y, p: _squared_d_prediction(p, y), _squared_d_prediction)

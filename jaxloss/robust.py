@@ -214,28 +214,23 @@ def _triangle(e: Array, alpha: Array, c: Array) -> tuple[Array, Array, Array, Ar
     """b, w, L and s."""
     b = jnp.maximum(abs0(alpha - 2), jnp.finfo(e.dtype).eps)
     w = c * jnp.sqrt(b)
-    longer, root = _hypotenuse(e, w)
-    return b, w, log1p_square(e, w) / 2, divide(e, longer) / root
+    longer, ratio = _legs(e, w)
+    return b, w, log1p_square(e, w) / 2, divide(e, longer) / jnp.sqrt(1 + ratio**2)
 
 
-def _hypotenuse(e: Array, w: Array) -> tuple[Array, Array]:
-    """Its two factors, the longer leg and a root: no square overflows."""
+def _legs(e: Array, w: Array) -> tuple[Array, Array]:
+    """The longer leg, and the shorter one over it: hypotenuse = longer sqrt(1 + ratio^2), where no square overflows."""
     longer = jnp.maximum(abs0(e), w)
-    return longer, jnp.sqrt(1 + divide(jnp.minimum(abs0(e), w), longer) ** 2)
+    return longer, divide(jnp.minimum(abs0(e), w), longer)
 
 
 def _times_power_of_h(factor: Array, exponent: Array, e: Array, alpha: Array, w: Array) -> Array:
-    """factor h^exponent: by L where that is small, and so more exact, else by a power."""
-    far = abs0(e) > w
-    near = factor * jnp.exp(exponent * jnp.where(far, 0, log1p_square(e, w) / 2))
-    return jnp.where(far, _times_large_power_of_h(factor, exponent, e, alpha, w), near)
-
-
-def _times_large_power_of_h(factor: Array, exponent: Array, e: Array, alpha: Array, w: Array) -> Array:
-    # For alpha in (0, 2] the exponents are in (-1, 1], so that powers of hypotenuse and w are finite where h is not.
+    """factor h^exponent, as factor (longer / w)^exponent (1 + ratio^2)^(exponent / 2)."""
+    longer, ratio = _legs(e, w)
+    # For alpha in (0, 2] the exponents are in (-1, 1], so that powers of both legs are finite where their ratio is not.
     unit = jnp.where((alpha > 0) & (alpha <= 2), 1, w)
-    longer, root = _hypotenuse(e, w)
-    return (divide(longer, unit) * root) ** exponent * (factor * divide(w, unit) ** -exponent)
+    powers = divide(longer, unit) ** exponent * (factor * divide(w, unit) ** -exponent)
+    return powers * jnp.exp(exponent / 2 * jnp.log1p(ratio**2))
 
 
 def _limited(alpha: Array) -> Array:
@@ -274,8 +269,8 @@ def _parabolic(e: Array, c: Array) -> Array:
 def _barron(e: Array, alpha: Array, c: Array) -> Array:
     alpha = _limited(alpha)
     b, w, log, _ = _triangle(e, alpha, c)
-    steep = jnp.where(jnp.abs(e) > w, alpha * log, 0) > 1
+    steep = alpha * log > 1
     near = b * log * expm1_ratio(jnp.where(steep, 0, alpha * log))
     share = b / jnp.where(steep, alpha, 1)
-    far = _times_large_power_of_h(jnp.sqrt(share), alpha / 2, e, alpha, w) ** 2 - share
+    far = _times_power_of_h(jnp.sqrt(share), alpha / 2, e, alpha, w) ** 2 - share
     return jnp.where(_parabolic(e, c), _half_square(e, c), jnp.where(steep, far, near))
