@@ -76,7 +76,8 @@ def divide(x: Array, y: Array) -> Array:
 @jax.custom_jvp
 def divide_or_zero(x: Array, y: Array) -> Array:
     """x / y, and 0 with derivatives 0 unless y > 0."""
-    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+    positive = y > 0
+    return jnp.where(positive, x / jnp.where(positive, y, 1), 0)
 
 
 @divide_or_zero.defjvp

@@ -221,9 +221,10 @@ def _turn(w: Array, h: Array, target_w: Array, target_h: Array) -> Array:
 
 def _direction(w: Array, h: Array) -> tuple[Array, Array, Array]:
     """The sides in units of (about) the longer one, and the inverse of that unit."""
-    point = (w == 0) & (h == 0)
-    unit = jnp.where(point, 0, _inverse_unit(jnp.maximum(w, h)))
-    return w * unit, jnp.where(point, 1, h * unit), unit
+    longer = jnp.maximum(w, h)
+    point = longer == 0
+    per_unit = jnp.where(point, 0, _inverse_unit(longer))
+    return w * per_unit, jnp.where(point, 1, h * per_unit), per_unit
 
 
 @jax.custom_jvp
@@ -237,8 +238,8 @@ def _squared_turn_slope(sides: tuple[Array, ...], tangents: tuple[Any, ...]) -> 
     turn = _turn(*sides)
     slope = jnp.zeros_like(turn)
     for at, sign in ((0, 1), (2, -1)):
-        w, h, unit = _direction(*sides[at : at + 2])
-        rate = sign * (4 / math.pi) * turn * unit / (w * w + h * h)
+        w, h, per_unit = _direction(*sides[at : at + 2])
+        rate = sign * (4 / math.pi) * turn * per_unit / (w * w + h * h)
         for side, t in ((-h, tangents[at]), (w, tangents[at + 1])):
             if not isinstance(t, SymbolicZero):
                 slope += rate * side * t
