@@ -58,10 +58,10 @@ def from_cxcywh(boxes: ArrayLike) -> Array:
       >>> print(from_cxcywh([5.0, 5.0, 4.0, 2.0]))
       [3. 4. 7. 6.]
     """
-    boxes = jnp.asarray(boxes)
-    if not jnp.issubdtype(boxes.dtype, jnp.floating):
-        boxes = boxes.astype(jnp.float32)
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    given = jnp.asarray(boxes)
+    if not jnp.issubdtype(given.dtype, jnp.floating):
+        given = given.astype(jnp.float32)
+    centre, half = given[..., :2], given[..., 2:] / 2
     return jnp.concatenate([centre - half, centre + half], axis=-1)
 
 
@@ -117,7 +117,7 @@ def iou_log(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Arr
     """
 
     def pair(b: Pair) -> Array:
-        return -log_iou(b)
+        return jnp.where(b.iou <= 0, jnp.inf, -log_iou(b))
 
     return _of_pairs(pair, y_true, y_pred, **units)
 
@@ -309,8 +309,7 @@ def alpha_iou(
     def pair(b: Pair, power: float | Array) -> Array:
         missed = b.missed
         if not (isinstance(power, int | float) and power == 1):
-            some = jnp.where(b.iou > 0, log_iou(b), 0)
-            missed = jnp.where(b.iou > 0, -jnp.expm1(jnp.asarray(power, some.dtype) * some), missed)
+            missed = jnp.where(b.iou <= 0, missed, -jnp.expm1(power * log_iou(b)))
         return missed + sum(power0(penalty, power) for penalty in _penalties(b, base))
 
     return _of_pairs(pair, y_true, y_pred, {"power": (power, POSITIVE)}, **units)

@@ -82,7 +82,8 @@ def divide(x: Array, y: Array) -> Array:
 @jax.custom_jvp
 def divide_or_zero(x: Array, y: Array) -> Array:
     """x / y, and 0 with derivatives 0 where y <= 0."""
-    return jnp.where(y <= 0, 0, x / jnp.where(y <= 0, 1, y))
+    nothing = y <= 0
+    return jnp.where(nothing, 0, x / jnp.where(nothing, 1, y))
 
 
 @divide_or_zero.defjvp

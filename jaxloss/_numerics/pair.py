@@ -67,7 +67,7 @@ def _corners(box: Array) -> list[Array]:
 
 @_corners.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[list[Array], list[Array]]:
-    # Transposed, it puts four derivatives together.
+    # Transposed, this puts the derivatives of the four corners together, each computed once.
     places = jnp.arange(4)
     return _corners(*primals), [kernels.cut(jnp.sum(jnp.where(places == i, tangents[0], 0))) for i in range(4)]
 
@@ -188,10 +188,9 @@ _agreement.defjvp(_agreement_slope, symbolic_zeros=True)
 
 
 def log_iou(b: Pair) -> Array:
-    """log(iou), exact near 1 too; -inf with derivative 0 where the boxes do not overlap."""
+    """log(iou), exact near 1 too; 0 where the boxes do not overlap."""
     near = jnp.log1p(-jnp.minimum(b.missed, 0.5))
-    far = jnp.where(b.iou <= 0, -jnp.inf, jnp.log(jnp.where(b.iou <= 0, 1, b.iou)))
-    return jnp.where(b.missed < 0.5, near, far)
+    return jnp.where(b.missed < 0.5, near, jnp.log(jnp.where(b.iou <= 0, 1, b.iou)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -205,14 +204,15 @@ def distance(b: Pair) -> Array:
 
 def aspect(b: Pair, gate: float | Array | None) -> Array:
     """The term `alpha v` of CIoU."""
-    v = _squared_turn(*(jax.nn.relu(side) for side in (b.w, b.h, b.target_w, b.target_h)))
-    v = jnp.where((b.dw == 0) & (b.dh == 0), 0, v)  # else a product that is not rounded before the sum leaves an error
+    turn = _turn(*(jax.nn.relu(side) for side in (b.w, b.h, b.target_w, b.target_h)))
+    v = jnp.where((b.dw == 0) & (b.dh == 0), 0, turn * turn)  # there rounding may leave a small turn
     alpha = jax.lax.stop_gradient(divide_or_zero(v, b.missed + v))
     if gate is not None:
         alpha = jnp.where(b.iou < gate, 0, alpha)
     return alpha * v
 
 
+@jax.custom_jvp
 def _turn(w: Array, h: Array, target_w: Array, target_h: Array) -> Array:
     """atan2(h, w) less that of the target, over pi / 2: as one angle. A point has the aspect of a vertical line."""
     (w, h, _), (target_w, target_h, _) = _direction(w, h), _direction(target_w, target_h)
@@ -221,28 +221,22 @@ def _turn(w: Array, h: Array, target_w: Array, target_h: Array) -> Array:
 
 def _direction(w: Array, h: Array) -> tuple[Array, Array, Array]:
     """The sides in units of (about) the longer one, and the inverse of that unit."""
-    point = (w == 0) & (h == 0)
-    unit = jnp.where(point, 0, _inverse_unit(jnp.maximum(w, h)))
-    return w * unit, jnp.where(point, 1, h * unit), unit
+    longer = jnp.maximum(w, h)
+    point = longer == 0
+    per_unit = jnp.where(point, 0, _inverse_unit(longer))
+    return w * per_unit, jnp.where(point, 1, h * per_unit), per_unit
 
 
-@jax.custom_jvp
-def _squared_turn(w: Array, h: Array, target_w: Array, target_h: Array) -> Array:
-    turn = _turn(w, h, target_w, target_h)
-    return turn * turn
-
-
-def _squared_turn_slope(sides: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+def _turn_slope(sides: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     # atan2(h, w) changes by (w dh - h dw) / (w^2 + h^2).
-    turn = _turn(*sides)
-    slope = jnp.zeros_like(turn)
+    slope = jnp.zeros_like(sides[0])
     for at, sign in ((0, 1), (2, -1)):
-        w, h, unit = _direction(*sides[at : at + 2])
-        rate = sign * (4 / math.pi) * turn * unit / (w * w + h * h)
+        w, h, per_unit = _direction(*sides[at : at + 2])
+        rate = sign * (2 / math.pi) * per_unit / (w * w + h * h)
         for side, t in ((-h, tangents[at]), (w, tangents[at + 1])):
             if not isinstance(t, SymbolicZero):
                 slope += rate * side * t
-    return _squared_turn(*sides), slope
+    return _turn(*sides), slope
 
 
-_squared_turn.defjvp(_squared_turn_slope, symbolic_zeros=True)
+_turn.defjvp(_turn_slope, symbolic_zeros=True)
