@@ -125,7 +125,7 @@ def poisson_nll(
         return _poisson(y, x, log_rate=log_rate, full=full)
 
     inputs = {"y_true": (y_true, AMOUNT), "rate": (rate, LOG_AMOUNT if log_rate else AMOUNT)}
-    return losses(element, inputs, **units)
+    return losses(element, inputs, long=full, **units)
 
 
 def _poisson_d_count(y: Array, x: Array, *, log_rate: bool, full: bool) -> Array:
@@ -200,7 +200,7 @@ def negative_binomial_nll(
         "mean": (mean, LOG_AMOUNT if log_rate else AMOUNT),
         "dispersion": (dispersion, AMOUNT),
     }
-    return losses(element, inputs, **units)
+    return losses(element, inputs, long=True, **units)
 
 
 # Write a for the dispersion, n = 1 / a, A = log(1 + a m), C = log(1 + a y), B = log(m / (1 + a m)) = log m - A. As a
@@ -349,17 +349,20 @@ def tweedie(
         return _tweedie_full(y, x, u, w, log_rate=log_rate) if full else _tweedie(y, x, u, w, log_rate=log_rate)
 
     inputs = {"y_true": (y_true, AMOUNT), "mean": (mean, LOG_AMOUNT if log_rate else AMOUNT)}
-    return losses(element, inputs, options={"power": (power, between(1, 2))}, **units)
+    return losses(element, inputs, options={"power": (power, between(1, 2))}, long=full, **units)
 
 
 def _power(x: Array, k: Array, log_rate: bool, least: float = LEAST_MEAN) -> Array:
-    """m^k."""
-    return jnp.exp(k * x) if log_rate else jnp.maximum(x, least) ** k
+    """m^k, which is finite where k is negative: 0 times it is 0."""
+    if not log_rate:
+        return jnp.maximum(x, least) ** k
+    power = jnp.exp(k * x)
+    return jnp.where(k < 0, jnp.minimum(power, jnp.finfo(x.dtype).max), power)
 
 
 def _tweedie_d_prediction(y: Array, x: Array, u: Array, w: Array, *, log_rate: bool) -> Array:
     if log_rate:
-        return jnp.exp(u * x) - y * saturate(jnp.exp(w * x))
+        return _power(x, u, log_rate) - y * _power(x, w, log_rate)
     m = jnp.maximum(x, LEAST_MEAN)
     return saturate(divide(m - y, m)) * m**w
 
@@ -389,8 +392,8 @@ def _tweedie(y: Array, x: Array, u: Array, w: Array, *, log_rate: bool) -> Array
     _, log_m = _mean_and_log(x, log_rate)
     # 0^u is 0, while a small power of the smallest number is not small.
     first = _power(x, u, log_rate, least=0) / jnp.where(u == 0, 1, u)
-    second = _power(x, w, log_rate, least=float(jnp.finfo(x.dtype).tiny)) / jnp.where(w == 0, 1, w)
-    return jnp.where(u == 0, log_m, first) - y * jnp.where(w == 0, log_m, saturate(second))
+    second = y * _power(x, w, log_rate, least=float(jnp.finfo(x.dtype).tiny)) / jnp.where(w == 0, 1, w)
+    return jnp.where(u == 0, log_m, first) - jnp.where(w == 0, y * log_m, second)
 
 
 # Half the unit deviance is the integral of (t - y) / t^p from y to m. With t = y exp(r), s = log(m / y) and

@@ -32,6 +32,7 @@ def losses(
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
     sibling: str | None = None,
+    long: bool = False,
     rules: Callable[..., Sequence[Finding]] | None = None,
 ) -> Any:
     """The loss of a batch, from the formula for one example.
@@ -50,6 +51,7 @@ def losses(
       where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out.
       reduction: "mean", "sum", "none", "sum_over_batch_size", or a function `(losses, weights) -> result`.
       sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.
+      long: whether the formula is so long that its values are worth a pass of their own, before they are summed.
       rules: what several inputs must fulfil together, as a function of the cores of one example; for `checked`.
 
     Raises:
@@ -89,7 +91,8 @@ def losses(
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
-        return loss.astype(dtype)
+        loss = loss.astype(dtype)
+        return cpu.end_loop(loss) if long else loss
 
     def unit(exists: Array | None, *arrays: Array) -> Array:
         cores = [widen(x, entry.holds.kind, dtype) for entry, x in zip(given, arrays[: len(given)], strict=True)]
@@ -207,8 +210,8 @@ def _nan_unless(margin: Array, loss: Array) -> Array:
 @_nan_unless.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
     # Numbers of its own: a zero that is also in the value would be stored at full size, as would that of a select.
-    zero, one = cpu.opaque([jnp.asarray(number, primals[1].dtype) for number in (0, 1)])
-    return _nan_unless(*primals), jnp.where(_inside(primals[0]), one, zero) * tangents[1]
+    zero, one = cpu.opaque([jnp.asarray(number, primals[0].dtype) for number in (0, 1)])
+    return _nan_unless(*primals), jnp.where(_inside(primals[0], zero), one, zero) * tangents[1]
 
 
 @cpu.instead(lambda margin: 0 * jnp.sqrt(margin))
@@ -216,8 +219,8 @@ def _zero_or_nan(margin: Array) -> Array:
     return jnp.where(_inside(margin), 0, jnp.nan).astype(margin.dtype)
 
 
-def _inside(margin: Array) -> Array:
-    return (margin >= 0) & (margin < jnp.inf)
+def _inside(margin: Array, zero: Array | float = 0.0) -> Array:
+    return (margin >= zero) & (margin < jnp.inf)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

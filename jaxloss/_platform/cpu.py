@@ -137,9 +137,9 @@ def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
     @functools.wraps(function)
     def call(*arguments: Array) -> Array:
         program = jax.make_jaxpr(function)(*arguments)
-        own = [x * opaque(jnp.ones((), x.dtype)) for x in arguments]
-        numbers = iter(opaque(list(_literals(program.jaxpr))))
-        (result,) = _evaluate(program.jaxpr, program.consts, own, numbers)
+        literals = {_key(x): jnp.asarray(x.val, jnp.result_type(x.aval)) for x in _literals(program.jaxpr)}
+        numbers, one = opaque((literals, jnp.ones((), arguments[0].dtype)))
+        (result,) = _evaluate(program.jaxpr, program.consts, [x * one for x in arguments], numbers)
         return result
 
     return call
@@ -150,20 +150,24 @@ def _inner(step: Any) -> Any:
     return next((step.params[name] for name in ("jaxpr", "call_jaxpr") if name in step.params), None)
 
 
-def _literals(jaxpr: Any) -> Iterator[Array]:
-    """The numbers of a program, in the order in which `_evaluate` meets them."""
+def _key(literal: Literal) -> str:
+    return f"{literal.val!r} {literal.aval}"
+
+
+def _literals(jaxpr: Any) -> Iterator[Literal]:
+    """The numbers of a program, those of inner programs among them."""
     for step in jaxpr.eqns:
-        yield from (jnp.asarray(x.val, jnp.result_type(x.aval)) for x in step.invars if isinstance(x, Literal))
+        yield from (x for x in step.invars if isinstance(x, Literal))
         if inner := _inner(step):
             yield from _literals(inner.jaxpr)
-    yield from (jnp.asarray(x.val, jnp.result_type(x.aval)) for x in jaxpr.outvars if isinstance(x, Literal))
+    yield from (x for x in jaxpr.outvars if isinstance(x, Literal))
 
 
-def _evaluate(jaxpr: Any, constants: Any, arguments: Any, numbers: Iterator[Array]) -> list[Any]:
+def _evaluate(jaxpr: Any, constants: Any, arguments: Any, numbers: dict[str, Array]) -> list[Any]:
     known = dict(zip(jaxpr.constvars, constants, strict=True)) | dict(zip(jaxpr.invars, arguments, strict=True))
 
     def read(x: Any) -> Any:
-        return next(numbers) if isinstance(x, Literal) else known[x]
+        return numbers[_key(x)] if isinstance(x, Literal) else known[x]
 
     for step in jaxpr.eqns:
         given = [read(x) for x in step.invars]
