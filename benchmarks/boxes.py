@@ -21,9 +21,11 @@ import jax.numpy as jnp
 from jax import Array
 
 import jaxloss
-from benchmarks.compare import Contender, interleaved, jax_contender, torch_contender
+from benchmarks.compare import Contender, jax_contender, torch_contender
 from benchmarks.peers import MISSING, WHATS, reason, torch
-from benchmarks.report import header, megabytes, ratio, spread, table
+from benchmarks.report import header
+from benchmarks.tables import megabytes, spread, table
+from benchmarks.timing import interleaved, ratio
 
 LOSSES = ("iou", "giou", "diou", "ciou")
 BOXES, QUICK_BOXES = 1_000_000, 1_000

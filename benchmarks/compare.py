@@ -24,11 +24,9 @@ import gc
 import json
 import math
 import os
-import random
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from benchmarks.peers import JAX_PEERS, LOSSES, MISSING, ON_GPU, PEERS, WHATS, Case, cases, make_inputs, reason, torch
-from benchmarks.report import TARGETS, Cell, header, judge, print_report, spread, table
+from benchmarks.report import TARGETS, Cell, header, judge, print_report
+from benchmarks.tables import spread, table
+from benchmarks.timing import interleaved
 
 LARGE = 2**26  # elements from which a cell gets at most 5 rounds
 SMALL = 2**18  # elements up to which it gets five times as many: a call takes less than a millisecond
@@ -195,28 +195,6 @@ def contenders(
 
 # ---------------------------------------------------------------------------------------------------------------------
 # timing
-
-
-def seconds(call: Callable[[], Any], number: int) -> float:
-    start = time.perf_counter()
-    for _ in range(number - 1):
-        call()
-    jax.block_until_ready(call())
-    return (time.perf_counter() - start) / number
-
-
-def interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int, least: float = 0.005) -> dict[str, list[float]]:
-    """Seconds a call, one number a round; short calls are repeated until a sample takes `least` seconds."""
-    number = {name: max(1, min(1000, int(least / seconds(call, 1)))) for name, call in calls.items()}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    order = list(calls)
-    shuffle = random.Random(0).shuffle
-    for _ in range(rounds):
-        shuffle(order)
-        for name in order:
-            time.sleep(0.003)  # the threads of the last one spin for a while: not on this one's time
-            samples[name].append(seconds(calls[name], number[name]))
-    return samples
 
 
 def measure(

@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from benchmarks.compare import floor_contender, interleaved, jax_contender
+from benchmarks.compare import floor_contender, jax_contender
 from benchmarks.peers import LOSSES, Case, make_inputs
-from benchmarks.report import header, ratio, spread, table
+from benchmarks.report import header
+from benchmarks.tables import spread, table
+from benchmarks.timing import interleaved, ratio
 
 Form = Callable[[Array, Array], Array]
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 import jaxloss
+from benchmarks import plain
 
 
 def optional(module: str) -> Any:
@@ -57,16 +58,11 @@ class Loss:
         return self.data in ("labels", "distributions")
 
 
-def plain_huber(y: Array, p: Array) -> Array:
-    e = jnp.abs(p - y)
-    return jnp.where(e <= 1, e**2 / 2, e - 1 / 2)
-
-
 LOSSES = {
     "mse": Loss(
         "numbers",
         jaxloss.mse,
-        plain=lambda y, p: (p - y) ** 2,
+        plain=plain.mse,
         optax=lambda y, p: optax.losses.squared_error(p, y),
         keras=lambda y, p: keras.losses.mean_squared_error(y, p),
         torch=lambda y, p, **how: F.mse_loss(p, y, **how),
@@ -75,7 +71,7 @@ LOSSES = {
     "mae": Loss(
         "numbers",
         jaxloss.mae,
-        plain=lambda y, p: jnp.abs(p - y),
+        plain=plain.mae,
         keras=lambda y, p: keras.losses.mean_absolute_error(y, p),
         torch=lambda y, p, **how: F.l1_loss(p, y, **how),
         keywords={"reduction": "sum", "weights": np.ones(2, np.float32)},
@@ -83,7 +79,7 @@ LOSSES = {
     "huber": Loss(
         "numbers",
         jaxloss.huber,
-        plain=plain_huber,
+        plain=plain.huber,
         optax=lambda y, p: optax.losses.huber_loss(p, y),
         keras=lambda y, p: keras.losses.huber(y, p),
         torch=lambda y, p, **how: F.huber_loss(p, y, **how),
@@ -92,7 +88,7 @@ LOSSES = {
     "bce": Loss(
         "bits",
         functools.partial(jaxloss.bce, from_logits=True),
-        plain=lambda y, z: -y * jax.nn.log_sigmoid(z) - (1 - y) * jax.nn.log_sigmoid(-z),
+        plain=plain.bce_logits,
         optax=lambda y, z: optax.losses.sigmoid_binary_cross_entropy(z, y),
         keras=lambda y, z: keras.losses.binary_crossentropy(y, z, from_logits=True),
         torch=lambda y, z, **how: F.binary_cross_entropy_with_logits(z, y, **how),
@@ -101,7 +97,7 @@ LOSSES = {
     "bce_probs": Loss(
         "probabilities",
         jaxloss.bce,
-        plain=lambda y, p: -y * jnp.log(p) - (1 - y) * jnp.log(1 - p),
+        plain=plain.bce,
         keras=lambda y, p: keras.losses.binary_crossentropy(y, p),
         torch=lambda y, p, **how: F.binary_cross_entropy(p, y, **how),
         keywords={"label_smoothing": 0.1, "reduction": "sum"},
@@ -109,7 +105,7 @@ LOSSES = {
     "sparse_cce": Loss(
         "labels",
         functools.partial(jaxloss.sparse_cce, from_logits=True),
-        plain=lambda y, z: -jnp.take_along_axis(jax.nn.log_softmax(z), y[..., None], axis=-1)[..., 0],
+        plain=plain.sparse_cce_logits,
         optax=lambda y, z: optax.losses.softmax_cross_entropy_with_integer_labels(z, y),
         keras=lambda y, z: keras.losses.sparse_categorical_crossentropy(y, z, from_logits=True),
         torch=lambda y, z, **how: F.cross_entropy(z, y, **how),
@@ -118,7 +114,7 @@ LOSSES = {
     "cce": Loss(
         "distributions",
         functools.partial(jaxloss.cce, from_logits=True),
-        plain=lambda y, z: -jnp.sum(y * jax.nn.log_softmax(z), axis=-1),
+        plain=plain.cce_logits,
         optax=lambda y, z: optax.losses.softmax_cross_entropy(z, y),
         keras=lambda y, z: keras.losses.categorical_crossentropy(y, z, from_logits=True),
         torch=lambda y, z, **how: F.cross_entropy(z, y, **how),

@@ -18,13 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.peers import JAX_PEERS, LOSSES, ON_GPU, PEERS, Case, torch
-
-
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """One median time divided by the other, and the quartiles of the ratio round by round."""
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    return statistics.median(ours) / statistics.median(theirs), low, high
+from benchmarks.tables import megabytes, shown, spread, table
+from benchmarks.timing import ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,25 +152,6 @@ def judge(target: Target, measured: Mapping[str, Any]) -> Verdict:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # tables
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown that is readable as text, too."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)) + " |" for line in lines)
-
-
-def shown(x: float | None, form: str = ".2f") -> str:
-    return "-" if x is None else format(x, form)
-
-
-def spread(x: tuple[float, float, float] | None) -> str:
-    return "-" if x is None else f"{x[0]:.2f} ({x[1]:.2f}..{x[2]:.2f})"
-
-
-def megabytes(x: int | None) -> str:
-    return "-" if x is None else f"{x / 1e6:.0f}" if x >= 1e7 or x < 5e4 else f"{x / 1e6:.1f}"
 
 
 def cell_table(cells: Sequence[Cell]) -> str:

@@ -22,9 +22,11 @@ import numpy as np
 from jax import Array
 
 import jaxloss
-from benchmarks.compare import Contender, interleaved, jax_contender
+from benchmarks.compare import Contender, jax_contender
 from benchmarks.peers import MISSING, ON_GPU, WHATS, F, keras, optax, reason, torch
-from benchmarks.report import header, megabytes, ratio, shown, spread, table
+from benchmarks.report import header
+from benchmarks.tables import megabytes, shown, spread, table
+from benchmarks.timing import interleaved, ratio
 
 
 @dataclasses.dataclass(frozen=True)

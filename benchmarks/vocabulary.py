@@ -31,9 +31,12 @@ import numpy as np
 from jax import Array
 
 import jaxloss
-from benchmarks.compare import interleaved, release
+from benchmarks import plain
+from benchmarks.compare import release
 from benchmarks.peers import MISSING, ON_GPU, F, optional, reason, torch
-from benchmarks.report import header, ratio, spread, table
+from benchmarks.report import header
+from benchmarks.tables import spread, table
+from benchmarks.timing import interleaved, ratio
 from jaxloss.linear import default_chunk
 
 jax_cce = optional("jax_cce")
@@ -75,13 +78,8 @@ class Case:
 # contenders: functions of labels, hidden and kernel
 
 
-def of_logits(labels: Array, hidden: Array, kernel: Array) -> Array:
-    z = jnp.dot(hidden, kernel, preferred_element_type=jnp.float32)
-    return jax.nn.logsumexp(z, axis=-1) - jnp.take_along_axis(z, labels[:, None], axis=-1)[:, 0]
-
-
 def naive(labels: Array, hidden: Array, kernel: Array) -> Array:
-    return jnp.mean(of_logits(labels, hidden, kernel))
+    return jnp.mean(plain.linear_cce(labels, hidden, kernel))
 
 
 def checkpoint(labels: Array, hidden: Array, kernel: Array) -> Array:
@@ -89,7 +87,7 @@ def checkpoint(labels: Array, hidden: Array, kernel: Array) -> Array:
 
     @jax.checkpoint
     def body(total: Array, tokens: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + jnp.sum(of_logits(*tokens, kernel)), None
+        return total + jnp.sum(plain.linear_cce(*tokens, kernel)), None
 
     chunks = (labels.reshape(-1, chunk), hidden.reshape(-1, chunk, hidden.shape[-1]))
     return jax.lax.scan(body, jnp.float32(0), chunks)[0] / labels.size

@@ -5,23 +5,27 @@ Every loss has the form `loss(y_true, y_pred, *, <its own options>, weights=None
 
 from importlib.metadata import version as _version
 from types import MappingProxyType as _Frozen
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from jaxloss import boxes as _boxes
-from jaxloss import classification as _classification
-from jaxloss import counts as _counts
-from jaxloss import divergence as _divergence
-from jaxloss import focal as _focal
-from jaxloss import likelihood as _likelihood
-from jaxloss import linear as _linear
-from jaxloss import margin as _margin
-from jaxloss import regression as _regression
-from jaxloss import relative as _relative
-from jaxloss import robust as _robust
-from jaxloss import segmentation as _segmentation
-from jaxloss import sequence as _sequence
-from jaxloss import wiou as _wiou
+from jaxloss._contract.declare import declared as _declared
+from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.values import BadValueError, checked
-from jaxloss.boxes import alpha_iou, ciou, diou, eiou, focal_eiou, giou, iou, iou_log, siou
+from jaxloss._names import did_you_mean as _did_you_mean
+from jaxloss.boxes import (
+    alpha_iou,
+    ciou,
+    diou,
+    eiou,
+    focal_eiou,
+    giou,
+    iou,
+    iou_log,
+    siou,
+    update_iou_loss_mean,
+    wiou_v1,
+    wiou_v2,
+    wiou_v3,
+)
 from jaxloss.classification import bce, cce, nll, sparse_cce
 from jaxloss.counts import negative_binomial_nll, poisson_nll, tweedie
 from jaxloss.divergence import distillation, js_divergence, kl_divergence, total_variation
@@ -45,33 +49,11 @@ from jaxloss.robust import barron, cauchy, charbonnier, welsch
 from jaxloss.segmentation import dice, focal_tversky, generalized_dice, jaccard, lovasz_hinge, lovasz_softmax, tversky
 from jaxloss.sequence import ctc, rnnt
 from jaxloss.sharding import mean_over
-from jaxloss.wiou import update_iou_loss_mean, wiou_v1, wiou_v2, wiou_v3
 
 __version__ = _version("jaxloss")
 
-# Every loss by name, in the order of the families: tests, documentation and benchmarks walk it.
-LOSSES = _Frozen(
-    {
-        name: getattr(family, name)
-        for family in (
-            _classification,
-            _focal,
-            _margin,
-            _divergence,
-            _regression,
-            _robust,
-            _relative,
-            _likelihood,
-            _counts,
-            _boxes,
-            _wiou,
-            _sequence,
-            _linear,
-            _segmentation,
-        )
-        for name in family.__all__
-    }
-)
+# Every loss by name: tests, documentation and benchmarks walk it.
+LOSSES = _Frozen({loss.__name__: loss for loss in _declared if loss.__module__.startswith("jaxloss.")})
 
 __all__ = [
     "LOSSES",
@@ -117,6 +99,7 @@ __all__ = [
     "lovasz_softmax",
     "mae",
     "mape",
+    "mean_of_means",
     "mean_over",
     "mse",
     "msle",
@@ -147,3 +130,10 @@ __all__ = [
     "wiou_v2",
     "wiou_v3",
 ]
+
+
+if not _TYPE_CHECKING:  # a type checker knows all names without it
+
+    def __getattr__(name):
+        cure = "" if name.startswith("_") else _did_you_mean(name, __all__)
+        raise AttributeError(f"module 'jaxloss' has no attribute {name!r}.{cure}")

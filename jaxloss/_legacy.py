@@ -11,6 +11,7 @@ import functools
 import inspect
 import itertools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
@@ -60,6 +61,7 @@ REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size")
 PROGRAMS = 128
 
 # Whether losses look at the values of their inputs, see `_checked.py`. A part of the keys of jax's caches.
+from jaxloss._contract.declare import declared  # noqa: E402
 from jaxloss._contract.types import checking  # noqa: E402
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -106,6 +108,8 @@ def compiled(loss: Callable[P, R]) -> Callable[P, R]:
                 options[key] = value if key in operands else jnp.asarray(value)
         return program(**constants)(*arrays, **options)
 
+    if name in sys.modules[loss.__module__].__dict__.get("__all__", ()):
+        declared.append(call)
     return call
 
 

@@ -31,7 +31,6 @@ from jaxloss.contract import (
     at_least,
     loss,
     losses,
-    nan_outside,
 )
 
 __all__ = ["bce", "cce", "nll", "sparse_cce"]
@@ -244,7 +243,8 @@ def nll(
 
     def example(label: Array, scores: Array, class_weights: Array | None) -> Array:
         log_p = take_label(Row.of(scores), label)
-        return nan_outside(slack - log_p, -weight_of(class_weights, label) * log_p)
+        loss = -weight_of(class_weights, label) * log_p
+        return jnp.where(log_p <= slack, loss, jnp.nan)
 
     # Only the entry that the label names is looked at: more would read the whole row.
     inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOG_PROBABILITIES._replace(outside="formula"))}

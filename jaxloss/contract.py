@@ -43,9 +43,11 @@ from jaxloss._contract.domains import (
     at_least,
     between,
 )
-from jaxloss._contract.map import PER_CLASS, losses, nan_outside
+from jaxloss._contract.map import PER_CLASS, losses
+from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.types import (
     AMOUNT,
+    BOXES,
     LABEL,
     LABELS,
     LOG_AMOUNT,
@@ -66,6 +68,7 @@ from jaxloss._contract.types import (
     Kind,
     Reduction,
     Units,
+    current_loss,
 )
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import widened
@@ -78,6 +81,7 @@ __all__ = [
     "AT_LEAST_0",
     "BINARY",
     "BOX",
+    "BOXES",
     "DISTRIBUTION",
     "FRACTION",
     "LABEL",
@@ -109,10 +113,11 @@ __all__ = [
     "Units",
     "at_least",
     "between",
+    "current_loss",
     "loss",
     "losses",
+    "mean_of_means",
     "mean_over",
-    "nan_outside",
     "partials",
     "saved_for_backward",
     "widened",

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._numerics.derivatives import saved_for_backward
-from jaxloss._numerics.elementary import abs0, log_probability, power_series
+from jaxloss._numerics.derivatives import partials, saved_for_backward
+from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, log_probability, power_series
 from jaxloss._numerics.rows import Row, exp_sum
 from jaxloss.contract import (
     DISTRIBUTION,
@@ -67,10 +67,10 @@ def kl_divergence(
     optax.losses.kl_divergence, which take log p.
     """
 
+    term = _kl_of_logs if from_logs else _kl_of_probabilities
+
     def example(q: Array, p: Array) -> Array:
-        (q, log_q), (_, log_p) = _with_log(q, from_logs), _with_log(p, from_logs)
-        empty = q == 0
-        return jnp.sum(jnp.where(empty, 0, q * (_zero_if_infinite(log_q) - jnp.where(empty, 0, log_p))))
+        return jnp.sum(term(q, p))
 
     inputs = {"y_true": (y_true, TARGET[from_logs]), "y_pred": (y_pred, PREDICTION[from_logs])}
     return losses(example, inputs, axis=axis, **units)
@@ -111,13 +111,10 @@ def js_divergence(
     Source: Lin 1991, doi 10.1109/18.61115. Agrees with the square of scipy.spatial.distance.jensenshannon.
     """
 
+    term = _js_of_logs if from_logs else _js_of_probabilities
+
     def example(q: Array, p: Array, weight: float | Array) -> Array:
-        (q, log_q), (p, log_p) = _with_log(q, from_logs), _with_log(p, from_logs)
-        m = weight * q + (1 - weight) * p
-        log_m = log_probability(m)
-        to_q = weight * q * (_zero_if_infinite(log_q) - log_m)
-        to_p = (1 - weight) * p * (_zero_if_infinite(log_p) - log_m)
-        return jnp.sum(jnp.where(m == 0, 0, to_q + to_p))
+        return jnp.sum(term(q, p, weight))
 
     inputs = {"y_true": (y_true, TARGET[from_logs]), "y_pred": (y_pred, PREDICTION[from_logs])}
     return losses(example, inputs, options={"weight": (weight, FRACTION)}, axis=axis, **units)
@@ -193,9 +190,55 @@ def distillation(
     return losses(example, inputs, options={"temperature": (temperature, at_least(1e-6))}, axis=axis, **units)
 
 
-def _with_log(p: Array, from_logs: bool) -> tuple[Array, Array]:
-    """A distribution and its logarithm."""
-    return (jnp.exp(p), p) if from_logs else (p, log_probability(p))
+def _d_target(q: Array, p: Array) -> Array:
+    slope = log_probability(q) + q / jnp.maximum(q, LEAST_PROBABILITY) - log_probability(p)
+    return jnp.where(q == 0, 0, slope)
+
+
+@partials(_d_target, lambda q, p: -q / jnp.maximum(p, LEAST_PROBABILITY))
+def _kl_of_probabilities(q: Array, p: Array) -> Array:
+    return q * (log_probability(q) - log_probability(p))
+
+
+def _d_log_target(a: Array, b: Array) -> Array:
+    empty = jnp.isneginf(a)
+    return jnp.exp(a) * jnp.where(empty, 0, 1 + jnp.where(empty, 0, a) - b)
+
+
+@partials(_d_log_target, lambda a, b: -jnp.exp(a))
+def _kl_of_logs(a: Array, b: Array) -> Array:
+    # The logarithm of 0 as a finite number, and no less than it for the other where q is 0.
+    least = -float(jnp.finfo(a.dtype).max)
+    empty = jnp.isneginf(a)
+    return jnp.exp(a) * (jnp.maximum(a, least) - jnp.where(empty, least, b))
+
+
+# With m = w q + (1 - w) p, a term of the Jensen-Shannon divergence is w q log(q / m) + (1 - w) p log(p / m). Its
+# derivatives are w log(q / m), (1 - w) log(p / m), and by w, q log(q / m) - p log(p / m) - (q - p).
+
+
+def _js(q: Array, log_q: Array, p: Array, log_p: Array, w: Array) -> Array:
+    log_m = log_probability(w * q + (1 - w) * p)
+    return w * q * (log_q - log_m) + (1 - w) * p * (log_p - log_m)
+
+
+def _log_over_mixture(x: Array, q: Array, p: Array, w: Array) -> Array:
+    """log(x / m), and 0 where m is 0."""
+    m = w * q + (1 - w) * p
+    return jnp.where(m == 0, 0, log_probability(x) - log_probability(m))
+
+
+@partials(
+    lambda q, p, w: w * _log_over_mixture(q, q, p, w),
+    lambda q, p, w: (1 - w) * _log_over_mixture(p, q, p, w),
+    lambda q, p, w: q * _log_over_mixture(q, q, p, w) - p * _log_over_mixture(p, q, p, w) - (q - p),
+)
+def _js_of_probabilities(q: Array, p: Array, w: Array) -> Array:
+    return _js(q, log_probability(q), p, log_probability(p), w)
+
+
+def _js_of_logs(a: Array, b: Array, w: Array) -> Array:
+    return _js_of_probabilities(jnp.exp(a), jnp.exp(b), w)
 
 
 def _zero_if_infinite(log: Array) -> Array:

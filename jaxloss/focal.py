@@ -28,8 +28,9 @@ from jaxloss._numerics.elementary import (
     power_series,
     saturate,
 )
-from jaxloss._numerics.rows import Classes, Row, smoothed, zero_at_zero
+from jaxloss._numerics.rows import Classes, Row, exp_sum, smoothed, zero_at_zero
 from jaxloss._numerics.scores import Probabilities
+from jaxloss._platform import cpu
 from jaxloss.contract import (
     ANY,
     AT_LEAST_0,
@@ -302,15 +303,14 @@ def _focal_of_logit(power: Callable[[Array, Array], Array]) -> Callable[..., Arr
 
     @partials(d_target, d_logit, d_gamma)
     def focal(y: Array, z: Array, gamma: Array) -> Array:
-        return bce_of_logit(y, z) * power(_Error.of(y, z).e, gamma)
+        return bce_of_logit(y, z) * power(y * jax.nn.sigmoid(-z) + (1 - y) * jax.nn.sigmoid(z), gamma)
 
     return focal
 
 
 def _focal_of_probability(power: Callable[[Array, Array], Array]) -> Callable[..., Array]:
     def error(y: Array, p: Array) -> Array:
-        p = jnp.clip(p, 0, 1)
-        return y * (1 - p) + (1 - y) * p
+        return jnp.maximum(y * (1 - p) + (1 - y) * p, 0)  # rounding may carry p outside
 
     def along(slope_b: Array, slope_e: Array, y: Array, p: Array, gamma: Array) -> Array:
         """The derivative along a direction in which b and e have these slopes."""
@@ -383,7 +383,7 @@ def _classes(p: Array) -> Classes:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _over_logits(rule: _Rule, y: Array, row: Row, option: Array) -> Array:
     """A class without weight may have the logit -inf."""
-    return jnp.sum(zero_at_zero(y, rule.f(Classes.of(row), option)))
+    return jnp.sum(zero_at_zero(y, rule.f(Classes.at(row.wide, *exp_sum(row)), option)))
 
 
 @functools.partial(_over_logits.defjvp, symbolic_zeros=True)
@@ -391,18 +391,28 @@ def _(rule: _Rule, primals: tuple[Array, Row, Array], tangents: tuple[Any, Any, 
     y, row, option = primals
     dy, d_row, d_option = tangents
     value = _over_logits(rule, y, row, option)
-    classes, slope = Classes.of(row), jnp.zeros_like(value)
+    sums, slope = exp_sum(row), jnp.zeros_like(value)
     if not isinstance(dy, SymbolicZero):
+        classes = Classes.at(row.wide, *sums)
         infinite = jnp.isinf(classes.s)  # and would be NaN, times what does not change
         finite = classes._replace(s=jnp.where(infinite, 0, classes.s))
         constant = jax.lax.stop_gradient(rule.f(classes, option))
         f = jnp.where(infinite, constant, rule.f(finite, option))
         slope += jnp.sum(jnp.where((y == 0) & jnp.isinf(f), 0, f) * dy)
     if not isinstance(d_row.wide, SymbolicZero):
-        c = y * rule.d_s(classes, option)
-        slope += jnp.sum((classes.p * (jnp.sum(c) - c) - c * classes.rest) * d_row.wide)
+
+        def c(y: Array, z: Array, largest: Array, excess: Array, option: Array) -> Array:
+            return y * rule.d_s(Classes.at(z, largest, excess), option)
+
+        def d_logits(total: Array, y: Array, z: Array, largest: Array, excess: Array, option: Array) -> Array:
+            k, own = Classes.at(z, largest, excess), c(y, z, largest, excess, option)
+            return k.p * (total - own) - own * k.rest
+
+        total = jnp.sum(cpu.unshared(c)(y, row.again(), *sums, option))
+        slope += jnp.sum(cpu.unshared(d_logits)(total, y, row.again(), *sums, option) * d_row.wide)
     if not isinstance(d_option, SymbolicZero):
-        slope += jnp.sum(zero_at_zero(y, rule.d_option(classes, option))) * d_option
+        by_option = rule.d_option(Classes.at(row.wide, *sums), option)
+        slope += jnp.sum(zero_at_zero(y, by_option)) * d_option
     return value, slope
 
 

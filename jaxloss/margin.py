@@ -1,4 +1,4 @@
-"""Margin losses: of scores `z` that shall lie on the right side by a distance. At their kinks the derivative is 0.
+"""Margin losses: of scores `z` that must be on the correct side by a margin. At their kinks the derivative is 0.
 
 Targets `y` are signs (unit: element), labels, one-hot rows or sets of classes (unit: example, of `K` classes). They
 only choose sides, so the derivative by them is 0; the two losses that take soft targets, `sparsemax` and
@@ -7,25 +7,32 @@ only choose sides, so the derivative by them is 0; the two losses that take soft
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, compiled, in_explicit_mesh
-from jaxloss._math import (
-    barrier,
-    constants,
-    is_at,
-    is_binary,
-    is_label,
-    is_probability,
-    pick,
-    poisoned,
-    slopes,
-    softplus,
+from jaxloss._numerics.derivatives import partials, saved_for_backward
+from jaxloss._numerics.elementary import bce_of_logit, relu0, softplus
+from jaxloss._numerics.rows import Row, is_at, take_label
+from jaxloss._platform import mesh
+from jaxloss.contract import (
+    BINARY,
+    LABEL,
+    LOGIT,
+    ONE_HOT,
+    SCORE,
+    SIGN,
+    TARGET,
+    ArrayLike,
+    Holds,
+    Units,
+    at_least,
+    current_loss,
+    loss,
+    losses,
 )
-from jaxloss.classification import bce_of_logit
 
 __all__ = [
     "categorical_hinge",
@@ -40,80 +47,53 @@ __all__ = [
 ]
 
 
-@slopes(lambda x: (x > 0).astype(x.dtype))
-def _positive_part(x: Array) -> Array:
-    """max(x, 0) with derivative 0 at 0, where jax.numpy has 1/2."""
-    return jnp.maximum(x, 0)
+SCORES = Holds("score", LOGIT, core=1)
 
 
 def _sign(y: Array) -> Array:
-    """A target of -1 or +1; 0 counts as -1, so that bool targets work. Any other gives NaN."""
-    square = y * y
-    # Without selects, which would keep XLA from fusing the loss with its sum.
-    return y + (square - 1) + 0 * jnp.sqrt(-jnp.abs(y * (square - 1)))
+    """A target of -1 or +1; 0 counts as -1, so that bool targets work."""
+    return y + (y * y - 1)
 
 
-def _sign_for_slope(y: Array) -> Array:
-    """The same for a derivative: 0 instead of NaN, and with constants that keep it out of the program of the value."""
-    zero, one = constants(0, 1, like=y)
-    square = y * y
-    return jnp.where(y * (square - one) == zero, y + (square - one), zero)
-
-
-def _nothing(y: Array, *_: Array) -> Array:
+def _chooses(y: Array, *_: Array) -> Array:
+    """The derivative with respect to a target that only chooses a side."""
     return jnp.zeros_like(y)
 
 
-def _hinge_slope(y: Array, z: Array, margin: Array) -> Array:
-    sign = _sign_for_slope(y)
-    return jnp.where(barrier(margin) > sign * z, -sign, 0)
-
-
-@slopes(_nothing, _hinge_slope, lambda y, z, margin: (margin > _sign_for_slope(y) * z).astype(z.dtype))
+@partials(
+    _chooses,
+    lambda y, z, margin: jnp.where(margin > _sign(y) * z, -_sign(y), 0),
+    lambda y, z, margin: jnp.where(margin > _sign(y) * z, 1.0, 0.0),
+)
 def _hinge(y: Array, z: Array, margin: Array) -> Array:
     return jnp.maximum(margin - _sign(y) * z, 0)
 
 
-def _squared_hinge_slope(y: Array, z: Array, margin: Array) -> Array:
-    sign = _sign_for_slope(y)
-    return -2 * sign * _positive_part(barrier(margin) - sign * z)
-
-
-@slopes(_nothing, _squared_hinge_slope, lambda y, z, margin: 2 * _positive_part(margin - _sign_for_slope(y) * z))
+@partials(
+    _chooses,
+    lambda y, z, margin: -2 * _sign(y) * relu0(margin - _sign(y) * z),
+    lambda y, z, margin: 2 * relu0(margin - _sign(y) * z),
+)
 def _squared_hinge(y: Array, z: Array, margin: Array) -> Array:
     return jnp.maximum(margin - _sign(y) * z, 0) ** 2
 
 
-def _soft_margin_slope(y: Array, z: Array) -> Array:
-    sign = _sign_for_slope(y)
-    return -sign * jax.nn.sigmoid(-sign * z)
-
-
-@slopes(_nothing, _soft_margin_slope)
+@partials(_chooses, lambda y, z: -_sign(y) * jax.nn.sigmoid(-_sign(y) * z))
 def _soft_margin(y: Array, z: Array) -> Array:
     return softplus(-_sign(y) * z)
 
 
-@compiled
-def hinge(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    margin: float | Array = 1.0,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def hinge(y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, **units: Unpack[Units]) -> Array:
     """Hinge loss: `max(0, margin - y z)`, with derivative 0 at the kink `y z = margin`.
 
     Args:
       y_true: (...) targets -1 or +1; 0 counts as -1, so that 0/1 and bool targets work.
       y_pred: (...) scores.
       margin: how far on the right side a score must lie to cost nothing, at least 0.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ, a negative margin. TypeError: `y_pred` of integer dtype.
@@ -126,31 +106,17 @@ def hinge(
     Source: Cortes and Vapnik 1995, doi 10.1007/BF00994018. Agrees with keras.losses.Hinge, and with
     optax.losses.hinge_loss for targets -1 and +1.
     """
-    check_option("hinge", "margin", margin, low=0)
 
-    def example(y: Array, z: Array) -> Array:
-        return _hinge(y, z, jnp.asarray(margin, z.dtype))
+    def element(y: Array, z: Array, margin: float | Array) -> Array:
+        return _hinge(y, z, margin)
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        kinds=("number", "score"),
-        domains=("sign", "number"),
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
+    return losses(element, inputs, options={"margin": (margin, at_least(0))}, **units)
 
 
-@compiled
+@loss
 def squared_hinge(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    margin: float | Array = 1.0,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, **units: Unpack[Units]
 ) -> Array:
     """Squared hinge loss: `max(0, margin - y z)^2`.
 
@@ -158,10 +124,9 @@ def squared_hinge(
       y_true: (...) targets -1 or +1; 0 counts as -1, so that 0/1 and bool targets work.
       y_pred: (...) scores.
       margin: how far on the right side a score must lie to cost nothing, at least 0.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ, a negative margin. TypeError: `y_pred` of integer dtype.
@@ -174,31 +139,16 @@ def squared_hinge(
     Source: Cortes and Vapnik 1995, doi 10.1007/BF00994018, with the exponent 2. Agrees with
     keras.losses.SquaredHinge.
     """
-    check_option("squared_hinge", "margin", margin, low=0)
 
-    def example(y: Array, z: Array) -> Array:
-        return _squared_hinge(y, z, jnp.asarray(margin, z.dtype))
+    def element(y: Array, z: Array, margin: float | Array) -> Array:
+        return _squared_hinge(y, z, margin)
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        kinds=("number", "score"),
-        domains=("sign", "number"),
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
+    return losses(element, inputs, options={"margin": (margin, at_least(0))}, **units)
 
 
-@compiled
-def perceptron(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def perceptron(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     """Perceptron loss: `max(0, -y z)`, a hinge of margin 0.
 
     At the kink z = 0 the derivative is 0, so a model that starts with all scores 0 does not move.
@@ -206,10 +156,9 @@ def perceptron(
     Args:
       y_true: (...) targets -1 or +1; 0 counts as -1, so that 0/1 and bool targets work.
       y_pred: (...) scores.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
@@ -222,38 +171,22 @@ def perceptron(
     Source: Rosenblatt 1958, doi 10.1037/h0042519. Agrees with optax.losses.perceptron_loss for targets -1 and +1.
     """
 
-    def example(y: Array, z: Array) -> Array:
-        return _hinge(y, z, jnp.zeros((), z.dtype))
+    def element(y: Array, z: Array) -> Array:
+        return _hinge(y, z, 0.0)
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        kinds=("number", "score"),
-        domains=("sign", "number"),
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    return losses(element, {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}, **units)
 
 
-@compiled
-def soft_margin(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def soft_margin(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     """Soft margin (logistic) loss: `log(1 + exp(-y z))`, for scores of any size.
 
     Args:
       y_true: (...) targets -1 or +1; 0 counts as -1, so that 0/1 and bool targets work.
       y_pred: (...) scores.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
@@ -267,29 +200,11 @@ def soft_margin(
     torch.nn.functional.soft_margin_loss (which overflows) for targets -1 and +1.
     """
 
-    def example(y: Array, z: Array) -> Array:
-        return _soft_margin(y, z)
-
-    return batched(
-        example,
-        (y_true, y_pred),
-        kinds=("number", "score"),
-        domains=("sign", "number"),
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    return losses(_soft_margin, {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}, **units)
 
 
-@compiled
-def sparsemax(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def sparsemax(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     """Binary sparsemax loss: `r (r + z - c)` with `c = clip(z, -1, 1)` and `r = (c + 1) / 2 - y`.
 
     It is 0 exactly where the sparse sigmoid `(c + 1) / 2` equals the target; its derivative by z is r. For the target
@@ -298,10 +213,9 @@ def sparsemax(
     Args:
       y_true: (...) targets in [0, 1].
       y_pred: (...) scores.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
@@ -315,40 +229,22 @@ def sparsemax(
     Niculae 2020, arXiv 1901.02324. Agrees with optax.losses.sparsemax_loss for the targets 0 and 1.
     """
 
-    def example(y: Array, z: Array) -> Array:
-        return poisoned(is_probability(y, 0), _sparsemax(y, z))
-
-    return batched(
-        example,
-        (y_true, y_pred),
-        kinds=("number", "score"),
-        domains=("probability", "number"),
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    return losses(_sparsemax, {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE)}, **units)
 
 
 def _sparse_sigmoid_minus(y: Array, z: Array) -> Array:
     return (jnp.clip(z, -1, 1) - (2 * y - 1)) / 2  # one rounding, where (c + 1) / 2 would lose a c near -1 or 1
 
 
-@slopes(lambda y, z: 2 * y - 1 - z, _sparse_sigmoid_minus)
+@partials(lambda y, z: 2 * y - 1 - z, _sparse_sigmoid_minus)
 def _sparsemax(y: Array, z: Array) -> Array:
     r = _sparse_sigmoid_minus(y, z)
     return r * (r + (z - jnp.clip(z, -1, 1)))
 
 
-@compiled
+@loss
 def categorical_hinge(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    margin: float | Array = 1.0,
-    axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, axis: int = -1, **units: Unpack[Units]
 ) -> Array:
     """Categorical hinge loss: `max(0, margin + max_wrong z - z_right)`, with derivative 0 at the kink.
 
@@ -359,10 +255,9 @@ def categorical_hinge(
       y_pred: (..., K) scores; a class that the model excludes may have -inf, if it is wrong.
       margin: by how much the right score must exceed all others to cost nothing, at least 0.
       axis: the class axis.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
       ValueError: shapes that differ, a negative margin. TypeError: `y_pred` of integer dtype.
@@ -376,28 +271,18 @@ def categorical_hinge(
     optax.losses.multiclass_hinge_loss, and with keras.losses.CategoricalHinge unless all wrong scores are negative:
     that function counts a 0 among them.
     """
-    check_option("categorical_hinge", "margin", margin, low=0)
 
-    def example(y: Array, z: Array) -> Array:
+    def example(y: Array, z: Array, margin: float | Array) -> Array:
         right = y == 1
-        valid = jnp.all(right | (y == 0)) & (jnp.sum(right, dtype=jnp.int32) == 1)
         excess = jnp.max(jnp.where(right, -jnp.inf, z)) - jnp.sum(jnp.where(right, z, 0))
-        return poisoned(valid, _positive_part(jnp.asarray(margin, z.dtype) + excess))
+        # A number for each row, as the other sums: only one class may be right.
+        return jnp.where(saved_for_backward(jnp.sum(y)) == 1, relu0(margin + excess), jnp.nan)
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        kinds=("number", "score"),
-        domains=("one-hot", "logits"),
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, Holds("number", ONE_HOT, core=1)), "y_pred": (y_pred, SCORES)}
+    return losses(example, inputs, options={"margin": (margin, at_least(0))}, axis=axis, **units)
 
 
-@compiled
+@loss
 def multi_margin(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -405,9 +290,7 @@ def multi_margin(
     power: int = 1,
     margin: float | Array = 1.0,
     axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """Multi-class margin loss: `sum_{k != y} max(0, margin - z_y + z_k)^power / K`, with derivative 0 at the kinks.
 
@@ -417,10 +300,9 @@ def multi_margin(
       power: 1 or 2.
       margin: by how much the right score must exceed another to cost nothing, at least 0.
       axis: the class axis.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
       ValueError: shapes that do not fit, a power other than 1 and 2, a negative margin. TypeError: labels of floating
@@ -433,49 +315,28 @@ def multi_margin(
     Source: Weston and Watkins 1999, European Symposium on Artificial Neural Networks. Agrees with
     torch.nn.functional.multi_margin_loss.
     """
-    check_option("multi_margin", "margin", margin, low=0)
     if not isinstance(power, int) or power not in (1, 2):
-        raise ValueError(f"multi_margin: power must be the number 1 or 2, got {power}.")
+        raise ValueError(f"{current_loss()}: power must be the number 1 or 2, got {power}.")
 
-    def example(label: Array, z: Array) -> Array:
-        excess = z - pick(z, label, z)
-        terms = _positive_part(jnp.asarray(margin, z.dtype) + excess) ** power
-        loss = jnp.sum(jnp.where(is_at(label, z), 0, terms)) / z.size
-        return poisoned(is_label(label, z.size), loss)
+    def example(label: Array, z: Array, margin: float | Array) -> Array:
+        terms = relu0(margin + (z - take_label(Row.of(z), label))) ** power
+        return jnp.sum(jnp.where(is_at(label, z), 0, terms)) / z.size
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(0, 1),
-        kinds=("label", "score"),
-        domains=("label", "logits"),
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, SCORES)}
+    return losses(example, inputs, options={"margin": (margin, at_least(0))}, axis=axis, **units)
 
 
-@compiled
-def multilabel_margin(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def multilabel_margin(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
     """Multi-label margin loss: `sum_{j in y} sum_{k not in y} max(0, 1 - z_j + z_k) / K`, derivative 0 at the kinks.
 
     Args:
       y_true: (..., K) matrix of 0 and 1, or bool: 1 where the example has the class.
       y_pred: (..., K) scores; a class that the model excludes may have -inf, if the example does not have it.
       axis: the class axis.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
@@ -490,47 +351,25 @@ def multilabel_margin(
     """
 
     def example(y: Array, z: Array) -> Array:
-        valid = jnp.all(is_binary(y))
-        if in_explicit_mesh(z):  # pairs of classes cannot be spread along one axis of the mesh twice
-            whole = NamedSharding(jax.typeof(z).sharding.mesh, PartitionSpec(None))
-            y, z = jax.sharding.reshard(y, whole), jax.sharding.reshard(z, whole)
+        y, z = mesh.replicated(y, z)  # pairs of classes cannot be spread along one axis of the mesh twice
         pairs = (y == 1)[:, None] & (y == 0)[None, :]
-        terms = _positive_part(1 - (z[:, None] - z[None, :]))
-        return poisoned(valid, jnp.sum(jnp.where(pairs, terms, 0)) / z.size)
+        return jnp.sum(jnp.where(pairs, relu0(1 - (z[:, None] - z[None, :])), 0)) / z.size
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        kinds=("number", "score"),
-        domains=("binary", "logits"),
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    inputs = {"y_true": (y_true, Holds("number", BINARY, core=1)), "y_pred": (y_pred, SCORES)}
+    return losses(example, inputs, axis=axis, **units)
 
 
-@compiled
-def multilabel_soft_margin(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def multilabel_soft_margin(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
     """Multi-label soft margin loss: the mean over the classes of `bce` from logits.
 
     Args:
       y_true: (..., K) matrix of targets in [0, 1]: 1 where the example has the class.
       y_pred: (..., K) logits.
       axis: the class axis.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
@@ -545,14 +384,6 @@ def multilabel_soft_margin(
     def example(y: Array, z: Array) -> Array:
         return jnp.sum(bce_of_logit(y, z)) / z.size
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        kinds=("number", "score"),
-        domains=("probability", "number"),
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    # By entry: each has a derivative of its own.
+    target = TARGET._replace(core=1, outside="entry")
+    return losses(example, {"y_true": (y_true, target), "y_pred": (y_pred, SCORE._replace(core=1))}, axis=axis, **units)

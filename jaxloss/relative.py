@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, compiled, settled
-from jaxloss._math import absolute, barrier, constants, is_huge, is_minute, is_zero, quotient, slopes, steady
-from jaxloss._special import above, above_zero, blend, separate
+from jaxloss._numerics.derivatives import partials
+from jaxloss._numerics.elementary import abs0, at_least_tiny, divide, lerp, step
+from jaxloss._numerics.vectors import lengths, versine
+from jaxloss._platform import unmoved
+from jaxloss.contract import ABOVE_MINUS_1, AT_LEAST_0, NUMBER, NUMBERS, ArrayLike, Holds, Units, loss, losses
 
 __all__ = ["cosine_distance", "mape", "msle", "smape"]
 
 
-@compiled
-def mape(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    eps: float | Array = 1e-7,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def mape(y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | Array = 1e-7, **units: Unpack[Units]) -> Array:
     """Mean absolute percentage error: `100 abs(y_pred - y_true) / max(abs(y_true), eps)`.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
       eps: smaller targets count as this one, at least 0; for them the loss is huge, so mask them or raise it.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements in percent; with `reduction="none"` one loss an element, of shape (...). The derivative
+      The mean over elements in percent; with `reduction="none"` one loss per element, shape (...). The derivative
       at y_pred = y_true is 0.
 
     Raises:
@@ -47,55 +40,40 @@ def mape(
     Source: de Myttenaere et al. 2016, arXiv 1605.02541. Agrees with keras.losses.MeanAbsolutePercentageError, and up
     to the factor 100 with sklearn.metrics.mean_absolute_percentage_error, whose eps is 2.2e-16.
     """
-    check_option("mape", "eps", eps, low=0)
 
-    def example(y: Array, p: Array) -> Array:
-        return _relative_error(y, p, jnp.asarray(eps, p.dtype))
+    def element(y: Array, p: Array, eps: float | Array) -> Array:
+        return _relative_error(y, p, eps)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"eps": (eps, AT_LEAST_0)}, **units)
 
 
 def _size(y: Array, eps: Array) -> Array:
-    return jnp.maximum(absolute(y), above_zero(eps))
+    return jnp.maximum(abs0(y), at_least_tiny(eps))
 
 
-def _relative_slope(y: Array, p: Array, eps: Array) -> Array:
-    y, p, eps = separate(y, p, eps)
-    (percent,) = constants(100, like=y)
-    return quotient(percent * jnp.sign(p - y), _size(y, eps))  # the percent first, lest the quotient underflow
+def _relative_d_prediction(y: Array, p: Array, eps: Array) -> Array:
+    return divide(100 * jnp.sign(p - y), _size(y, eps))
 
 
-def _relative_by_size(y: Array, p: Array, eps: Array) -> Array:
-    y, p, eps = separate(y, p, eps)
-    (percent,) = constants(100, like=y)
-    return -percent * quotient(quotient(absolute(p - y), _size(y, eps)), _size(y, eps))
-
-
-def _relative_by_target(y: Array, p: Array, eps: Array) -> Array:
+def _relative_d_target(y: Array, p: Array, eps: Array) -> Array:
     # Of abs(p - y) / abs(y): -sign(p - y) p / (y abs(y)), where nothing cancels.
-    share = jnp.where(absolute(y) > eps, quotient(p, jnp.where(y == 0, 1, y)), 1)
-    return -share * _relative_slope(y, p, eps)
+    share = jnp.where(abs0(y) > eps, divide(p, jnp.where(y == 0, 1, y)), 1)
+    return -share * _relative_d_prediction(y, p, eps)
 
 
-def _relative_by_eps(y: Array, p: Array, eps: Array) -> Array:
-    return jnp.where(absolute(y) > eps, 0, _relative_by_size(y, p, eps))
+def _relative_d_eps(y: Array, p: Array, eps: Array) -> Array:
+    size = _size(y, eps)
+    return jnp.where(abs0(y) > eps, 0, -100 * divide(divide(abs0(p - y), size), size))
 
 
-@slopes(_relative_by_target, _relative_slope, _relative_by_eps)
+@partials(_relative_d_target, _relative_d_prediction, _relative_d_eps)
 def _relative_error(y: Array, p: Array, eps: Array) -> Array:
     return 100 * (jnp.abs(p - y) / _size(y, eps))
 
 
-@compiled
-def smape(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    eps: float | Array = 1e-7,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def smape(y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | Array = 1e-7, **units: Unpack[Units]) -> Array:
     """Symmetric mean absolute percentage error: `200 abs(y_pred - y_true) / max(abs(y_true) + abs(y_pred), eps)`.
 
     It lies between 0 and 200; where the signs differ it is 200, with zero gradient.
@@ -104,10 +82,9 @@ def smape(
       y_true: (...) targets.
       y_pred: (...) predictions.
       eps: smaller sums count as this one, at least 0.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements in percent; with `reduction="none"` one loss an element, of shape (...). The derivative
+      The mean over elements in percent; with `reduction="none"` one loss per element, shape (...). The derivative
       at y_pred = y_true is 0.
 
     Raises:
@@ -120,59 +97,50 @@ def smape(
     Source: Makridakis 1993, doi 10.1016/0169-2070(93)90079-3; the form of the M4 competition. No function of optax,
     Keras or PyTorch computes it; torchmetrics has it without the factor 100.
     """
-    check_option("smape", "eps", eps, low=0)
 
-    def example(y: Array, p: Array) -> Array:
-        return _symmetric_error(y, p, jnp.asarray(eps, p.dtype))
+    def element(y: Array, p: Array, eps: float | Array) -> Array:
+        return _symmetric_error(y, p, eps)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
-
-
-def _mean_size(y: Array, p: Array, eps: Array, half: Array | float = 0.5) -> Array:
-    return jnp.maximum(half * absolute(y) + half * absolute(p), above_zero(half * eps))  # halved first: no overflow
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"eps": (eps, AT_LEAST_0)}, **units)
 
 
-def _symmetric_slope(y: Array, p: Array, eps: Array) -> Array:
-    """By p: 200 sign(p - y) (abs(y) + y sign(p)) / (sum of sizes)^2 where that reaches eps: nothing cancels."""
-    y, p, eps = separate(y, p, eps)
-    half, percent = constants(0.5, 100, like=y)
-    size = _mean_size(y, p, eps, half)
-    shared = quotient(half * absolute(y) + half * y * jnp.sign(p), size)
-    return percent * jnp.sign(p - y) * quotient(jnp.where(size > half * eps, shared, 1), size)
+def _mean_size(y: Array, p: Array, eps: Array) -> Array:
+    half = unmoved(0.5, y)  # the sum of the sizes may overflow, not that of their halves
+    return jnp.maximum(half * abs0(y) + half * abs0(p), at_least_tiny(half * eps))
 
 
-def _symmetric_by_eps(y: Array, p: Array, eps: Array) -> Array:
+def _symmetric_d_prediction(y: Array, p: Array, eps: Array) -> Array:
+    # 200 sign(p - y) (abs(y) + y sign(p)) / (sum of sizes)^2 where that sum reaches eps: nothing cancels.
     size = _mean_size(y, p, eps)
-    return jnp.where(size > eps / 2, 0, -50 * quotient(quotient(absolute(p - y), size), size))
+    share = jnp.where(size > eps / 2, divide(abs0(y) / 2 + y * jnp.sign(p) / 2, size), 1)
+    return 100 * jnp.sign(p - y) * divide(share, size)
 
 
-@slopes(lambda y, p, eps: _symmetric_slope(p, y, eps), _symmetric_slope, _symmetric_by_eps)
+def _symmetric_d_eps(y: Array, p: Array, eps: Array) -> Array:
+    size = _mean_size(y, p, eps)
+    return jnp.where(size > eps / 2, 0, -50 * divide(divide(abs0(p - y), size), size))
+
+
+@partials(lambda y, p, eps: _symmetric_d_prediction(p, y, eps), _symmetric_d_prediction, _symmetric_d_eps)
 def _symmetric_error(y: Array, p: Array, eps: Array) -> Array:
-    (half,) = constants(0.5, like=y)  # a plain 0.5 XLA takes out of the sum, which could overflow then
-    return jnp.minimum(100 * (jnp.abs(p - y) / _mean_size(y, p, eps, half)), 200)
+    return jnp.minimum(100 * (jnp.abs(p - y) / _mean_size(y, p, eps)), 200)
 
 
-@compiled
-def msle(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def msle(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     """Mean squared logarithmic error: `(log(1 + y_pred) - log(1 + y_true))^2`.
 
     Args:
       y_true: (...) targets above -1.
       y_pred: (...) predictions above -1.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
-      ValueError: shapes that differ. A number below -1 makes its element NaN.
+      ValueError: shapes that differ.
+      A number of -1 or less makes its element NaN, with zero gradient.
 
     Example:
       >>> print(f"{msle([0.0], [1.0]):.5f}")  # log(2)^2
@@ -182,50 +150,40 @@ def msle(
     and for numbers of at least 1e-7 with keras.losses.MeanSquaredLogarithmicError, which raises smaller ones to that.
     """
 
-    def example(y: Array, p: Array) -> Array:
+    def element(y: Array, p: Array) -> Array:
         return _squared_log_quotient(y, p)
 
-    return batched(
-        example,
-        (y_true, y_pred),
-        domains=("above -1", "above -1"),
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    above = Holds("number", ABOVE_MINUS_1)
+    return losses(element, {"y_true": (y_true, above), "y_pred": (y_pred, above)}, **units)
 
 
-@slopes(lambda y, p: -1 / (1 + y), lambda y, p: 1 / (1 + p))
+def _plus_1(x: Array) -> Array:
+    """1 + x, which for x > -1 is never as small as this."""
+    return jnp.maximum(1 + x, float(jnp.finfo(x.dtype).eps) / 4)
+
+
+@partials(lambda y, p: -1 / _plus_1(y), lambda y, p: 1 / _plus_1(p))
 def _log_quotient(y: Array, p: Array) -> Array:
     """log(1 + p) - log(1 + y) = sign(e) log(1 + abs(e) / (1 + min(y, p))), e = p - y: exact where p is almost y."""
     e = p - y
-    below = 1 + jnp.minimum(y, p)
-    overflows = above(jnp.abs(e), below * (jnp.finfo(e.dtype).max / 256))
-    ratio = jnp.abs(e) * blend(overflows, 2.0**-64, 1) / below
-    size = jnp.log1p(ratio) + overflows * (64 * math.log(2))
-    return jnp.where(below < 0, jnp.nan, jnp.sign(e) * size)
+    below = _plus_1(jnp.minimum(y, p))
+    overflows = step(jnp.abs(e), below * (jnp.finfo(e.dtype).max / 256))
+    ratio = jnp.abs(e) * lerp(overflows, 2.0**-64, 1) / below
+    return jnp.sign(e) * (jnp.log1p(ratio) + overflows * (64 * math.log(2)))
 
 
-def _by_prediction(y: Array, p: Array) -> Array:
-    y, p = separate(y, p)
-    return quotient(2 * _log_quotient(y, p), 1 + p)
+def _squared_d_prediction(y: Array, p: Array) -> Array:
+    return divide(2 * _log_quotient(y, p), _plus_1(p))
 
 
-@slopes(lambda y, p: _by_prediction(p, y), _by_prediction)
+@partials(lambda y, p: _squared_d_prediction(p, y), _squared_d_prediction)
 def _squared_log_quotient(y: Array, p: Array) -> Array:
     return _log_quotient(y, p) ** 2
 
 
-@compiled
+@loss
 def cosine_distance(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    eps: float | Array = 0.0,
-    axis: int = -1,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | Array = 0.0, axis: int = -1, **units: Unpack[Units]
 ) -> Array:
     """Cosine distance: `1 - (y_true . y_pred) / (norm(y_true) norm(y_pred))`, between 0 and 2.
 
@@ -237,10 +195,9 @@ def cosine_distance(
       y_pred: (..., d) predicted vectors.
       eps: smaller norms count as this one, at least 0: it bounds the derivative by short vectors.
       axis: where the components lie.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over examples; with `reduction="none"` one loss an example, of shape (...).
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
       ValueError: shapes that differ, an axis out of range, a negative eps.
@@ -252,42 +209,14 @@ def cosine_distance(
     Source: Salton, Wong and Yang 1975, doi 10.1145/361219.361220. Agrees with optax.cosine_distance, with
     1 - torch.nn.functional.cosine_similarity (whose eps is 1e-8), and with 1 + keras.losses.CosineSimilarity.
     """
-    check_option("cosine_distance", "eps", eps, low=0)
 
-    def example(y: Array, p: Array) -> Array:
-        if not is_zero(eps):  # which bounds the derivatives
-            return distance(y, p)
-        largest = jnp.stack([jnp.max(jnp.abs(y)), jnp.max(jnp.abs(p))])
-        return steady(jnp.any(is_minute(largest) | is_huge(largest)), distance, y, p)
+    def vectors(y: Array, p: Array, eps: float | Array) -> Array:
+        sizes = lengths(y, p)
+        apart = versine(y, p)
+        if not (isinstance(eps, (int, float)) and eps == 0):
+            left = math.prod(size.scaled / jnp.maximum(size.scaled, eps * size.scale) for size in sizes)
+            apart = (1 - left) + left * apart
+        return jnp.where((sizes[0].scaled == 0) | (sizes[1].scaled == 0), 1, apart)
 
-    def distance(y: Array, p: Array) -> Array:
-        (u, some_u, length_u), (v, some_v, length_v) = (_direction(x, eps) for x in (y, p))
-        apart = settled(jnp.sum((v - u) ** 2)) / 2
-        if not is_zero(eps):
-            apart = (1 - length_u * length_v) + length_u * length_v * apart
-        return jnp.where(some_u & some_v, apart, 1)
-
-    return batched(
-        example,
-        (y_true, y_pred),
-        core_ndims=(1, 1),
-        axis=axis,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
-
-
-def _direction(x: Array, eps: float | Array) -> tuple[Array, Array, Array | float]:
-    """x over its norm, whether there is any, and the norm over max(norm, eps)."""
-    # What the vector is divided by first changes nothing but the range of the squares: a constant, whose reciprocal
-    # neither overflows nor vanishes.
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
-    tiny = float(jnp.finfo(x.dtype).tiny)
-    some = ~(largest < tiny)  # a NaN is something
-    largest = jnp.where(some, jnp.minimum(largest, 1 / tiny), 1)
-    scaled = x / largest
-    norm = jnp.sqrt(jnp.where(some, settled(jnp.sum(scaled**2)), 1))
-    length = 1.0 if is_zero(eps) else norm / jnp.maximum(norm, jnp.asarray(eps, x.dtype) / largest)
-    # Divided anew, lest XLA writes what was divided before to memory; the signs keep it from dividing by the product.
-    return -(-(x / barrier(largest)) / norm), some, length
+    inputs = {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, NUMBERS)}
+    return losses(vectors, inputs, options={"eps": (eps, AT_LEAST_0)}, axis=axis, **units)

@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._legacy import ArrayLike, Reduction, batched, check_option, check_positive, compiled
-from jaxloss._math import absolute, bounded, constants, quotient, slopes
-from jaxloss._special import expm1_ratio, log1p_square, separate
+from jaxloss._numerics.derivatives import partials
+from jaxloss._numerics.elementary import abs0, divide, expm1_ratio, log1p_square, saturate
+from jaxloss.contract import NUMBER, POSITIVE, ArrayLike, Domain, Units, loss, losses
 
 __all__ = ["barron", "cauchy", "charbonnier", "welsch"]
 
+SHAPE = Domain("finite or -inf", high=3e38, infinite=(-math.inf,))
 
-@compiled
+
+@loss
 def barron(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
     alpha: float | Array = 1.0,
     scale: float | Array = 1.0,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """General robust loss: `b / alpha (((e / scale)^2 / b + 1)^(alpha / 2) - 1)` with `b = abs(alpha - 2)`.
 
     About `(e / scale)^2 / 2` for small residuals, whatever alpha is; the smaller alpha, the less large ones count.
     Members: 2 half the squared error, 1 `charbonnier`, 0 `cauchy`, -2 Geman-McClure, -inf `welsch`. Where the formula
-    divides by 0, at 2, 0 and -inf, the loss is its limit, also for a traced alpha; of the derivatives by alpha only
-    the one at 2 is not the limit, which is infinite, but about 0.
+    divides by 0, at 2, 0 and -inf, the loss is its limit, also for a traced alpha; of the derivatives with respect to
+    alpha only the one at 2 is not the limit, which is infinite, but 0.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
       alpha: the shape, any number or -inf.
       scale: the residual from which on the loss is no longer a parabola, above 0.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ, an alpha that is NaN or +inf, a scale not above 0.
@@ -53,29 +53,19 @@ def barron(
     Source: Barron 2019, A general and adaptive robust loss function, arXiv 1701.03077. No function of optax, Keras or
     PyTorch computes it; robust_loss_pytorch does.
     """
-    check_option("barron", "alpha", alpha, high=3e38)
-    check_positive("barron", "scale", scale)
     member = {2: _half_square, 1: _charbonnier, 0: _cauchy, -math.inf: _welsch}.get(
         alpha if isinstance(alpha, (int, float)) else math.nan
     )
 
-    def example(y: Array, p: Array) -> Array:
-        c = jnp.asarray(scale, p.dtype)
-        return _barron(bounded(p - y), jnp.asarray(alpha, p.dtype), c) if member is None else member(p - y, c)
+    def element(y: Array, p: Array, alpha: float | Array, scale: float | Array) -> Array:
+        return _barron(saturate(p - y), alpha, scale) if member is None else member(p - y, scale)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"alpha": (alpha, SHAPE), "scale": (scale, POSITIVE)}, **units)
 
 
-@compiled
-def charbonnier(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    scale: float | Array = 1.0,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def charbonnier(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | Array = 1.0, **units: Unpack[Units]) -> Array:
     """Charbonnier (pseudo-Huber) loss: `sqrt((e / scale)^2 + 1) - 1`, the member of `barron` with alpha = 1.
 
     Image restoration often writes `sqrt(e^2 + scale^2)`, which is `scale * charbonnier + scale`.
@@ -84,10 +74,9 @@ def charbonnier(
       y_true: (...) targets.
       y_pred: (...) predictions.
       scale: the residual from which on the loss grows linearly, above 0.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ, a scale not above 0.
@@ -98,34 +87,25 @@ def charbonnier(
 
     Source: Charbonnier et al. 1994, doi 10.1109/ICIP.1994.413553. No function of optax, Keras or PyTorch computes it.
     """
-    check_positive("charbonnier", "scale", scale)
 
-    def example(y: Array, p: Array) -> Array:
-        return _charbonnier(p - y, jnp.asarray(scale, p.dtype))
+    def element(y: Array, p: Array, scale: float | Array) -> Array:
+        return _charbonnier(p - y, scale)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, **units)
 
 
-@compiled
-def cauchy(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    scale: float | Array = 1.0,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def cauchy(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | Array = 1.0, **units: Unpack[Units]) -> Array:
     """Cauchy (Lorentzian) loss: `log((e / scale)^2 / 2 + 1)`, the member of `barron` with alpha = 0.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
       scale: the residual from which on the loss grows slowly, above 0.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...).
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
 
     Raises:
       ValueError: shapes that differ, a scale not above 0.
@@ -137,34 +117,25 @@ def cauchy(
     Source: Black and Anandan 1996, doi 10.1006/cviu.1996.0006. No function of optax, Keras or PyTorch computes it;
     scipy.optimize.least_squares has it with `scale * sqrt(2)` in the place of scale.
     """
-    check_positive("cauchy", "scale", scale)
 
-    def example(y: Array, p: Array) -> Array:
-        return _cauchy(p - y, jnp.asarray(scale, p.dtype))
+    def element(y: Array, p: Array, scale: float | Array) -> Array:
+        return _cauchy(p - y, scale)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, **units)
 
 
-@compiled
-def welsch(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    scale: float | Array = 1.0,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> Array:
+@loss
+def welsch(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | Array = 1.0, **units: Unpack[Units]) -> Array:
     """Welsch (Leclerc) loss: `1 - exp(-(e / scale)^2 / 2)`, the member of `barron` with alpha = -inf.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
       scale: the residual at which the slope is largest, above 0; far larger ones do not count.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over elements; with `reduction="none"` one loss an element, of shape (...), in [0, 1].
+      The mean over elements; with `reduction="none"` one loss per element, shape (...), in [0, 1].
 
     Raises:
       ValueError: shapes that differ, a scale not above 0.
@@ -175,119 +146,136 @@ def welsch(
 
     Source: Dennis and Welsch 1978, doi 10.1080/03610917808812083. No function of optax, Keras or PyTorch computes it.
     """
-    check_positive("welsch", "scale", scale)
 
-    def example(y: Array, p: Array) -> Array:
-        return _welsch(p - y, jnp.asarray(scale, p.dtype))
+    def element(y: Array, p: Array, scale: float | Array) -> Array:
+        return _welsch(p - y, scale)
 
-    return batched(example, (y_true, y_pred), weights=weights, where=where, reduction=reduction)
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, **units)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The members in their own forms: exact for small residuals, finite for large ones
+# The members in forms of their own: exact for small residuals, finite for large ones. Here r = e / scale.
 
 
+@partials(lambda e, c: divide(divide(e, c), c), lambda e, c: -divide(divide(e, c) ** 2, c))
 def _half_square(e: Array, c: Array) -> Array:
-    return quotient(e, c) * (quotient(e, c) / 2)
+    return (e / c) * (e / c / 2)
 
 
 def _cauchy(e: Array, c: Array) -> Array:
-    return log1p_square(bounded(e), math.sqrt(2) * c)
+    return log1p_square(saturate(e), math.sqrt(2) * c)
 
 
-def _charbonnier_by_residual(e: Array, c: Array) -> Array:
-    e, c = separate(e, c)
-    (one,) = constants(1, like=e)
-    r = quotient(e, c)
-    cut = jnp.maximum(jnp.minimum(r, one), -one)
-    return cut / jnp.sqrt(one + (cut / jnp.maximum(absolute(r), one)) ** 2) / c
+def _charbonnier_d_residual(e: Array, c: Array) -> Array:
+    # r / sqrt(1 + r^2), its parts divided by abs(r) where that is above 1
+    r = divide(e, c)
+    cut = jnp.clip(r, -1, 1)
+    return cut / jnp.sqrt(1 + (cut / jnp.maximum(abs0(r), 1)) ** 2) / c
 
 
-@slopes(_charbonnier_by_residual, lambda e, c: -quotient(e, c) * _charbonnier_by_residual(e, c))
+@partials(_charbonnier_d_residual, lambda e, c: -divide(e, c) * _charbonnier_d_residual(e, c))
 def _charbonnier(e: Array, c: Array) -> Array:
-    # sqrt(1 + r^2) - 1 = r^2 / (1 + sqrt(1 + r^2)), its parts divided by r where that is above 1
+    # sqrt(1 + r^2) - 1 = r^2 / (1 + sqrt(1 + r^2)), its parts divided by abs(r) where that is above 1
     r = jnp.abs(e) / c
-    shrink, cut = 1 / jnp.maximum(r, 1), jnp.minimum(r, 1)
+    cut, shrink = jnp.minimum(r, 1), 1 / jnp.maximum(r, 1)
     return r * (cut / (shrink + jnp.sqrt(1 + (cut * shrink) ** 2)))
 
 
-def _welsch_by_residual(e: Array, c: Array) -> Array:
-    e, c = separate(e, c)
-    half, end = constants(0.5, 64, like=e)
-    r = jnp.maximum(jnp.minimum(quotient(e, c), end), -end)
-    return r * jnp.exp(-half * r * r) / c
+# From this r on exp(-r^2 / 2) is 0 in every dtype.
+GONE = 64.0
 
 
-def _welsch_by_scale(e: Array, c: Array) -> Array:
-    return -jnp.minimum(quotient(absolute(e), c), 64) * jnp.sign(e) * _welsch_by_residual(e, c)
+def _welsch_d_residual(e: Array, c: Array) -> Array:
+    r = jnp.clip(divide(e, c), -GONE, GONE)
+    return r * jnp.exp(-r * r / 2) / c
 
 
-@slopes(_welsch_by_residual, _welsch_by_scale)
+@partials(_welsch_d_residual, lambda e, c: -jnp.clip(divide(e, c), -GONE, GONE) * _welsch_d_residual(e, c))
 def _welsch(e: Array, c: Array) -> Array:
-    r = jnp.minimum(jnp.abs(e) / c, 64)  # there exp(-r^2 / 2) is 0 in every dtype
-    return -jnp.expm1(-0.5 * r * r)
+    r = jnp.minimum(jnp.abs(e) / c, GONE)
+    return -jnp.expm1(-r * r / 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The family, for any alpha
 
-
-class _Parts:
-    """What value and derivatives have in common: `height = sqrt(1 + (e / width)^2)` with `width = c sqrt(b)`."""
-
-    def __init__(self, e: Array, alpha: Array, c: Array) -> None:
-        eps = jnp.finfo(e.dtype).eps
-        self.e, self.c = e, c
-        self.alpha = alpha = jnp.maximum(alpha, -(2.0**64))  # from there on the loss is that of -inf
-        self.flat = alpha == 2
-        self.b = jnp.where(self.flat, eps, absolute(alpha - 2))
-        self.width = c * jnp.sqrt(self.b)
-        self.far = absolute(e) > self.width
-        self.log = log1p_square(e, self.width) / 2
-        larger = jnp.maximum(absolute(e), self.width)
-        root = jnp.sqrt(1 + quotient(jnp.minimum(absolute(e), self.width), larger) ** 2)
-        self.share = quotient(e, larger) / root  # e / width / height, in [-1, 1]
-        # The height itself might overflow where a small power of it does not.
-        self.unit = jnp.where((alpha > 0) & (alpha <= 2), 1, self.width)
-        self.base = quotient(larger, self.unit) * root
-        self.parabola = self.flat | (absolute(e) < jnp.sqrt(eps) * c)
-
-    def power(self, exponent: Array, factor: Array) -> Array:
-        """factor * height^exponent: by the logarithm near 1, where that is more exact, else by a power."""
-        near = factor * jnp.exp(exponent * jnp.where(self.far, 0, self.log))
-        base = jnp.where(self.far, self.base, 1)
-        return jnp.where(self.far, base**exponent * (factor * quotient(self.width, self.unit) ** -exponent), near)
+# Take a right triangle of legs w = c sqrt(b) and e. With h = hypotenuse / w and s = e / hypotenuse, in [-1, 1],
+#   loss = b / alpha (h^alpha - 1) = b L E(alpha L),    L = log h = log(1 + (e / w)^2) / 2,  E(x) = (exp(x) - 1) / x,
+# of which the second form has its limit at alpha = 0, and does not cancel for small e. From dh / de = s / w,
+#   d loss / de = b h^(alpha - 1) s / w = sqrt(b) / c s h^(alpha - 1),
+#   d loss / dc = -e / c d loss / de = -b / c s^2 h^alpha,    since e = s h w,
+# and from dL / db = -s^2 / (2 b), with k = db / dalpha = sign(alpha - 2),
+#   d loss / dalpha = k E (L - s^2 / 2) + L E' (b L - k alpha s^2 / 2).
+# At alpha = 2 the loss is (e / c)^2 / 2 for every b, so that there b may be any small number.
 
 
-def _barron_by_residual(e: Array, alpha: Array, c: Array) -> Array:
-    parts = _Parts(e, alpha, c)
-    curved = parts.share * parts.power(parts.alpha - 1, jnp.sqrt(parts.b) / c)
-    return jnp.where(parts.flat, quotient(e, c) / c, curved)
+def _triangle(e: Array, alpha: Array, c: Array) -> tuple[Array, Array, Array, Array]:
+    """b, w, L and s."""
+    b = jnp.maximum(abs0(alpha - 2), jnp.finfo(e.dtype).eps)
+    w = c * jnp.sqrt(b)
+    longer, root = _hypotenuse(e, w)
+    return b, w, log1p_square(e, w) / 2, divide(e, longer) / root
 
 
-def _barron_by_scale(e: Array, alpha: Array, c: Array) -> Array:
-    parts = _Parts(e, alpha, c)
-    root = jnp.where(parts.flat, quotient(e, c), parts.share * parts.power(parts.alpha / 2, jnp.sqrt(parts.b)))
-    return -(root**2) / c
+def _hypotenuse(e: Array, w: Array) -> tuple[Array, Array]:
+    """Its two factors, the longer leg and a root: no square overflows."""
+    longer = jnp.maximum(abs0(e), w)
+    return longer, jnp.sqrt(1 + divide(jnp.minimum(abs0(e), w), longer) ** 2)
 
 
-def _barron_by_alpha(e: Array, alpha: Array, c: Array) -> Array:
-    parts = _Parts(e, alpha, c)
-    exponent = jnp.minimum(parts.alpha * parts.log, jnp.log(jnp.finfo(e.dtype).max) - 10)
-    ratio = expm1_ratio(exponent)
-    by_exponent = jax.jvp(expm1_ratio, (exponent,), (jnp.ones_like(exponent),))[1]
-    sign, square = jnp.sign(alpha - 2), parts.share**2
-    by_width = sign * ratio * (parts.log - square / 2)
-    by_power = parts.log * by_exponent * (parts.b * parts.log - sign * parts.alpha * square / 2)
-    return jnp.where(parts.parabola, 0, by_width + by_power)
+def _times_power_of_h(factor: Array, exponent: Array, e: Array, alpha: Array, w: Array) -> Array:
+    """factor h^exponent: by L where that is small, and so more exact, else by a power."""
+    far = abs0(e) > w
+    near = factor * jnp.exp(exponent * jnp.where(far, 0, log1p_square(e, w) / 2))
+    return jnp.where(far, _times_large_power_of_h(factor, exponent, e, alpha, w), near)
 
 
-@slopes(_barron_by_residual, _barron_by_alpha, _barron_by_scale)
+def _times_large_power_of_h(factor: Array, exponent: Array, e: Array, alpha: Array, w: Array) -> Array:
+    # For alpha in (0, 2] the exponents are in (-1, 1], so that powers of hypotenuse and w are finite where h is not.
+    unit = jnp.where((alpha > 0) & (alpha <= 2), 1, w)
+    longer, root = _hypotenuse(e, w)
+    return (divide(longer, unit) * root) ** exponent * (factor * divide(w, unit) ** -exponent)
+
+
+def _limited(alpha: Array) -> Array:
+    """From here on the loss is that of -inf."""
+    return jnp.maximum(alpha, -(2.0**64))
+
+
+def _barron_d_residual(e: Array, alpha: Array, c: Array) -> Array:
+    alpha = _limited(alpha)
+    b, w, _, s = _triangle(e, alpha, c)
+    return s * _times_power_of_h(jnp.sqrt(b) / c, alpha - 1, e, alpha, w)
+
+
+def _barron_d_alpha(e: Array, alpha: Array, c: Array) -> Array:
+    alpha = _limited(alpha)
+    b, _, log, s = _triangle(e, alpha, c)
+    x = jnp.minimum(alpha * log, jnp.log(jnp.finfo(e.dtype).max) - 10)
+    ratio, ratio_slope = jax.jvp(expm1_ratio, (x,), (jnp.ones_like(x),))
+    k = jnp.sign(alpha - 2)
+    slope = k * ratio * (log - s**2 / 2) + log * ratio_slope * (b * log - k * alpha * s**2 / 2)
+    return jnp.where(_parabolic(e, c) | (alpha == 2), 0, slope)
+
+
+def _barron_d_scale(e: Array, alpha: Array, c: Array) -> Array:
+    alpha = _limited(alpha)
+    b, w, _, s = _triangle(e, alpha, c)
+    return -((s * _times_power_of_h(jnp.sqrt(b), alpha / 2, e, alpha, w)) ** 2) / c
+
+
+def _parabolic(e: Array, c: Array) -> Array:
+    """Where the loss is that of alpha = 2 to the last digit."""
+    return abs0(e) < math.sqrt(jnp.finfo(e.dtype).eps) * c
+
+
+@partials(_barron_d_residual, _barron_d_alpha, _barron_d_scale)
 def _barron(e: Array, alpha: Array, c: Array) -> Array:
-    parts = _Parts(e, alpha, c)
-    exponent = parts.alpha * parts.log
-    steep = exponent > 1
-    near = parts.b * parts.log * expm1_ratio(jnp.where(steep, 0, exponent))
-    share = parts.b / jnp.where(steep, parts.alpha, 1)
-    far = parts.power(parts.alpha / 2, jnp.sqrt(share)) ** 2 - share
-    return jnp.where(parts.parabola, _half_square(e, c), jnp.where(steep, far, near))
+    alpha = _limited(alpha)
+    b, w, log, _ = _triangle(e, alpha, c)
+    steep = jnp.where(jnp.abs(e) > w, alpha * log, 0) > 1
+    near = b * log * expm1_ratio(jnp.where(steep, 0, alpha * log))
+    share = b / jnp.where(steep, alpha, 1)
+    far = _times_large_power_of_h(jnp.sqrt(share), alpha / 2, e, alpha, w) ** 2 - share
+    return jnp.where(_parabolic(e, c), _half_square(e, c), jnp.where(steep, far, near))

@@ -11,38 +11,37 @@ logarithms nor magnitudes that grow with the number of frames, and its rounding 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._legacy import ArrayLike, Finding, Kind, Reduction, batched, compiled, kept, widened
-from jaxloss._math import is_label, poisoned
-from jaxloss._paths import (
+from jaxloss._numerics.derivatives import saved_for_backward
+from jaxloss._numerics.elementary import widened
+from jaxloss._numerics.log_semiring import (
     NEVER,
     Log,
-    certain,
     choose,
     count,
-    divided,
-    either,
     entry_at,
-    laid_out_as,
-    log_normaliser,
-    mesh_of,
+    log_add,
+    log_div,
+    log_mul,
+    log_one_at,
+    logsumexp_in_two,
     minus_log,
     on_both,
     padded,
     shifted,
-    times,
 )
+from jaxloss._platform import mesh
+from jaxloss.contract import ANY, ArrayLike, Finding, Holds, Units, current_loss, loss, losses
 
 __all__ = ["ctc", "rnnt"]
 
 
-@compiled
+@loss
 def ctc(
     labels: ArrayLike,
     logits: ArrayLike,
@@ -51,9 +50,7 @@ def ctc(
     logit_lengths: ArrayLike | None = None,
     blank: int = 0,
     infeasible: Literal["inf", "zero"] = "inf",
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """Connectionist temporal classification: `-log sum_paths prod_t p_t[path_t]`, over all paths that spell the labels.
 
@@ -68,10 +65,9 @@ def ctc(
       blank: the class that stands for no label.
       infeasible: what a sequence costs that no path spells, since it has fewer frames than labels and repeats of a
         label, or since all its paths meet a logit of -inf: "inf" or "zero". Its gradient is 0 in both cases.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over sequences; with `reduction="none"` one loss a sequence, of shape (...). It is never negative.
+      The mean over sequences; with `reduction="none"` one loss per sequence, shape (...). It is never negative.
 
     Raises:
       ValueError: batch axes that differ, options out of range. TypeError: labels or lengths of floating dtype.
@@ -90,9 +86,7 @@ def ctc(
     torch.nn.functional.ctc_loss of log-softmax, time first (whose "mean" divides each loss by its number of labels
     before the mean over sequences), with optax.ctc_loss and keras.ops.ctc_loss where a path exists.
     """
-    if infeasible not in ("inf", "zero"):
-        raise ValueError(f"ctc: infeasible must be 'inf' or 'zero', got {infeasible!r}.")
-    impossible = jnp.inf if infeasible == "inf" else 0.0
+    impossible = _cost_of_infeasible(infeasible)
 
     def least_frames(labels: Array, label_length: Array) -> Array:
         repeats = (count(labels.size) < label_length) & (labels == shifted(labels, -1))
@@ -100,13 +94,13 @@ def ctc(
 
     def example(labels: Array, scores: Array, *lengths: Array) -> Array:
         frames, classes = scores.shape
-        _check_blank("ctc", blank, classes)
+        _check_blank(blank, classes)
         label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
-        valid = fits & _sound(labels, scores, label_length, frame_count, blank)
+        valid = fits & jnp.all(_valid(labels, label_length, classes, blank))
         labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
         feasible = frame_count >= least_frames(labels, label_length)
         loss = _ctc(widened(scores), labels, label_length, frame_count, valid & feasible, blank, impossible)
-        return poisoned(valid, loss)
+        return jnp.where(valid, loss, jnp.nan)
 
     def rules(labels: Array, scores: Array, *lengths: Array) -> list[Finding]:
         found, label_length, frame_count = _findings(labels, scores, lengths, label_lengths, logit_lengths, blank)
@@ -115,7 +109,8 @@ def ctc(
             found += [("the number of frames must be that of labels and repeats, or more", enough, frame_count)]
         return found
 
-    return _batched(example, labels, logits, 2, label_lengths, logit_lengths, weights, where, reduction, rules)
+    inputs = _inputs(labels, logits, 2, label_lengths, logit_lengths)
+    return losses(example, inputs, rules=rules, **units)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
@@ -123,16 +118,16 @@ def _ctc(
     z: Array, labels: Array, label_length: Array, frame_count: Array, feasible: Array, blank: int, impossible: float
 ) -> Array:
     arrays = z, labels, label_length, frame_count, feasible
-    with mesh_of(z):
+    with mesh.current(z):
         return _ctc_paths(*arrays, blank=blank, impossible=impossible, slope=False)[0]
 
 
 @_ctc.defjvp
 def _(blank: int, impossible: float, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    with mesh_of(primals[0]):
+    with mesh.current(primals[0]):
         loss, slope = _ctc_paths(*primals, blank=blank, impossible=impossible, slope=True)
     # Stored for the way back, since to recompute it costs as much as the loss.
-    return loss, jnp.sum(kept(slope) * tangents[0])
+    return loss, jnp.sum(saved_for_backward(slope) * tangents[0])
 
 
 def _ctc_paths(
@@ -146,7 +141,7 @@ def _ctc_paths(
     impossible: float,
     slope: bool,
 ) -> tuple[Array, Array]:
-    """The loss of one sequence and its derivative by the logits.
+    """The loss of one sequence and its derivative with respect to the logits.
 
     A state is a label or one of the blanks around the labels: blank 0, label 0, blank 1, label 1, ..., blank L.
     """
@@ -154,7 +149,7 @@ def _ctc_paths(
     places = count(labels.size)
     of_labels = jnp.where(frames[:, None], jnp.take(z, labels, axis=1, mode="clip"), 0)  # (T, L)
     z = jnp.where(frames[:, None], z, 0)
-    shift, log_sum = log_normaliser(z)
+    shift, log_sum = logsumexp_in_two(z)
     log_blank = jnp.maximum((z[:, blank] - shift) - log_sum, NEVER)
     log_label = jnp.maximum((of_labels - shift[:, None]) - log_sum[:, None], NEVER)
     log_label = jnp.where(places < label_length, log_label, NEVER)
@@ -163,27 +158,30 @@ def _ctc_paths(
     def forward(state: tuple[Log, Log], frame: Any) -> tuple[tuple[Log, Log], Any]:
         blanks, marks = state
         exists, log_blank, log_label = frame
-        into_blank, from_blank = either(blanks, on_both(lambda x, none: shifted(x, none, more=1), marks, (NEVER, 0)))
+        into_blank, from_blank = log_add(blanks, on_both(lambda x, none: shifted(x, none, more=1), marks, (NEVER, 0)))
         before = on_both(lambda through, beside: jnp.where(direct, through[:-1], beside[:-1]), into_blank, blanks)
-        into_label, stayed = either(marks, before)
-        moved = times(into_blank, log_blank), times(into_label, log_label)
+        into_label, stayed = log_add(marks, before)
+        moved = log_mul(into_blank, log_blank), log_mul(into_label, log_label)
         # Without this the numbers would grow with the number of frames.
         largest = jnp.maximum(jnp.max(moved[0][0]), jnp.max(moved[1][0], initial=NEVER))
-        state = choose(exists, (divided(moved[0], largest), divided(moved[1], largest)), state)
+        state = choose(exists, (log_div(moved[0], largest), log_div(moved[1], largest)), state)
         return state, (jnp.where(exists, largest, 0), *((from_blank, stayed) if slope else ()))
 
-    alike = laid_out_as(
-        z, labels, label_length, frame_count, feasible
-    )  # the state is laid out over devices as these are
+    # The state is laid out over the devices as these are.
+    alike = mesh.scalars_laid_out_as(z, labels, label_length, frame_count, feasible)
     first = count(labels.size + 1) == 0
     (blanks, marks), (largest, *shares) = jax.lax.scan(
-        forward, (alike(certain(first, z.dtype)), alike(certain(first[1:], z.dtype))), (frames, log_blank, log_label)
+        forward,
+        (alike(log_one_at(first, z.dtype)), alike(log_one_at(first[1:], z.dtype))),
+        (frames, log_blank, log_label),
     )
     last_blank = count(labels.size + 1) == label_length
     last_label = places == label_length - 1
     at_label = on_both(lambda x, none: jnp.where(label_length > 0, entry_at(last_label, x), none), marks, (NEVER, 0))
-    at_end, ends_blank = either(on_both(functools.partial(entry_at, last_blank), blanks), at_label)
-    loss, possible = minus_log(at_end, jnp.sum(largest), feasible, impossible)
+    at_end, ends_blank = log_add(on_both(functools.partial(entry_at, last_blank), blanks), at_label)
+    sound = ~jnp.any(jnp.isnan(shift))  # no logit that counts is NaN
+    loss, possible = minus_log(at_end, jnp.sum(largest), feasible & sound, impossible)
+    loss = jnp.where(sound, loss, jnp.nan)
     if not slope:
         return loss, z
 
@@ -207,7 +205,7 @@ def _ctc_paths(
     return loss, jnp.where(possible & frames[:, None], softmax - share, 0)
 
 
-@compiled
+@loss
 def rnnt(
     labels: ArrayLike,
     logits: ArrayLike,
@@ -216,9 +214,7 @@ def rnnt(
     logit_lengths: ArrayLike | None = None,
     blank: int = 0,
     infeasible: Literal["inf", "zero"] = "inf",
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """The transducer loss: `-log sum_paths prod p`, over all ways to say the labels while reading the frames.
 
@@ -235,10 +231,9 @@ def rnnt(
       blank: the class that reads the next frame.
       infeasible: what a sequence costs that no path says, since it has labels but no frame, or since all its paths meet
         a logit of -inf: "inf" or "zero". Its gradient is 0 in both cases.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over sequences; with `reduction="none"` one loss a sequence, of shape (...). It is never negative.
+      The mean over sequences; with `reduction="none"` one loss per sequence, shape (...). It is never negative.
 
     Raises:
       ValueError: batch axes that differ, logits not of one place more than there are labels, options out of range.
@@ -257,9 +252,7 @@ def rnnt(
     Source: Graves 2012, arXiv 1211.3711. Agrees with torchaudio.functional.rnnt_loss, whose blank is the last class by
     default.
     """
-    if infeasible not in ("inf", "zero"):
-        raise ValueError(f"rnnt: infeasible must be 'inf' or 'zero', got {infeasible!r}.")
-    impossible = jnp.inf if infeasible == "inf" else 0.0
+    impossible = _cost_of_infeasible(infeasible)
 
     def example(labels: Array, scores: Array, *lengths: Array) -> Array:
         frames, places, classes = scores.shape
@@ -268,15 +261,15 @@ def rnnt(
                 f"rnnt: logits have {places} places for labels, expected {labels.size + 1}: one more than there are "
                 f"labels, in the axis before the last."
             )
-        _check_blank("rnnt", blank, classes)
+        _check_blank(blank, classes)
         label_length, frame_count, fits = _lengths(lengths, label_lengths, logit_lengths, labels.size, frames)
-        valid = fits & _sound(labels, scores, label_length, frame_count, blank)
+        valid = fits & jnp.all(_valid(labels, label_length, classes, blank))
         labels = jnp.clip(labels, 0, classes - 1).astype(jnp.int32)
         z = widened(scores)
         if frames == 0:
-            return poisoned(valid, jnp.where(label_length == 0, 0, jnp.asarray(impossible, z.dtype)))
+            return jnp.where(valid & (label_length == 0), 0, jnp.where(valid, impossible, jnp.nan)).astype(z.dtype)
         loss = _rnnt(z, labels, label_length, frame_count, valid, blank, impossible)
-        return poisoned(valid, loss)
+        return jnp.where(valid, loss, jnp.nan)
 
     def rules(labels: Array, scores: Array, *lengths: Array) -> list[Finding]:
         found, label_length, frame_count = _findings(labels, scores, lengths, label_lengths, logit_lengths, blank)
@@ -285,7 +278,8 @@ def rnnt(
             found += [("the number of frames must be above 0 where there are labels", enough, frame_count)]
         return found
 
-    return _batched(example, labels, logits, 3, label_lengths, logit_lengths, weights, where, reduction, rules)
+    inputs = _inputs(labels, logits, 3, label_lengths, logit_lengths)
+    return losses(example, inputs, rules=rules, **units)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
@@ -293,15 +287,15 @@ def _rnnt(
     z: Array, labels: Array, label_length: Array, frame_count: Array, feasible: Array, blank: int, impossible: float
 ) -> Array:
     arrays = z, labels, label_length, frame_count, feasible
-    with mesh_of(z):
+    with mesh.current(z):
         return _rnnt_paths(*arrays, blank=blank, impossible=impossible, slope=False)[0]
 
 
 @_rnnt.defjvp
 def _(blank: int, impossible: float, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    with mesh_of(primals[0]):
+    with mesh.current(primals[0]):
         loss, slope = _rnnt_paths(*primals, blank=blank, impossible=impossible, slope=True)
-    return loss, jnp.sum(kept(slope) * tangents[0])
+    return loss, jnp.sum(saved_for_backward(slope) * tangents[0])
 
 
 def _rnnt_paths(
@@ -315,7 +309,7 @@ def _rnnt_paths(
     impossible: float,
     slope: bool,
 ) -> tuple[Array, Array]:
-    """The loss of one sequence and its derivative by the logits.
+    """The loss of one sequence and its derivative with respect to the logits.
 
     Each step leads from one diagonal of the grid, of all (t, u) with the same sum, to the next one.
     """
@@ -324,7 +318,7 @@ def _rnnt_paths(
     of_labels = jnp.take_along_axis(z[:, :-1], labels[None, :, None], axis=2, mode="clip")[..., 0]
     of_labels = jnp.where(inside, jnp.pad(of_labels, ((0, 0), (0, 1))), 0)
     z = jnp.where(inside[..., None], z, 0)
-    shift, log_sum = log_normaliser(z)
+    shift, log_sum = logsumexp_in_two(z)
     log_blank = jnp.maximum((z[..., blank] - shift) - log_sum, NEVER)
     log_label = jnp.maximum((of_labels - shift) - log_sum, NEVER)
 
@@ -337,20 +331,23 @@ def _rnnt_paths(
 
     def forward(state: Log, step: Any) -> tuple[Log, Any]:
         exists, log_blank, log_label = step
-        after_label = on_both(shifted, times(state, log_label), (NEVER, 0))
-        moved, from_blank = either(times(state, log_blank), after_label)
+        after_label = on_both(shifted, log_mul(state, log_label), (NEVER, 0))
+        moved, from_blank = log_add(log_mul(state, log_blank), after_label)
         largest = jnp.max(moved[0])
-        state = choose(exists, divided(moved, largest), state)
+        state = choose(exists, log_div(moved, largest), state)
         return state, (jnp.where(exists, largest, 0), *((from_blank,) if slope else ()))
 
-    alike = laid_out_as(z, labels, label_length, frame_count, feasible)
-    start = alike(certain(said[0] == 0, z.dtype))
+    alike = mesh.scalars_laid_out_as(z, labels, label_length, frame_count, feasible)
+    start = alike(log_one_at(said[0] == 0, z.dtype))
     diagonals = exists, _skewed(log_blank, NEVER)[:steps], _skewed(log_label, NEVER)[:steps]
     end, (largest, *shares) = jax.lax.scan(forward, start, diagonals)
-    at_end = times(on_both(functools.partial(entry_at, said[0] == label_length), end), log_last)
+    at_end = log_mul(on_both(functools.partial(entry_at, said[0] == label_length), end), log_last)
     none = (frame_count == 0) & (label_length == 0)
     at_end = choose(none, on_both(jnp.zeros_like, at_end), at_end)
-    loss, possible = minus_log(at_end, jnp.sum(largest), feasible & ((frame_count > 0) | none), impossible)
+    sound = ~jnp.any(jnp.isnan(shift))  # no logit that counts is NaN
+    feasible &= (frame_count > 0) | none
+    loss, possible = minus_log(at_end, jnp.sum(largest), feasible & sound, impossible)
+    loss = jnp.where(sound, loss, jnp.nan)
     if not slope:
         return loss, z
 
@@ -389,43 +386,31 @@ def _straight(x: Array, frames: int) -> Array:
 # What both losses need
 
 
-def _batched(
-    example: Callable[..., Array],
-    labels: ArrayLike,
-    logits: ArrayLike,
-    logits_ndim: int,
-    label_lengths: ArrayLike | None,
-    logit_lengths: ArrayLike | None,
-    weights: ArrayLike | None,
-    where: ArrayLike | None,
-    reduction: Reduction,
-    rules: Callable[..., list[Finding]],
-) -> Array:
-    """`batched` with those lengths that are given as further arrays."""
-    inputs: list[tuple[str, Any, int, Kind]] = [
-        ("labels", labels, 1, "label"),
-        ("logits", logits, logits_ndim, "logits"),
-        ("label_lengths", label_lengths, 0, "length"),
-        ("logit_lengths", logit_lengths, 0, "length"),
-    ]
-    names, arrays, core_ndims, kinds = zip(*(i for i in inputs if i[1] is not None), strict=True)
-    return batched(
-        example,
-        arrays,
-        core_ndims=core_ndims,
-        kinds=kinds,
-        names=names,
-        domains=("any",) * len(names),
-        rules=rules,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+def _inputs(
+    labels: ArrayLike, logits: ArrayLike, core: int, label_lengths: ArrayLike | None, logit_lengths: ArrayLike | None
+) -> dict[str, tuple[ArrayLike, Holds]]:
+    """What is given, of which `rules` say more than a domain could."""
+    length = Holds("length", ANY)
+    inputs = {
+        "labels": (labels, Holds("label", ANY, core=1)),
+        "logits": (logits, Holds("row", ANY, core=core)),
+        "label_lengths": (label_lengths, length),
+        "logit_lengths": (logit_lengths, length),
+    }
+    return {name: (x, holds) for name, (x, holds) in inputs.items() if x is not None}
 
 
-def _check_blank(loss: str, blank: Any, classes: int) -> None:
+def _cost_of_infeasible(infeasible: str) -> float:
+    if infeasible not in ("inf", "zero"):
+        raise ValueError(f"{current_loss()}: infeasible must be 'inf' or 'zero', got {infeasible!r}.")
+    return jnp.inf if infeasible == "inf" else 0.0
+
+
+def _check_blank(blank: Any, classes: int) -> None:
     if isinstance(blank, int) and not 0 <= blank < classes:
-        raise ValueError(f"{loss}: blank must be one of the {classes} classes, 0 to {classes - 1}, got {blank}.")
+        raise ValueError(
+            f"{current_loss()}: blank must be one of the {classes} classes, 0 to {classes - 1}, got {blank}."
+        )
 
 
 def _lengths(
@@ -440,15 +425,9 @@ def _lengths(
     return label_length.astype(jnp.int32), frame_count.astype(jnp.int32), fits
 
 
-def _sound(labels: Array, scores: Array, label_length: Array, frame_count: Array, blank: int) -> Array:
-    """Whether all labels are valid, and no logit that counts is NaN."""
-    lost = jnp.isnan(scores) & _inside(scores, label_length, frame_count)[..., None]
-    return jnp.all(_valid(labels, label_length, scores.shape[-1], blank)) & ~jnp.any(lost)
-
-
 def _valid(labels: Array, label_length: Array, classes: int, blank: int) -> Array:
     """Which labels are classes other than the blank, or padding."""
-    return (count(labels.size) >= label_length) | is_label(labels, classes) & (labels != blank)
+    return (count(labels.size) >= label_length) | (labels >= 0) & (labels < classes) & (labels != blank)
 
 
 def _inside(scores: Array, label_length: Array, frame_count: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ class mean_over:
     """
 
     axis_name: Hashable
+    zero_for_nothing: ClassVar[bool] = True
 
     def __call__(self, losses: Array, weights: Array) -> Array:
         summed = jax.lax.psum(jnp.stack([jnp.sum(losses * weights), jnp.sum(weights)]), self.axis_name)

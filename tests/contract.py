@@ -575,17 +575,25 @@ def traced_options(row: Row, loss: Loss) -> None:
     """An option given as an array equals the constant, and can be swept by vmap."""
     arrays = row.make((3,))
     traced = {key: np.asarray(value, np.float32) for key, value in row.traceable.items()}
+    others = {key: _another(row, key, value) for key, value in traced.items()}
     lists = {key: value.tolist() for key, value in traced.items()}
 
     def all_ways(traced: Any) -> Any:
         one = lambda options: loss(*arrays, **{**row.options, **options}, reduction="none")  # noqa: E731
-        return one(lists), one(traced), jax.vmap(one)({k: jnp.stack([v, v / 2]) for k, v in traced.items()})
+        return one(lists), one(traced), jax.vmap(one)({k: jnp.stack([v, others[k]]) for k, v in traced.items()})
 
     constant, array, swept = run(all_ways, traced)
     close(constant, row.losses(arrays), "constants")
     close(array, constant, "arrays")
     close(swept[0], constant, "vmap")
-    close(swept[1], row.losses(arrays, **{k: v / 2 for k, v in traced.items()}), "vmap, the second")
+    close(swept[1], row.losses(arrays, **others), "vmap, the second")
+
+
+def _another(row: Row, key: str, value: np.ndarray) -> np.ndarray:
+    """Another value of an option that lies in its domain: half of it, or half the way to a default above 0."""
+    default = inspect.signature(jaxloss.LOSSES[row.name]).parameters[key].default
+    between = isinstance(default, float) and default > 0 and default != row.options[key]
+    return (value + np.float32(default)) / 2 if between else value / 2
 
 
 @check(alike=same_arrays)
@@ -655,7 +663,7 @@ def hard_float64(row: Row, loss: Loss) -> None:
 
 def entries_are_free(row: Row) -> bool:
     """Whether any number may stand beside any other: not the corners of a box, nor labels beside their lengths."""
-    boxes = same_family(row) in ("jaxloss.boxes", "jaxloss.wiou")
+    boxes = same_family(row) == "jaxloss.boxes"
     bound = row.pooled or row.coupled or row.shared or row.keywords or boxes
     return bool(row.hard) and not bound
 
@@ -728,10 +736,16 @@ def nan_is_loud(row: Row, loss: Loss) -> None:
 
 @check(lambda row: bool(row.outside))
 def outside_domain(row: Row, loss: Loss) -> None:
-    """What lies outside the domain gives NaN for its unit alone, never a plausible number."""
+    """What lies outside the domain gives NaN for its unit alone, never a plausible number, and has no gradient."""
     good = row.make((2,))
     arrays = [np.concatenate([g, np.asarray(x, g.dtype)]) for g, x in zip(good, row.outside, strict=True)]
-    _spoiled(row, loss, arrays, np.arange(len(arrays[0])) >= 2, zero_gradient=False)
+    by_entry = same_family(row) == "jaxloss.divergence"  # there an entry outside has no gradient, its neighbours have
+    _spoiled(row, loss, arrays, np.arange(len(arrays[0])) >= 2, zero_gradient=not by_entry)
+    if by_entry:
+        low, high = (-np.inf, 0) if row.options.get("from_logs") else (0, 1)
+        grads = run(lambda *a: graded(row, loss, a, cotangents=1)[1], *arrays)
+        for x, g in zip(arrays, grads, strict=True):
+            assert (g[(x < low) | (x > high)] == 0).all(), f"the gradient of entries outside: {g}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

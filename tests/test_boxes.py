@@ -13,9 +13,9 @@ from contract import run, x64
 from jax.sharding import PartitionSpec as P
 
 import jaxloss
-from jaxloss import boxes, wiou
+from jaxloss import boxes
 
-LOSSES: dict[str, Any] = {name: jaxloss.LOSSES[name] for name in (*boxes.__all__, *wiou.__all__)}
+LOSSES: dict[str, Any] = {name: loss for name, loss in jaxloss.LOSSES.items() if loss.__module__ == "jaxloss.boxes"}
 LOSSES |= {f"alpha_{base}": functools.partial(jaxloss.alpha_iou, base=base) for base in ("giou", "diou", "ciou")}
 LOSSES |= {name: functools.partial(LOSSES[name], iou_loss_mean=0.6) for name in ("wiou_v2", "wiou_v3")}
 

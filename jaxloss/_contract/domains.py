@@ -7,6 +7,7 @@ outside it is refused at once.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ class Domain(NamedTuple):
     infinite: which infinities are inside.
     rounds: whether entries come from computations whose rounding may carry them outside by a few units.
     sum: of a row, what must add up to 1; only looked at by `checked`.
+    sharp: whether an entry above the upper bound is outside for the loss, too; else only `checked` reports it.
+    cure: the likely mistake where an entry is outside.
     """
 
     text: str
@@ -37,6 +40,8 @@ class Domain(NamedTuple):
     infinite: tuple[float, ...] = ()
     rounds: bool = False
     sum: Callable[[Array], Array] | None = None
+    sharp: bool = True
+    cure: str = ""
 
     def slack(self, dtype: Any) -> float:
         """How far rounding may carry an entry outside."""
@@ -57,17 +62,36 @@ class Domain(NamedTuple):
         if self.values:
             return -jnp.abs(math.prod((x - value for value in self.values), start=1))
         if self.above:
-            return jnp.sign(x - self.low) - 0.5
-        ends = [x - (self.low - slack)] * (self.low > -INF) + [(self.high + slack) - x] * (self.high < INF)
+            # Each positive number, times this one, is above eps.
+            info = jnp.finfo(x.dtype)
+            return jnp.minimum((x - self.low) * 2.0 ** (info.maxexp - 1) - info.eps / 2, 1)
+        below, above = self.low > -INF, self.sharp and self.high < INF
+        ends = [x - (self.low - slack)] * below + [(self.high + slack) - x] * above
         if self.low > -INF and INF in self.infinite:
             ends.append(jnp.ones_like(x))
         return jnp.minimum(*ends) if len(ends) == 2 else ends[0] if ends else None
+
+    def least_margin(self, row: Array, slack: float = 0.0) -> Array | None:
+        """That of the entry of a row which is least inside."""
+        if self.values or self.above:
+            margin = self.margin(row, slack)
+            return None if margin is None else jnp.min(margin)
+        # The bounds are compared with the extremes: no further number meets the whole row.
+        ends = [jnp.min(row) - (self.low - slack)] * (self.low > -INF)
+        ends += [(self.high + slack) - jnp.max(row)] * (self.sharp and self.high < INF)
+        return functools.reduce(jnp.minimum, ends) if ends else None
+
+    def usable(self, x: Array) -> Array:
+        """An option, or some number inside the domain in its place: no formula shall meet one that is outside."""
+        margin = self.margin(x)
+        inside = self.low + min(1, (self.high - self.low) / 2) if self.low > -INF else self.high - 1
+        return x if margin is None else jnp.where(margin >= 0, x, inside)
 
 
 ANY = Domain("a number", infinite=(-INF, INF))
 NUMBER = Domain("finite")
 LOGIT = Domain("finite or -inf", infinite=(-INF,))
-LABEL = Domain("in 0..{last}")
+LABEL = Domain("in 0..{last}", cure="Leave others out with where=, as in where=y_true != -100.")
 AT_LEAST_0 = Domain("finite and at least 0", low=0)
 ABOVE_MINUS_1 = Domain("finite and above -1", low=-1, above=True)
 POSITIVE = Domain("above 0 and finite", low=0, above=True)
@@ -76,9 +100,11 @@ BINARY = Domain("0 or 1", values=(0, 1))
 ONE_HOT = BINARY._replace(sum=lambda x: x)
 PROBABILITY = Domain("in [0, 1]", low=0, high=1, rounds=True)
 DISTRIBUTION = PROBABILITY._replace(sum=lambda x: x)
+# Sums other than 1 are legal, as of an example that counts twice.
+SOFT_LABELS = DISTRIBUTION._replace(sharp=False)
 LOG_PROBABILITY = Domain("the logarithm of a probability, so at most 0", high=0, infinite=(-INF,), rounds=True)
 LOG_DISTRIBUTION = LOG_PROBABILITY._replace(sum=jnp.exp)
-BOX = Domain("finite")
+BOX = Domain("finite", cure="Boxes are x1, y1, x2, y2.")
 FRACTION = Domain("between 0 and 1", low=0, high=1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import domains, values
+from jaxloss._contract import values
 from jaxloss._contract.domains import Domain
+from jaxloss._contract.outside import guarded
 from jaxloss._contract.reduce import reduce
-from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_units
-from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, widen
-from jaxloss._numerics.derivatives import SAVED, saved_for_backward
+from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_option_shape, check_units
+from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, current_notes, widen
+from jaxloss._numerics.derivatives import SAVED
 from jaxloss._numerics.elementary import widened
 from jaxloss._platform import cpu, mesh
 
@@ -49,7 +49,8 @@ def losses(
       weights: a factor for each unit; its shape is a leading part of the units' shape. A unit of weight 0 whose loss is
         NaN or inf makes the result NaN, since leaving it out would cost a pass; `where=weights != 0` beside it does.
       where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out.
-      reduction: "mean", "sum", "none", "sum_over_batch_size", or a function `(losses, weights) -> result`.
+      reduction: "mean", "sum", "none", "sum_over_batch_size" (the sum over the number of units), "sum_and_weight" (the
+        pair of sum(w l) and sum(w)), or a function `(losses, weights) -> result`, where the result is any tree.
       sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.
       long: whether the formula is so long that its values are worth a pass of their own, before they are summed.
       rules: what several inputs must fulfil together, as a function of the cores of one example; for `checked`.
@@ -76,18 +77,12 @@ def losses(
     constant = {knob.name: knob.value for knob in knobs if not knob.traced}
     slacks = [entry.holds.domain.slack(entry.x.dtype) for entry in given]
 
+    inside = guarded(formula, [entry.holds for entry in given], slacks)
+
     def example(*arrays: Array) -> Array:
-        cores, tuned = list(arrays[: len(given)]), arrays[len(given) :]
-        margins = [
-            _margin(entry.holds, x, slack, cores[-1]) for entry, x, slack in zip(given, cores, slacks, strict=True)
-        ]
-        for i, (entry, margin) in enumerate(zip(given, margins, strict=True)):
-            if margin is not None and entry.holds.outside == "entry":
-                cores[i] = jnp.where(margin >= 0, cores[i], jax.lax.stop_gradient(cores[i]))
-        loss = formula(*cores, **constant, **{knob.name: x for knob, x in zip(traced, tuned, strict=True)})
-        found = [(m, entry.holds.outside == "unit") for m, entry in zip(margins, given, strict=True) if m is not None]
-        for margin, whole in _numbers_together(found, loss):
-            loss = nan_outside(margin, loss, whole)
+        cores, tuned = arrays[: len(given)], arrays[len(given) :]
+        usable = {knob.name: knob.domain.usable(x) for knob, x in zip(traced, tuned, strict=True)}
+        loss = inside(*cores, **constant, **usable)
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
@@ -138,6 +133,7 @@ class _Option(NamedTuple):
     ) -> _Option:
         per_class = isinstance(domain, Holds)
         option = cls(name, value, domain.domain if isinstance(domain, Holds) else domain, per_class)
+        current_notes().domains[name] = option.domain
         if not option.traced:
             check_constant(name, value, option.domain)
             return option
@@ -149,12 +145,8 @@ class _Option(NamedTuple):
                 raise ValueError(
                     f"{current_loss()}: {name} has shape {array.shape}, expected {classes}: one for each class."
                 )
-        elif array.shape != shape[len(shape) - array.ndim :]:
-            raise ValueError(
-                f"{current_loss()}: {name} has shape {array.shape}, the losses have shape {shape}. An option is one "
-                f"number, or an array that matches the losses from the right: of shape {shape}"
-                + (f", or {shape[-1:]}, one for each entry of the last axis." if len(shape) > 1 else ".")
-            )
+        else:
+            check_option_shape(name, array.shape, shape)
         if not per_class:
             array = mesh.laid_out_as_units(array, inputs[-1].x, inputs[-1].batch_axes)
         return option._replace(value=array)
@@ -166,61 +158,6 @@ class _Option(NamedTuple):
     def mapped(self, axis: int, ndim: int) -> int | None:
         """Where `jax.vmap` over this axis of the units finds the option."""
         return None if self.per_class or axis < ndim - jnp.ndim(self.value) else 0
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Outside the domain
-
-
-def _margin(holds: Holds, x: Array, slack: float, scores: Array) -> Array | None:
-    """How far inside the domain each entry of an input lies."""
-    if holds.domain is domains.LABEL and holds.core == 0:
-        return jnp.where((x >= 0) & (x < scores.shape[-1]), 1.0, -1.0)
-    if holds.outside == "formula" or not jnp.issubdtype(x.dtype, jnp.floating):
-        return None
-    return holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
-
-
-def _numbers_together(margins: Sequence[tuple[Array, bool]], loss: Array) -> list[tuple[Array, bool]]:
-    """The margins with one for all inputs that are single numbers: their least."""
-    alike = [whole and not margin.ndim and margin.dtype == loss.dtype for margin, whole in margins]
-    numbers = [margin for (margin, _), same in zip(margins, alike, strict=True) if same]
-    others = [pair for pair, same in zip(margins, alike, strict=True) if not same]
-    return [(functools.reduce(jnp.minimum, numbers), True), *others] if numbers else others
-
-
-def nan_outside(margin: Array, loss: Array, whole: bool = True) -> Array:
-    """The loss, but NaN where an entry is outside, which is where its margin is negative.
-
-    whole: whether the gradient of the loss is 0 there, too.
-    """
-    if not whole:
-        return loss + jax.lax.stop_gradient(jnp.where(jnp.min(margin) >= 0, 0, jnp.nan).astype(loss.dtype))
-    if margin.ndim:
-        # Saved, one number for each row: found again, it would cost the derivative a second pass.
-        return jnp.where(saved_for_backward(jnp.min(margin)) >= 0, loss, jnp.nan)
-    return _nan_unless(margin, loss) if margin.dtype == loss.dtype else jnp.where(margin >= 0, loss, jnp.nan)
-
-
-@jax.custom_jvp
-def _nan_unless(margin: Array, loss: Array) -> Array:
-    return loss + _zero_or_nan(margin)
-
-
-@_nan_unless.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
-    # Numbers of its own: a zero that is also in the value would be stored at full size, as would that of a select.
-    zero, one = cpu.opaque([jnp.asarray(number, primals[0].dtype) for number in (0, 1)])
-    return _nan_unless(*primals), jnp.where(_inside(primals[0], zero), one, zero) * tangents[1]
-
-
-@cpu.instead(lambda margin: 0 * jnp.sqrt(margin))
-def _zero_or_nan(margin: Array) -> Array:
-    return jnp.where(_inside(margin), 0, jnp.nan).astype(margin.dtype)
-
-
-def _inside(margin: Array, zero: Array | float = 0.0) -> Array:
-    return (margin >= zero) & (margin < jnp.inf)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

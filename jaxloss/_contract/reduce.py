@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract.types import Reduction
-from jaxloss._platform import cpu
+from jaxloss._platform import cpu, mesh
 
 
 def reduce(losses: Array, weights: Array | None, where: Array | None, reduction: Reduction) -> Any:
@@ -29,15 +31,40 @@ def reduce(losses: Array, weights: Array | None, where: Array | None, reduction:
         losses = losses * given if where is None else jnp.where(where, losses * given, 0)
     if reduction == "none":
         return losses
+    total, pair = jnp.sum(losses), reduction == "sum_and_weight"
     if reduction == "sum":
-        return jnp.sum(losses)
-    if reduction == "mean" and weights is not None:
+        return total
+    if weights is not None and reduction != "sum_over_batch_size":
         divisor = jnp.sum(weights) if where is None else _total_of_masked(weights)
     elif where is not None:
         divisor = _total_of_masked(where.astype(jnp.int32)).astype(losses.dtype)
+    elif pair:
+        return total, jnp.asarray(losses.size, losses.dtype)
     else:
-        return jnp.sum(losses) / max(losses.size, 1)
-    return jnp.where(divisor == 0, 0, jnp.sum(losses) / jnp.where(divisor == 0, 1, divisor))
+        return total / (losses.size or 1)
+    return (total, divisor) if pair else jnp.where(divisor == 0, 0, total / jnp.where(divisor == 0, 1, divisor))
+
+
+@dataclasses.dataclass(frozen=True)
+class mean_of_means:
+    """The mean within an axis, then the mean of those that are not empty: so each sequence counts the same.
+
+    As a reduction of losses of shape (batch, time)::
+
+        jl.sparse_cce(tokens, logits, where=mask, reduction=jl.mean_of_means())
+
+    Args:
+      axis: the axis of the units within which the first mean is, or a tuple of them; its weights are the units'.
+    """
+
+    axis: int | tuple[int, ...] = -1
+    zero_for_nothing: ClassVar[bool] = True
+
+    def __call__(self, losses: Array, weights: Array) -> Array:
+        within = jnp.sum(weights, self.axis)
+        empty = within == 0
+        means = jnp.where(empty, 0, jnp.sum(losses * weights, self.axis) / jnp.where(empty, 1, within))
+        return jnp.sum(means) / jnp.maximum(jnp.sum((~empty).astype(means.dtype)), 1)
 
 
 def _reduce_by(
@@ -46,14 +73,23 @@ def _reduce_by(
     if weights is None:
         weights = jnp.ones_like(losses) if where is None else where.astype(losses.dtype)
     if losses.size == 0:
-        one_of_each = jax.ShapeDtypeStruct(tuple(max(n, 1) for n in losses.shape), losses.dtype)
-        if jax.eval_shape(reduction, one_of_each, one_of_each).ndim == 0:
-            return jnp.zeros((), losses.dtype)
-    # Where no weight is left, the losses are 0 and the weights so small that only their square is still a number: a
-    # weighted mean is 0 / tiny = 0 instead of 0 / 0, while a sum over several devices does not notice them.
+        # As of one unit that does not exist, unless the result keeps the shape of the units.
+        one = jnp.zeros(tuple(max(n, 1) for n in losses.shape), losses.dtype)
+        if all(x.ndim == 0 for x in jax.tree.leaves(jax.eval_shape(reduction, one, one))):
+            losses, weights = one, one
+    # Where no weight is left, a weighted mean is 0 / 0: it counts as 0, and no derivative comes from there.
     nothing = ~jnp.any(weights != 0)
-    tiny = 2 * float(jnp.finfo(losses.dtype).tiny) ** 0.5
-    return reduction(jnp.where(nothing, 0, losses), jnp.where(nothing, tiny, weights))
+    result = reduction(jnp.where(nothing, 0, losses), jnp.where(nothing, 0, weights))
+    if getattr(reduction, "zero_for_nothing", False):
+        return result
+    return jax.tree.map(functools.partial(_zero_for_nan, nothing), result)
+
+
+def _zero_for_nan(nothing: Array, x: Any) -> Any:
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return jnp.where(mesh.everywhere(nothing, x) & jnp.isnan(x), 0, x)
 
 
 def spread(x: Array, shape: tuple[int, ...]) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxloss._contract.domains import Domain
-from jaxloss._contract.types import REDUCTIONS, ArrayLike, Holds, Kind, Reduction, current_loss
+from jaxloss._contract.types import REDUCTIONS, ArrayLike, Holds, Kind, Reduction, current_loss, current_notes
 
 
 class Input(NamedTuple):
@@ -39,26 +39,40 @@ def check_inputs(
     sibling: the loss that takes the other kind of target, labels or rows, for the error that says so.
     """
     inputs = [Input(name, jnp.asarray(x), holds, ()) for name, x, holds in arrays]
+    current_notes().kinds.update({given.name: given.holds.kind for given in inputs})
     for given in inputs:
-        _check_dtype(given, sibling)
+        _check_dtype(given, inputs, sibling)
     inputs = [given._replace(batch_axes=_batch_axes(given, axis)) for given in inputs]
     _check_shapes(inputs, sibling)
     return inputs
 
 
-def _check_dtype(given: Input, sibling: str | None) -> None:
+def _check_dtype(given: Input, inputs: Sequence[Input], sibling: str | None) -> None:
     loss, (name, x, holds, _) = current_loss(), given
     kind: Kind = holds.kind
     if jnp.issubdtype(x.dtype, jnp.complexfloating) or x.dtype == jax.dtypes.float0:
         raise TypeError(f"{loss}: {name} must hold real numbers, got {x.dtype}.")
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     if kind == "label" and floating:
-        hint = f" For one-hot targets use {sibling}." if sibling else ""
-        raise TypeError(f"{loss}: {name} must hold integer class labels, got {x.dtype}.{hint}")
+        raise TypeError(f"{loss}: {name} must hold integer class labels, got {x.dtype}.{_label_cure(inputs, sibling)}")
     if kind == "length" and floating:
-        raise TypeError(f"{loss}: {name} must hold integers, got {x.dtype}.")
+        raise TypeError(f"{loss}: {name} must hold integers, got {x.dtype}. Did you mean {name}.astype(int)?")
     if kind in ("score", "row") and not floating:
-        raise TypeError(f"{loss}: {name} must be of floating dtype, got {x.dtype}. Were y_true and y_pred swapped?")
+        raise TypeError(f"{loss}: {name} must be of floating dtype, got {x.dtype}.{SWAPPED}")
+
+
+SWAPPED = " Were y_true and y_pred swapped?"
+
+
+def _label_cure(inputs: Sequence[Input], sibling: str | None) -> str:
+    target, scores = inputs[0], inputs[-1]
+    if not jnp.issubdtype(scores.x.dtype, jnp.floating):
+        return SWAPPED
+    one_hot = f" For one-hot targets use {sibling}." if sibling else ""
+    if target.x.shape == scores.x.shape:
+        return one_hot
+    # Keras casts all targets, pandas labels of which one is missing.
+    return f" If they are labels, {target.name}.astype(int).{one_hot}"
 
 
 def _batch_axes(given: Input, axis: Any) -> list[int]:
@@ -102,10 +116,17 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
         if longer[-1:] == (1,) and longer[: len(longer) - 1 - core] == other.x.shape[: other.x.ndim - other.holds.core]:
             return f"; did you mean {one.name}.squeeze(-1)?"
     target, scores = inputs[0], inputs[-1]
-    if sibling and target.holds.core == 1 and target.x.shape == scores.x.shape[:-1]:
-        return f"; if {target.name} holds integer labels, use {sibling}."
+    if target.holds.core == 1 and target.x.shape == scores.batch:
+        classes = "x".join(str(n) for i, n in enumerate(scores.x.shape) if i not in scores.batch_axes)
+        cure = f"use {sibling}" if sibling else f"jax.nn.one_hot({target.name}, {classes})"
+        return f"; if {target.name} holds integer labels, {cure}."
     if sibling and target.holds.kind == "label" and target.x.shape == scores.x.shape:
         return f"; if {target.name} is one-hot, use {sibling}."
+    if target.holds.core == 0 and scores.holds.core == 1:
+        shape = scores.x.shape
+        axes = [i for i in range(len(shape)) if (*shape[:i], *shape[i + 1 :]) == target.x.shape]
+        if len(axes) == 1:
+            return f"; did you mean axis={axes[0]}?"
     return "; nothing is broadcast."
 
 
@@ -113,6 +134,35 @@ def check_constant(name: str, value: Any, domain: Domain) -> None:
     """Refuse a constant option outside its domain; traced ones make the loss NaN, and are seen in checked mode."""
     if isinstance(value, (bool, int, float)) and not domain.holds(value):
         raise ValueError(f"{current_loss()}: {name} must be {domain.text}, got {value}.")
+
+
+def check_option_shape(name: str, shape: tuple[int, ...], units: tuple[int, ...]) -> None:
+    """An option matches the units from the right, as trailing axes do in NumPy, but is not broadcast."""
+    if shape == units[max(len(units) - len(shape), 0) :]:
+        return
+    column = f", or {units[-1:]}, one for each entry of the last axis" if len(units) > 1 else ""
+    raise ValueError(
+        f"{current_loss()}: {name} has shape {shape}, the losses have shape {units}. An option is one number, or an "
+        f"array that matches the losses from the right: of shape {units}{column}.{_option_cure(name, shape, units)}"
+    )
+
+
+def _option_cure(name: str, shape: tuple[int, ...], units: tuple[int, ...]) -> str:
+    if shape[1:] == units[max(len(units) - len(shape) + 1, 0) :] and shape[0] == 1:
+        cure = f"{name}[0]"
+    elif shape[:-1] == units and shape[-1] == 1:
+        cure = f"{name}[..., 0]"
+    elif len(shape) == 2 and shape[::-1] == units:
+        cure = f"{name}.T"
+    elif shape == units[: len(shape)]:
+        cure = (
+            f"jnp.broadcast_to({name}[{', '.join([':'] * len(shape) + ['None'] * (len(units) - len(shape)))}], {units})"
+        )
+    elif len(shape) == len(units) and all(n in (1, m) for n, m in zip(shape, units, strict=True)):
+        cure = f"jnp.broadcast_to({name}, {units})"
+    else:
+        return ""
+    return f" Did you mean {cure}?"
 
 
 def check_units(
@@ -143,8 +193,11 @@ def check_mask(where: ArrayLike) -> Array:
 
 
 def _check_leads(name: str, x: Array, shape: tuple[int, ...]) -> None:
-    if x.shape != shape[: x.ndim]:
-        raise ValueError(
-            f"{current_loss()}: {name} has shape {x.shape}, the losses have shape {shape}. "
-            f"{name} must match them from the left, as in (batch,) for (batch, time)."
-        )
+    if x.shape == shape[: x.ndim]:
+        return
+    cure = f"{name} must match them from the left, as in (batch,) for (batch, time)."
+    if x.shape[-1:] == (1,) and x.shape[:-1] == shape[: x.ndim - 1]:
+        cure += f" Did you mean {name}.squeeze(-1)?"
+    elif x.shape == shape[len(shape) - x.ndim :]:
+        cure += f" Did you mean jnp.broadcast_to({name}, {shape})?"
+    raise ValueError(f"{current_loss()}: {name} has shape {x.shape}, the losses have shape {shape}. {cure}")

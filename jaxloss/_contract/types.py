@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypedDict, Ty
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxloss._contract import domains
@@ -20,13 +21,15 @@ R = TypeVar("R")
 ArrayLike: TypeAlias = jax.typing.ArrayLike | list[Any] | tuple[Any, ...]
 """An array of jax or NumPy, a Python number, or a (nested) list of numbers."""
 
-Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_over_batch_size"] | Callable[[Array, Array], Any]
+Reduction: TypeAlias = (
+    Literal["mean", "sum", "none", "sum_over_batch_size", "sum_and_weight"] | Callable[[Array, Array], Any]
+)
 """A name, or a function `(losses, weights) -> result`; both arrays have one entry for each unit."""
 
 # Programs kept for each loss, one for each set of constant options: new lambdas at every step must not fill the memory.
 PROGRAMS = 128
 
-REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size")
+REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size", "sum_and_weight")
 
 
 class Units(TypedDict, total=False):
@@ -66,6 +69,18 @@ def widen(x: Array, kind: Kind, dtype: Any) -> Array:
     return x.astype(dtype)
 
 
+INT32 = np.iinfo(np.int32)
+
+
+def fits_32_bits(x: np.ndarray) -> bool:
+    """Whether no integer wraps around where jax, without x64, makes 32 bits of 64."""
+    if x.dtype.kind not in "iu" or x.dtype.itemsize < 8 or not x.size:
+        return True
+    return bool(INT32.min <= x.min() and x.max() <= INT32.max)
+
+
+NO_LOGITS = "For logits give from_logits=True."
+
 NUMBER = Holds()
 NUMBERS = Holds(core=1)
 SCORE = Holds("score")
@@ -76,11 +91,12 @@ SIGN = Holds("number", domains.SIGN)
 AMOUNT = Holds("number", domains.AT_LEAST_0)
 LOG_AMOUNT = Holds("number", domains.LOGIT)
 TARGET = Holds("number", domains.PROBABILITY)
-TARGETS = Holds("number", domains.DISTRIBUTION, core=1)
-PROBABILITY = Holds("score", domains.PROBABILITY)
-PROBABILITIES = Holds("row", domains.DISTRIBUTION, core=1)
+TARGETS = Holds("number", domains.SOFT_LABELS, core=1)
+PROBABILITY = Holds("score", domains.PROBABILITY._replace(cure=NO_LOGITS))
+PROBABILITIES = Holds("row", domains.DISTRIBUTION._replace(cure=NO_LOGITS), core=1)
 LOG_PROBABILITIES = Holds("row", domains.LOG_DISTRIBUTION, core=1)
 LOGITS = Holds("row", domains.LOGIT, core=1)
+BOXES = Holds("number", domains.BOX, core=1)
 
 Finding: TypeAlias = tuple[str, Array, Array]
 """A rule ("y_true must be 0 or 1"), where it holds, and what to show where it does not."""
@@ -92,7 +108,17 @@ Finding: TypeAlias = tuple[str, Array, Array]
 # Whether losses look at the values of their inputs, see `values.py`. A part of the keys of jax's caches.
 checking = jax.make_user_context(default_value=False)
 
+
+class Notes:
+    """What the program of a loss learns of its arguments while it is traced: for checks of the next call."""
+
+    def __init__(self) -> None:
+        self.domains: dict[str, Domain] = {}
+        self.kinds: dict[str, Kind] = {}
+
+
 _name: contextvars.ContextVar[str] = contextvars.ContextVar("jaxloss_name", default="loss")
+_notes: contextvars.ContextVar[Notes | None] = contextvars.ContextVar("jaxloss_notes", default=None)
 
 
 def current_loss() -> str:
@@ -100,10 +126,15 @@ def current_loss() -> str:
     return _name.get()
 
 
+def current_notes() -> Notes:
+    return _notes.get() or Notes()
+
+
 @contextlib.contextmanager
-def tracing(name: str) -> Iterator[None]:
-    token = _name.set(name)
+def tracing(name: str, notes: Notes | None = None) -> Iterator[None]:
+    before = _name.set(name), _notes.set(notes)
     try:
         yield
     finally:
-        _name.reset(token)
+        _name.reset(before[0])
+        _notes.reset(before[1])

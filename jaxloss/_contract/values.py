@@ -24,7 +24,7 @@ from jaxloss._contract import domains
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input
-from jaxloss._contract.types import PROGRAMS, Finding, P, R, checking, current_loss, widen
+from jaxloss._contract.types import PROGRAMS, Finding, P, R, checking, current_loss, fits_32_bits, widen
 from jaxloss._numerics.elementary import widened
 from jaxloss._platform import mesh
 
@@ -71,23 +71,37 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
       ...     checked(jaxloss.sparse_cce)(labels, logits, from_logits=True)
       ... except ValueError as error:
       ...     print(error)
-      sparse_cce: y_true must be in 0..2: 1 of 3 is not, the first at index (2,), which is 3.
+      sparse_cce: y_true must be in 0..2: 1 of 3 is not, the first at index (2,), which is 3. Leave others out with
+      where=, as in where=y_true != -100.
     """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if checking.value:  # the outermost one reports
             return function(*args, **kwargs)
+        kwargs = getattr(function, "settled", lambda options: options)(kwargs)
         leaves, structure = jax.tree.flatten((args, kwargs))
-        leaves = [x if isinstance(x, jax.Array) or not hasattr(x, "__array__") else np.asarray(x) for x in leaves]
-        arrays = [x for x in leaves if isinstance(x, (jax.Array, np.ndarray))]
-        rest = [_ARRAY if isinstance(x, (jax.Array, np.ndarray)) else x for x in leaves]
+        leaves = [_leaf(x) for x in leaves]
+        traced = [isinstance(x, jax.Array) or (isinstance(x, np.ndarray) and fits_32_bits(x)) for x in leaves]
+        arrays = [x for x, trace in zip(leaves, traced, strict=True) if trace]
+        rest = [_ARRAY if trace else x for x, trace in zip(leaves, traced, strict=True)]
+        # What does not fit must reach the loss as it is, which knows a label from a number.
+        program = _program.__wrapped__ if any(isinstance(x, np.ndarray) for x in rest) else _program
         with checking(True):
-            error, result = _program(function, structure, *rest)(arrays)
+            error, result = program(function, structure, *rest)(arrays)
         _raise(error)
         return result
 
     return call
+
+
+def _leaf(x: Any) -> Any:
+    """What counts as an array, as one."""
+    if isinstance(x, (jax.Array, str)):
+        return x
+    if hasattr(x, "__jax_array__"):
+        return x.__jax_array__()
+    return np.asarray(x) if hasattr(x, "__array__") else x
 
 
 _ARRAY = object()  # stands for an array among the arguments
@@ -119,6 +133,7 @@ def _raise(error: Any) -> None:
 
 
 # checkify carries the numbers to the host; the words are put around them there.
+_CURE = "\v"
 _NUMBERS = "\t{}\t{}\t{}\t{}\t{}"
 _FOUND = re.compile(r"(?:at mapped index ([\d, ]+): )?([^\t]*)\t(\d+)\t(\d+)\t\[([^\]]*)\]\t(\d+)\t(\S+)")
 
@@ -126,11 +141,14 @@ _FOUND = re.compile(r"(?:at mapped index ([\d, ]+): )?([^\t]*)\t(\d+)\t(\d+)\t\[
 def _sentence(shard: str | None, rule: str, bad: str, total: str, shape: str, place: str, value: str) -> str:
     axes = [int(n) for n in shape.split() if int(n) >= 0]
     value = value if value.lstrip("-").isdigit() else f"{float(value):.7g}"
+    rule, _, cure = rule.partition(_CURE)
+    cure = cure and f" {cure}"
     if not axes:
-        return f"{rule}, got {value}."
+        return f"{rule}, got {value}.{cure}"
     index = tuple(map(int, np.unravel_index(int(place), axes)))
     at = f"{index}" if shard is None else f"{index} of shard {shard.split()[-1]}"
-    return f"{rule}: {bad} of {total} {'is' if bad == '1' else 'are'} not, the first at index {at}, which is {value}."
+    many = f"{bad} of {total} {'is' if bad == '1' else 'are'} not"
+    return f"{rule}: {many}, the first at index {at}, which is {value}.{cure}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -181,15 +199,15 @@ def _findings(name: str, domain: Domain, x: Array, classes: int | None) -> Itera
     """What the core of one example must be; NaN breaks every rule."""
     if domain is domains.LABEL:
         assert classes is not None
-        yield f"{name} must be {domain.text.format(last=classes - 1)}", (x >= 0) & (x < classes), x
+        yield f"{name} must be {domain.text.format(last=classes - 1)}{_CURE}{domain.cure}", (x >= 0) & (x < classes), x
         return
     slack = domain.slack(x.dtype)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         x = x.astype(jnp.float32)
-    yield f"{name} must be {domain.text}", domain.holds(x, slack), x
+    yield f"{name} must be {domain.text}{_CURE}{domain.cure}", domain.holds(x, slack), x
     if domain is domains.BOX:
         sides = x[2:] - x[:2]
-        yield f"the width and height of the boxes in {name} must be at least 0", sides >= 0, sides
+        yield f"the width and height of the boxes in {name} must be at least 0{_CURE}{domain.cure}", sides >= 0, sides
     if domain.sum:
         total = jnp.sum(widened(domain.sum(x)))
         near = max(slack, 1e-3) if domain.rounds else 0

@@ -87,7 +87,7 @@ def _finite_slope(function: Elementwise, place: int) -> Elementwise:
 
 def saved_for_backward(x: Array) -> Array:
     """Store this value of a formula (one number for each row, never a row) instead of recomputing it."""
-    return checkpoint_name(x, SAVED)
+    return cpu.reread(checkpoint_name(x, SAVED))
 
 
 def stop_gradient_where(extreme: Array, function: Callable[..., Array], *arguments: Any) -> Array:

@@ -42,7 +42,7 @@ class Row(NamedTuple):
 # The normaliser
 
 
-@cpu.instead(cpu.exp_sum)
+@cpu.instead(cpu.exp_sum, rows=True)
 def _exp_sum(row: Row) -> tuple[Array, Array]:
     z = row.stored.astype(row.wide.dtype)
     # A row of -inf has a finite maximum too, and its exponentials are 0.
@@ -52,16 +52,21 @@ def _exp_sum(row: Row) -> tuple[Array, Array]:
     return largest, jnp.sum(jnp.exp(below) * (1 - at_top)) + jnp.maximum(jnp.sum(at_top) - 1, 0)
 
 
-@jax.custom_jvp
 def exp_sum(row: Row) -> tuple[Array, Array]:
-    """m and e. The logsumexp does not depend on how it is split in two, so that m counts as a constant."""
+    """m and e, saved for the derivative. The logsumexp does not depend on where it is split: m counts as a constant."""
+    largest, excess = _exp_sum_ruled(row)
+    return saved_for_backward(largest), saved_for_backward(excess)
+
+
+@jax.custom_jvp
+def _exp_sum_ruled(row: Row) -> tuple[Array, Array]:
     return _exp_sum(row)
 
 
-@exp_sum.defjvp
+@_exp_sum_ruled.defjvp
 def _(primals: tuple[Row], tangents: tuple[Row]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     (row,), (d_row,) = primals, tangents
-    largest, excess = map(saved_for_backward, exp_sum(row))
+    largest, excess = exp_sum(row)
     return (largest, excess), (jnp.zeros_like(largest), jnp.sum(jnp.exp(row.wide - largest) * d_row.wide))
 
 
@@ -82,9 +87,8 @@ class Classes(NamedTuple):
     rest: Array
 
     @classmethod
-    def of(cls, row: Row) -> Classes:
-        largest, excess = exp_sum(row)
-        below = row.wide - largest
+    def at(cls, z: Array, largest: Array, excess: Array) -> Classes:
+        below = z - largest
         small = jnp.exp(below)
         return cls(jnp.log1p(excess) - below, small / (1 + excess), (excess + (1 - small)) / (1 + excess))
 
@@ -103,9 +107,9 @@ def surprisal(row: Row, label: Array) -> Array:
 @surprisal.defjvp
 def _(primals: tuple[Row, Array], tangents: tuple[Row, Any]) -> tuple[Array, Array]:
     (row, label), (d_row, _) = primals, tangents
-    largest, excess = exp_sum(row)
+    largest, log_sum = normaliser(row)
     value = saved_for_backward(surprisal(row, label))
-    softmax = jnp.exp(row.wide - largest) / (1 + excess)
+    softmax = jnp.exp((row.wide - largest) - log_sum)
     # Of the label p - 1, which is expm1(-s): by subtraction nothing would be left of it where p is almost 1.
     return value, jnp.sum(jnp.where(is_at(label, row.wide), jnp.expm1(-value), softmax) * d_row.wide)
 
@@ -152,15 +156,19 @@ class Targets(NamedTuple):
 @jax.custom_jvp
 def cross_entropy(targets: Targets, row: Row) -> Array:
     """-sum_k t_k log softmax(z)_k; a class of logit -inf and target 0 costs nothing."""
-    return _cross_entropy(targets, row)
+    return _cross_entropy(targets, row, normaliser(row))
 
 
 @cpu.instead(cpu.cross_entropy)
-def _cross_entropy(targets: Targets, row: Row) -> Array:
-    t = targets.made()
-    largest, excess = _exp_sum(row)
-    s = jnp.log1p(excess) - (row.stored.astype(row.wide.dtype) - largest)
-    return jnp.sum(zero_at_zero(t, s))
+def _cross_entropy(targets: Targets, row: Row, log_sum: tuple[Array, Array]) -> Array:
+    s = log_sum[1] - (row.stored.astype(row.wide.dtype) - log_sum[0])
+    return jnp.sum(zero_at_zero(targets.made(), s))
+
+
+def _cross_entropy_d_logits(t: Array, below: Array, excess: Array, inverse: Array, total: Array) -> Array:
+    """sum(t) p - t, as (sum(t) - t) p - t (1 - p), so that nothing cancels for a one-hot t."""
+    small = jnp.exp(below)
+    return ((total - t) * small - t * (excess + (1 - small))) * inverse
 
 
 def _cross_entropy_jvp(primals: tuple[Targets, Row], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
@@ -171,10 +179,8 @@ def _cross_entropy_jvp(primals: tuple[Targets, Row], tangents: tuple[Any, Any]) 
     t, below = targets.made(), row.again() - largest
     slope = jnp.zeros_like(value)
     if not isinstance(d_row.wide, SymbolicZero):
-        # sum(t) p - t, as (sum(t) - t) p - t (1 - p), so that nothing cancels for a one-hot t.
-        small = jnp.exp(below)
-        total = jnp.sum(t)
-        slope += jnp.sum(((total - t) * small - t * (excess + (1 - small))) / (1 + excess) * d_row.wide)
+        d_logits = cpu.unshared(_cross_entropy_d_logits)(t, below, excess, 1 / (1 + excess), jnp.sum(t))
+        slope += jnp.sum(d_logits * d_row.wide)
     moved = {k: v for k, v in d_targets._asdict().items() if v is not None and not isinstance(v, SymbolicZero)}
     if moved:
         at = {k: getattr(targets, k) for k in moved}

@@ -33,20 +33,22 @@ from jaxloss._platform.mesh import in_explicit_mesh
 
 _choice = Primitive("jaxloss_choice")
 _choice.multiple_results = True
-_choice.def_impl(lambda *xs, reference, form, avals: reference(*xs))
-_choice.def_abstract_eval(lambda *xs, reference, form, avals: list(avals))
+_choice.def_impl(lambda *xs, reference, form, rows, avals: reference(*xs))
+_choice.def_abstract_eval(lambda *xs, reference, form, rows, avals: list(avals))
 mlir.register_lowering(
-    _choice, mlir.lower_fun(lambda *xs, reference, form, avals: reference(*xs), multiple_results=True)
+    _choice, mlir.lower_fun(lambda *xs, reference, form, rows, avals: reference(*xs), multiple_results=True)
 )
 mlir.register_lowering(
-    _choice, mlir.lower_fun(lambda *xs, reference, form, avals: form(*xs), multiple_results=True), platform="cpu"
+    _choice, mlir.lower_fun(lambda *xs, reference, form, rows, avals: form(*xs), multiple_results=True), platform="cpu"
 )
 
 
-def instead(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def instead(form: Callable[..., Any], rows: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a form of the same function in its place where the program is for the CPU.
 
     For the inside of functions that have hand-written derivatives: neither form is ever differentiated.
+
+    rows: whether the form takes batches of rows as they are, the rows along the last axis; else it is mapped.
     """
 
     def decorate(reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +65,7 @@ def instead(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable
 
                 return on_leaves
 
-            found = _chosen(flat(reference), flat(form), leaves)
+            found = _chosen(flat(reference), flat(form), leaves, rows)
             return jax.tree.unflatten(results, found)
 
         return call
@@ -71,33 +73,40 @@ def instead(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable
     return decorate
 
 
-def _chosen(reference: Callable[..., Any], form: Callable[..., Any], args: Sequence[Any]) -> list[Any]:
+def _chosen(reference: Callable[..., Any], form: Callable[..., Any], args: Sequence[Any], rows: bool) -> list[Any]:
     avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
-    return _choice.bind(*args, reference=reference, form=form, avals=avals)
+    return _choice.bind(*args, reference=reference, form=form, rows=rows, avals=avals)
 
 
 def _batched(
-    args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, form: Any, avals: Any
+    args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, form: Any, rows: bool, avals: Any
 ) -> tuple[list[Any], list[int]]:
     places = tuple(dims)
-    return _chosen(jax.vmap(reference, places), jax.vmap(form, places), args), [0] * len(avals)
+    if rows and None not in places:
+        args = [jnp.moveaxis(x, d, 0) for x, d in zip(args, places, strict=True)]
+        return _chosen(jax.vmap(reference), form, args, rows), [0] * len(avals)
+    return _chosen(jax.vmap(reference, places), jax.vmap(form, places), args, False), [0] * len(avals)
 
 
 batching.primitive_batchers[_choice] = _batched
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The identity, which this compiler cannot see through
+# The identity, of which this compiler makes something else
 
+
+def _end_loop(x: Array) -> Array:
+    return jnp.where(jnp.isnan(x), jnp.nan, x)  # a select of twice the same ends the loop
+
+
+FORMS = {"plain": lambda x: x, "opaque": jax.lax.optimization_barrier, "end of loop": _end_loop}
 
 _identity = Primitive("jaxloss_identity")
-_identity.def_impl(lambda x, opaque: x)
-_identity.def_abstract_eval(lambda aval, opaque: aval)
-mlir.register_lowering(_identity, lambda _, x, opaque: [x])
+_identity.def_impl(lambda x, form: x)
+_identity.def_abstract_eval(lambda aval, form: aval)
+mlir.register_lowering(_identity, lambda _, x, form: [x])
 mlir.register_lowering(
-    _identity,
-    mlir.lower_fun(lambda x, opaque: jax.lax.optimization_barrier(x) if opaque else x, multiple_results=False),
-    platform="cpu",
+    _identity, mlir.lower_fun(lambda x, form: FORMS[form](x), multiple_results=False), platform="cpu"
 )
 batching.primitive_batchers[_identity] = lambda xs, dims, **how: (_identity.bind(*xs, **how), dims[0])
 ad.primitive_jvps[_identity] = lambda primals, tangents, **how: (_identity.bind(*primals, **how), tangents[0])
@@ -105,7 +114,7 @@ ad.primitive_jvps[_identity] = lambda primals, tangents, **how: (_identity.bind(
 
 def _recomputed(_: Any, unknown: Sequence[bool], instantiated: Sequence[bool], step: Any) -> Any:
     """How `jax.checkpoint` splits the identity: what it computes anew for the derivative becomes opaque."""
-    again = step.replace(params={"opaque": True})
+    again = step.replace(params={"form": "opaque"}) if step.params["form"] == "plain" else step
     new = [x for x, there in zip(step.invars, instantiated, strict=True) if isinstance(x, Var) and not there]
     return (None if unknown[0] else step), again, [unknown[0]], [True], new
 
@@ -115,12 +124,17 @@ partial_eval.partial_eval_jaxpr_custom_rules[_identity] = _recomputed
 
 def opaque(tree: Any) -> Any:
     """Numbers or arrays that the compiler can neither share with others nor fold."""
-    return jax.tree.map(functools.partial(_identity.bind, opaque=True), tree)
+    return jax.tree.map(functools.partial(_identity.bind, form="opaque"), tree)
 
 
 def reread(tree: Any) -> Any:
     """The inputs of a checkpointed function: as they are, but read from memory anew where it is computed again."""
-    return jax.tree.map(functools.partial(_identity.bind, opaque=False), tree)
+    return jax.tree.map(functools.partial(_identity.bind, form="plain"), tree)
+
+
+def end_loop(x: Array) -> Array:
+    """The sum of a row, or the values of a long formula, where more follows."""
+    return _identity.bind(x, form="end of loop")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -188,20 +202,6 @@ def _evaluate(jaxpr: Any, constants: Any, arguments: Any, numbers: dict[str, Arr
 LONG_ROW = 32_768
 
 
-def _end_loop(x: Array) -> Array:
-    return jnp.where(jnp.isnan(x), jnp.nan, x)  # a select of twice the same ends the loop
-
-
-@jax.custom_jvp
-@instead(_end_loop)
-def end_loop(x: Array) -> Array:
-    """The sum of a row, as it is, where more follows."""
-    return x
-
-
-end_loop.defjvp(lambda primals, tangents: (end_loop(*primals), tangents[0]))
-
-
 def total_of_masked(x: Array) -> Array:
     """The sum of masked weights, or of a mask as whole numbers.
 
@@ -222,7 +222,7 @@ def total_of_masked(x: Array) -> Array:
 
 
 def _pieces(row: Array) -> Array:
-    """A long row as a matrix of pieces, where its length has a fitting divisor and it is not split over devices."""
+    """Long rows as matrices of pieces, where their length has a fitting divisor and is not split over devices."""
     length = row.shape[-1]
     if length <= LONG_ROW or in_explicit_mesh(row):
         return row
@@ -230,7 +230,7 @@ def _pieces(row: Array) -> Array:
     if not counts:
         return row
     count = next((n for n in counts if n % 8 == 0), counts[0])  # 8 shards keep whole pieces
-    return jax.lax.optimization_barrier(row.reshape(count, length // count))
+    return jax.lax.optimization_barrier(row.reshape(*row.shape[:-1], count, length // count))
 
 
 def _by_piece(reduce: Callable[..., Array], pieces: Array) -> Array:
@@ -238,27 +238,46 @@ def _by_piece(reduce: Callable[..., Array], pieces: Array) -> Array:
 
 
 def exp_sum(row: Any) -> tuple[Array, Array]:
-    return _exp_sum_of(_pieces(row.stored), row.wide.dtype, jax.lax.optimization_barrier)
-
-
-def _exp_sum_of(pieces: Array, dtype: Any, apart: Callable[[Any], Any]) -> tuple[Array, Array]:
+    """Of rows along the last axis. One fast sum; only if some row is almost certain, a second one without its top."""
+    pieces, dtype = _pieces(row.stored), row.wide.dtype
+    axes = tuple(range(row.wide.ndim - 1, pieces.ndim))
+    apart = jax.lax.optimization_barrier
     # The maximum of a row of -inf is -inf.
-    largest = apart(jnp.maximum(_by_piece(jnp.max, pieces).astype(dtype), -jnp.finfo(dtype).max))
-    below = pieces.astype(dtype) - largest
-    # -sign(below) is 0 at the top, else 1.
-    others = _end_loop(_by_piece(jnp.sum, jnp.exp(below) * -jnp.sign(below)))
-    at_top = _end_loop(_by_piece(jnp.sum, 1 + jnp.sign(below)))
-    return largest, others + jnp.maximum(at_top - 1, 0)
+    largest = apart(jnp.maximum(jnp.max(pieces, axes).astype(dtype), -jnp.finfo(dtype).max))
+    total = _end_loop(_sum_exp(pieces, largest, axes, dtype))
+
+    def without_top() -> Array:
+        top = _along(largest, pieces)
+        # Read twice, since what is used twice is stored.
+        below, again = (x.astype(dtype) - top for x in (pieces, jax.lax.optimization_barrier(pieces)))
+        kept = jnp.minimum(-float(jnp.finfo(dtype).max) * again, 1)  # 0 at the top, else 1
+        return _end_loop(jnp.sum(jnp.exp(below) * kept, axes))
+
+    certain = total < 1.25  # so there is no tie at the top
+    others = jax.lax.cond(jnp.any(certain), without_top, lambda: total)
+    return largest, jnp.where(certain, others, jnp.maximum(total - 1, 0))
 
 
-def cross_entropy(targets: Any, row: Any) -> Array:
+def _along(x: Array, pieces: Array) -> Array:
+    """One number for each row, in one step: a shape with an axis of 1 in between would be computed by itself."""
+    return jax.lax.broadcast_in_dim(x, pieces.shape, tuple(range(x.ndim)))
+
+
+def _sum_exp(pieces: Array, largest: Array, axes: tuple[int, ...], dtype: Any) -> Array:
+    terms = jnp.exp(pieces.astype(dtype) - _along(largest, pieces))
+    if len(axes) == 1:
+        return jnp.sum(terms, axes)
+    return jnp.sum(_end_loop(jnp.sum(terms, axes[1:])), axes[:1])
+
+
+def cross_entropy(targets: Any, row: Any, log_sum: tuple[Array, Array]) -> Array:
     dtype = row.wide.dtype
     pieces = _pieces(row.stored)
     t = type(targets)(*(None if x is None else _pieces(x) if x.ndim else x for x in targets)).made()
     # Without a barrier a short row is read once for all three of its reductions.
     apart = jax.lax.optimization_barrier if pieces.ndim > 1 else lambda x: x
-    largest, excess = apart(_exp_sum_of(pieces, dtype, apart))
-    surprisal = jnp.log1p(excess) - (apart(pieces).astype(dtype) - largest)
+    largest, log_sum = apart(log_sum)
+    surprisal = log_sum - (apart(pieces).astype(dtype) - largest)
     # The largest number where t is 0, infinite elsewhere.
     huge = float(jnp.finfo(dtype).max)
     return _by_piece(jnp.sum, t * jnp.minimum(surprisal, (jnp.abs(t) * huge + 1) * huge))
@@ -279,3 +298,13 @@ def find_label(x: Array, label: Array) -> Array:
     away = jnp.abs(_pieces(places.astype(x.dtype)) - label.astype(x.dtype))
     named = _by_piece(jnp.max, jnp.minimum(_pieces(x), jnp.inf * (0.5 - jnp.minimum(away, 1))))
     return jnp.where((label >= 0) & (label < x.size), named, 0)
+
+
+def length(x: Array) -> tuple[Array, Array]:
+    """For `_numerics.vectors`: every sum is a pass here, so that the scale comes from the largest entry."""
+    largest, tiny = jnp.max(jnp.abs(x)), float(jnp.finfo(x.dtype).tiny)
+    none = largest < tiny
+    scale = 1 / jnp.where(none, 1, jnp.minimum(largest, 1 / tiny))
+    scaled = jnp.sqrt(_end_loop(jnp.sum((x * scale) ** 2)))
+    # Opaque, since what is scaled in two passes would be stored.
+    return jnp.where(none, 0, scaled), opaque(scale)

@@ -100,6 +100,12 @@ def varying(tree: Any, like: Any = None) -> Any:
     return jax.tree.map(cast, tree)
 
 
+def everywhere(condition: Array, x: Array) -> Array:
+    """Inside `shard_map`: whether a condition holds on all devices that share this value of x."""
+    shared = tuple(_varying_axes(condition) - _varying_axes(x))
+    return jax.lax.psum((~condition).astype(jnp.int32), shared) == 0 if shared else condition
+
+
 def _varying_axes(x: Array) -> frozenset[Any]:
     """The mesh axes along which an array differs: new versions of jax and old ones keep them in different places."""
     kind = jax.typeof(x)

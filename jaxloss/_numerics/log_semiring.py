@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -10,8 +9,6 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import Array
-
-from jaxloss._legacy import in_explicit_mesh
 
 # The logarithm of "never": finite, so that differences of two of them are no NaN.
 NEVER = -1e37
@@ -21,12 +18,12 @@ NEVER = -1e37
 Log: TypeAlias = tuple[Array, Array]
 
 
-def certain(where: Array, dtype: Any) -> Log:
+def log_one_at(where: Array, dtype: Any) -> Log:
     """log 1 at some places, log 0 at the others."""
     return jnp.where(where, 0, jnp.full((), NEVER, dtype)), jnp.zeros(where.shape, dtype)
 
 
-def times(x: Log, factor: Array) -> Log:
+def log_mul(x: Log, factor: Array) -> Log:
     """The product with exp(factor), which is at most 1."""
     part = x[1] + factor
     whole = jax.lax.stop_gradient(jnp.round(part))
@@ -34,7 +31,7 @@ def times(x: Log, factor: Array) -> Log:
 
 
 @jax.custom_jvp
-def either(a: Log, b: Log) -> tuple[Log, Array]:
+def log_add(a: Log, b: Log) -> tuple[Log, Array]:
     """exp(a) + exp(b), and the share of exp(a) in the sum."""
     ahead = (a[0] - b[0]) + (a[1] - b[1])
     larger = on_both(lambda a, b: jnp.where(ahead >= 0, a, b), a, b)
@@ -43,9 +40,9 @@ def either(a: Log, b: Log) -> tuple[Log, Array]:
     return (larger[0], larger[1] + jnp.log1p(smaller)), jnp.where(ahead >= 0, share, smaller * share)
 
 
-@either.defjvp
+@log_add.defjvp
 def _(primals: tuple[Log, Log], tangents: tuple[Log, Log]) -> tuple[tuple[Log, Array], tuple[Log, Array]]:
-    total, share = either(*primals)
+    total, share = log_add(*primals)
     (_, da), (_, db) = tangents  # the whole numbers count as constants
     return (total, share), ((jnp.zeros_like(total[0]), share * da + (1 - share) * db), share * (1 - share) * (da - db))
 
@@ -55,7 +52,7 @@ def on_both(function: Callable[..., Array], *numbers: Any) -> Log:
     return whole, part
 
 
-def divided(x: Log, divisor: Array) -> Log:
+def log_div(x: Log, divisor: Array) -> Log:
     return jnp.maximum(x[0] - divisor, NEVER), x[1]
 
 
@@ -75,7 +72,7 @@ def entry_at(place: Array, x: Array) -> Array:
     return jnp.sum(jnp.where(place, x, 0))
 
 
-def log_normaliser(z: Array) -> tuple[Array, Array]:
+def logsumexp_in_two(z: Array) -> tuple[Array, Array]:
     """The logsumexp over the last axis in two parts: the maximum, which counts as a constant, and the rest."""
     largest = jax.lax.stop_gradient(jnp.max(z, axis=-1))
     shift = jnp.where(jnp.isneginf(largest), 0, largest)
@@ -90,19 +87,6 @@ def shifted(x: Array, first: Any, more: int = 0) -> Array:
 
 def padded(x: Array) -> Array:
     return jnp.pad(x, (0, 1))
-
-
-def mesh_of(x: Array) -> contextlib.AbstractContextManager[Any]:
-    """An explicit mesh must be the current one wherever a scan is mapped: jax does not take it from the arrays."""
-    if in_explicit_mesh(x) and jax.sharding.get_abstract_mesh().empty:
-        return jax.sharding.use_abstract_mesh(jax.typeof(x).sharding.mesh)
-    return contextlib.nullcontext()
-
-
-def laid_out_as(*arrays: Array) -> Callable[[Any], Any]:
-    """Lay constants out over the devices as these arrays are: the state of a scan may not change its layout."""
-    false = functools.reduce(jnp.logical_or, [jnp.any(x != x) & False for x in arrays])
-    return functools.partial(jax.tree.map, lambda x: x + false.astype(x.dtype))
 
 
 def count(n: int) -> Array:

@@ -1,0 +1,104 @@
+"""What happens outside the domain: the loss of the unit is NaN, and no gradient comes of it.
+
+The gradient is looked after where it costs no pass. A unit of one number, or one of which the formula needs a sum
+before it can differentiate, loses all of it. Where value and gradient come from one look at a row, only the entries
+outside lose theirs (`Holds.outside`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._contract import domains
+from jaxloss._contract.types import Holds
+from jaxloss._numerics.derivatives import saved_for_backward
+from jaxloss._numerics.elementary import widened
+from jaxloss._platform import cpu
+
+
+def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[float]) -> Callable[..., Array]:
+    """The formula, but NaN where an input lies outside its domain."""
+
+    def call(*cores: Array, **options: object) -> Array:
+        margins = [_margin(h, slack) for h, slack in zip(holds, slacks, strict=True)]
+        numbers = [(m, x) for m, x, h in zip(margins, cores, holds, strict=True) if m and h.core == 0]
+        if numbers:
+            least = _least([m for m, _ in numbers])
+            at = [jax.lax.stop_gradient(x) for _, x in numbers]
+            cores = tuple(
+                _cut(least)(x, *at) if h.core == 0 and _is_floating(x) else x for h, x in zip(holds, cores, strict=True)
+            )
+        cores = tuple(
+            _cut(m)(x, jax.lax.stop_gradient(x)) if m and h.core and h.outside == "entry" else x
+            for m, h, x in zip(margins, holds, cores, strict=True)
+        )
+        loss = formula(*cores, **options)
+        if numbers:
+            loss = loss + _zero_or_nan(least(*at)).astype(loss.dtype)
+        for m, h, slack, x in zip(margins, holds, slacks, cores, strict=True):
+            if h.domain is domains.LABEL and h.core == 0:
+                loss = jnp.where((x >= 0) & (x < cores[-1].shape[-1]), loss, jnp.nan)
+            elif m and h.core:
+                least_in_row = h.domain.least_margin(widened(jax.lax.stop_gradient(x)), slack)
+                loss = _nan_in_row(least_in_row, loss, whole=h.outside == "unit")
+        return loss
+
+    return call
+
+
+def _is_floating(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _margin(holds: Holds, slack: float) -> Callable[[Array], Array] | None:
+    """How far inside the domain each entry of an input lies, if anything lies outside."""
+    if holds.outside == "formula" or holds.domain.margin(jnp.zeros(())) is None:
+        return None
+    return lambda x: holds.domain.margin(widened(x), slack)  # pyright: ignore[reportReturnType]
+
+
+def _least(margins: list[Callable[[Array], Array]]) -> Callable[..., Array]:
+    def least(*numbers: Array) -> Array:
+        return functools.reduce(jnp.minimum, [margin(x) for margin, x in zip(margins, numbers, strict=True)])
+
+    return least
+
+
+def _nan_in_row(least: Array, loss: Array, whole: bool) -> Array:
+    if whole:
+        # Saved, one number for each row: found again, it would cost the derivative a second pass.
+        return jnp.where(saved_for_backward(least) >= 0, loss, jnp.nan)
+    return loss + jnp.where(least >= 0, 0, jnp.nan).astype(loss.dtype)
+
+
+def _cut(margin: Callable[..., Array]) -> Callable[..., Array]:
+    """An input as it is, without gradient where a margin of some numbers is negative.
+
+    At the input, since 0 times the NaN that a formula may have for its derivative there is NaN.
+    """
+
+    @jax.custom_jvp
+    def cut(x: Array, *numbers: Array) -> Array:
+        return x
+
+    @cut.defjvp
+    def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+        x, *numbers = primals
+        inside = cpu.unshared(lambda *numbers: _inside(margin(*numbers)))(*numbers)
+        return cut(*primals), jnp.where(inside, tangents[0], cpu.opaque(jnp.zeros((), x.dtype)))
+
+    return cut
+
+
+@cpu.instead(lambda margin: 0 * jnp.sqrt(margin))
+def _zero_or_nan(margin: Array) -> Array:
+    return jnp.where(_inside(margin), 0, jnp.nan).astype(margin.dtype)
+
+
+def _inside(margin: Array) -> Array:
+    return (margin >= 0) & (margin < jnp.inf)

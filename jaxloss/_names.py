@@ -1,0 +1,142 @@
+"""Names by which others know what is here: for errors that say ours, and for whoever comes from another library."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+# Keywords of other libraries, and what stands for them here.
+KEYWORDS = {
+    "sample_weight": "weights",
+    "sample_weights": "weights",
+    "weight": "weights",
+    "example_weights": "weights",
+    "mask": "where",
+    "masks": "where",
+    "ignore_index": "where=y_true != ignore_index",
+    "ignore_class": "where=y_true != ignore_class",
+    "ignore_label": "where=y_true != ignore_label",
+    "size_average": "reduction",
+    "reduce": "reduction",
+}
+
+_LOGITS = "from_logits=True"
+
+# By library: its name for a loss, ours, and the options that make it the same.
+NAMES: dict[str, dict[str, tuple[str, str]]] = {
+    "torch.nn.functional": {
+        "binary_cross_entropy": ("bce", ""),
+        "binary_cross_entropy_with_logits": ("bce", _LOGITS),
+        "cosine_embedding_loss": ("cosine_distance", ""),
+        "cosine_similarity": ("cosine_distance", ""),
+        "cross_entropy": ("sparse_cce", _LOGITS),
+        "ctc_loss": ("ctc", ""),
+        "gaussian_nll_loss": ("gaussian_nll", ""),
+        "huber_loss": ("huber", ""),
+        "kl_div": ("kl_divergence", 'from_logs="pred"'),
+        "l1_loss": ("mae", ""),
+        "linear_cross_entropy": ("linear_cce", ""),
+        "mse_loss": ("mse", ""),
+        "multi_margin_loss": ("multi_margin", ""),
+        "multilabel_margin_loss": ("multilabel_margin", ""),
+        "multilabel_soft_margin_loss": ("multilabel_soft_margin", ""),
+        "nll_loss": ("nll", ""),
+        "poisson_nll_loss": ("poisson_nll", "log_rate=True"),
+        "smooth_l1_loss": ("smooth_l1", ""),
+        "soft_margin_loss": ("soft_margin", ""),
+    },
+    "torch.nn": {
+        "BCELoss": ("bce", ""),
+        "BCEWithLogitsLoss": ("bce", _LOGITS),
+        "CrossEntropyLoss": ("sparse_cce", _LOGITS),
+        "CTCLoss": ("ctc", ""),
+        "CosineEmbeddingLoss": ("cosine_distance", ""),
+        "GaussianNLLLoss": ("gaussian_nll", ""),
+        "HuberLoss": ("huber", ""),
+        "KLDivLoss": ("kl_divergence", 'from_logs="pred"'),
+        "L1Loss": ("mae", ""),
+        "MSELoss": ("mse", ""),
+        "MultiLabelMarginLoss": ("multilabel_margin", ""),
+        "MultiLabelSoftMarginLoss": ("multilabel_soft_margin", ""),
+        "MultiMarginLoss": ("multi_margin", ""),
+        "NLLLoss": ("nll", ""),
+        "PoissonNLLLoss": ("poisson_nll", "log_rate=True"),
+        "SmoothL1Loss": ("smooth_l1", ""),
+        "SoftMarginLoss": ("soft_margin", ""),
+    },
+    "torchvision.ops": {
+        "box_iou": ("iou", ""),
+        "complete_box_iou_loss": ("ciou", ""),
+        "distance_box_iou_loss": ("diou", ""),
+        "generalized_box_iou_loss": ("giou", ""),
+        "sigmoid_focal_loss": ("binary_focal", _LOGITS),
+    },
+    "keras.losses": {
+        "BinaryCrossentropy": ("bce", ""),
+        "BinaryFocalCrossentropy": ("binary_focal", ""),
+        "CTC": ("ctc", ""),
+        "CategoricalCrossentropy": ("cce", ""),
+        "CategoricalFocalCrossentropy": ("categorical_focal", ""),
+        "CategoricalGeneralizedCrossEntropy": ("generalized_cce", ""),
+        "CategoricalHinge": ("categorical_hinge", ""),
+        "CosineSimilarity": ("cosine_distance", ""),
+        "Dice": ("dice", ""),
+        "Hinge": ("hinge", ""),
+        "Huber": ("huber", ""),
+        "KLDivergence": ("kl_divergence", ""),
+        "LogCosh": ("log_cosh", ""),
+        "MeanAbsoluteError": ("mae", ""),
+        "MeanAbsolutePercentageError": ("mape", ""),
+        "MeanSquaredError": ("mse", ""),
+        "MeanSquaredLogarithmicError": ("msle", ""),
+        "Poisson": ("poisson_nll", ""),
+        "SparseCategoricalCrossentropy": ("sparse_cce", ""),
+        "SquaredHinge": ("squared_hinge", ""),
+        "Tversky": ("tversky", ""),
+        "binary_crossentropy": ("bce", ""),
+        "binary_focal_crossentropy": ("binary_focal", ""),
+        "categorical_crossentropy": ("cce", ""),
+        "categorical_focal_crossentropy": ("categorical_focal", ""),
+        "cosine_similarity": ("cosine_distance", ""),
+        "mean_absolute_error": ("mae", ""),
+        "mean_absolute_percentage_error": ("mape", ""),
+        "mean_squared_error": ("mse", ""),
+        "mean_squared_logarithmic_error": ("msle", ""),
+        "poisson": ("poisson_nll", ""),
+        "sparse_categorical_crossentropy": ("sparse_cce", ""),
+    },
+    "optax.losses": {
+        "binary_dice_loss": ("dice", _LOGITS),
+        "cosine_distance": ("cosine_distance", ""),
+        "cosine_similarity": ("cosine_distance", ""),
+        "ctc_loss": ("ctc", ""),
+        "dice_loss": ("dice", _LOGITS),
+        "hinge_loss": ("hinge", ""),
+        "huber_loss": ("huber", ""),
+        "kl_divergence": ("kl_divergence", 'from_logs="pred"'),
+        "kl_divergence_with_log_targets": ("kl_divergence", "from_logs=True"),
+        "l2_loss": ("mse", ""),
+        "log_cosh": ("log_cosh", ""),
+        "multiclass_generalized_dice_loss": ("generalized_dice", _LOGITS),
+        "multiclass_hinge_loss": ("categorical_hinge", ""),
+        "perceptron_loss": ("perceptron", ""),
+        "poly_loss_cross_entropy": ("poly1", "from_logits=True, epsilon=2"),
+        "safe_softmax_cross_entropy": ("cce", _LOGITS),
+        "sigmoid_binary_cross_entropy": ("bce", _LOGITS),
+        "sigmoid_focal_loss": ("binary_focal", _LOGITS),
+        "softmax_cross_entropy": ("cce", _LOGITS),
+        "softmax_cross_entropy_with_integer_labels": ("sparse_cce", _LOGITS),
+        "sparsemax_loss": ("sparsemax", ""),
+        "squared_error": ("mse", ""),
+    },
+}
+
+
+def did_you_mean(name: str, ours: Iterable[str]) -> str:
+    """A sentence with our name for what another library calls so, or for what is misspelt; else nothing."""
+    for library, table in NAMES.items():
+        if name in table:
+            loss, options = table[name]
+            return f" Did you mean {loss}{f'(..., {options})' if options else ''}, for {library}.{name}?"
+    near = difflib.get_close_matches(name, ours, 1)
+    return f" Did you mean {near[0]}?" if near else ""

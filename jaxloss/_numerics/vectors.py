@@ -1,0 +1,97 @@
+"""Length and angle of vectors of any size: from the smallest floats to the largest, and exact for small angles."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
+from jaxloss._platform import cpu
+
+
+class Length(NamedTuple):
+    """The length of a vector times a scale, a constant that keeps it and its square far from the ends of the floats."""
+
+    scaled: Array
+    scale: Array
+
+    @property
+    def divisor(self) -> Array:
+        """The scaled length, but 1 in place of 0."""
+        return jnp.where(self.scaled == 0, 1, self.scaled)
+
+    def direction(self, x: Array) -> Array:
+        """The vector over its length."""
+        return x * self.scale / self.divisor
+
+
+@cpu.instead(lambda *vectors: [Length(*cpu.length(x)) for x in vectors])
+def _lengths(*vectors: Array) -> list[Length]:
+    # To scale by the largest entry would take a pass of its own. So the squares are summed at three scales in one, and
+    # what is taken is the sum that lies far from both ends.
+    info = jnp.finfo(vectors[0].dtype)
+    power = int(0.6 * info.maxexp)
+    scales = [1.0, 2.0**power, 2.0**-power]
+    terms = [(x * scale) ** 2 for x in vectors for scale in scales]
+    zeros = [jnp.zeros((), info.dtype) for _ in terms]
+    sums = jax.lax.reduce(terms, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (0,))
+    far = float(info.max) ** 0.8
+
+    def of(square: Array, enlarged: Array, shrunk: Array) -> Length:
+        def choose(middle: Any, large: Any, small: Any) -> Array:
+            return jnp.where(square < 1 / far, large, jnp.where(square > far, small, middle)).astype(info.dtype)
+
+        return Length(jnp.sqrt(choose(square, enlarged, shrunk)), choose(*scales))
+
+    return [of(*sums[i : i + 3]) for i in range(0, len(sums), 3)]
+
+
+@jax.custom_jvp
+def lengths(*vectors: Array) -> list[Length]:
+    """The length of each of these vectors."""
+    return _lengths(*vectors)
+
+
+@lengths.defjvp
+def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[list[Length], list[Length]]:
+    found = [Length(*map(saved_for_backward, length)) for length in lengths(*primals)]
+    slopes = [
+        jnp.sum(length.direction(x) * length.scale * dx)
+        for x, dx, length in zip(primals, tangents, cpu.opaque(found), strict=True)
+    ]
+    return found, [Length(slope, jnp.zeros_like(slope)) for slope in slopes]
+
+
+def versine(x: Array, y: Array) -> Array:
+    """1 - cos(x, y), as half the squared distance of the unit vectors: exact for small angles, and never negative."""
+    # The second derivative, of 1 / length^2, may overflow or vanish.
+    bound = float(jnp.finfo(x.dtype).tiny) ** 0.3
+    sizes = [length.scaled / length.scale for length in lengths(x, y)]
+    extreme = functools.reduce(jnp.logical_or, [(size < bound) | (size > 1 / bound) for size in sizes])
+    return stop_gradient_where(extreme, _versine, x, y)
+
+
+@jax.custom_jvp
+def _versine(x: Array, y: Array) -> Array:
+    return _half_square_between(*(length.direction(v) for length, v in zip(lengths(x, y), (x, y), strict=True)))
+
+
+@cpu.instead(lambda u, v: cpu.end_loop(jnp.sum((v - u) ** 2)) / 2)
+def _half_square_between(u: Array, v: Array) -> Array:
+    return jnp.sum((v - u) ** 2) / 2
+
+
+@_versine.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    found = cpu.opaque(lengths(*primals))
+    u, v = (length.direction(x) for length, x in zip(found, primals, strict=True))
+    terms = []
+    for x, other, length, dx in zip((u, v), (v, u), found, tangents, strict=True):
+        # Of the step from the other only what is orthogonal to x counts, by projection: its rounding errors go with it.
+        along = saved_for_backward(jnp.sum(x * (x - other)))
+        terms.append(jnp.sum(((x - other) - along * x) / length.divisor * (length.scale * dx)))
+    return _versine(*primals), terms[0] + terms[1]

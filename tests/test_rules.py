@@ -1,0 +1,709 @@
+"""Nothing is silent: options, integers, domains and what clients give are taken as meant, or refused with the cure.
+
+One function for each rule, for each of what it is tried on. `python -m tests.test_rules` prints the table: rule, tried,
+passed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import conftest  # noqa: F401
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import ROWS, Row
+from contract import close, refuses, run
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxloss as jl
+from jaxloss import contract as kit
+from jaxloss._names import NAMES as NAMES_OF
+
+RULES: dict[str, list[Any]] = {}
+
+
+def rule(title: str, cases: Iterable[Any] = ((),)) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Enter a rule in the table, with what it is tried on: tuples of arguments, the first of which name the case."""
+
+    def enter(test: Callable[..., None]) -> Callable[..., None]:
+        for case in cases:
+            case = case if isinstance(case, tuple) else (case,)
+            name = "-".join(str(getattr(x, "id", x)) for x in case if isinstance(x, (str, Row))) or test.__name__
+            RULES.setdefault(title, []).append(pytest.param(test, case, id=f"{title.split()[0]} {name}"))
+        return test
+
+    return enter
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+
+# One value for each of three units, inside the domain of the option.
+KNOBS = {
+    "delta": [0.5, 1.0, 2.0],
+    "beta": [0.3, 0.8, 2.0],
+    "gamma": [0.5, 1.5, 3.0],
+    "alpha": [0.2, 0.5, 0.9],
+    "level": [0.1, 0.5, 0.9],
+    "label_smoothing": [0.0, 0.2, 0.5],
+    "pos_weight": [0.5, 1.0, 3.0],
+    "z_loss": [0.0, 1e-2, 0.5],
+    "epsilon": [-1.0, 0.5, 2.0],
+    "power": [0.3, 0.7, 1.0],
+    "weight": [0.2, 0.5, 0.9],
+    "temperature": [0.5, 1.0, 3.0],
+}
+FAMILIES = ("regression", "classification", "focal", "divergence")
+
+
+def of(*families: str) -> list[Row]:
+    """One row of each loss of these families: from logits, where it takes them."""
+    rows = [row for row in ROWS if jl.LOSSES[row.name].__module__.removeprefix("jaxloss.") in families]
+    return list({row.name: row for row in sorted(rows, key=lambda row: row.options.get("from_logits", False))}.values())
+
+
+ROW_OF = {row.name: row for row in of(*FAMILIES)}
+PAIRS = [
+    (row, key)
+    for row in ROW_OF.values()
+    for key in KNOBS
+    if key in inspect.signature(jl.LOSSES[row.name]).parameters and (row.name, key) != ("categorical_focal", "alpha")
+]
+
+
+def by_unit(row: Row, arrays: Any, key: str, knob: np.ndarray) -> np.ndarray:
+    """The oracle, of each unit with an option of its own."""
+    knob = np.broadcast_to(knob, row.losses(arrays).shape)
+    want = np.zeros(knob.shape)
+    for i in np.ndindex(knob.shape):
+        want[i] = row.losses(tuple(x[i] for x in arrays), **{key: knob[i]})
+    return want
+
+
+@rule("1 options match the units from the right", PAIRS)
+def options(row: Row, key: str) -> None:
+    """(K,) is one for each column, the shape of all units one for each; any other shape is refused."""
+    loss, arrays = jl.LOSSES[row.name], row.make((2, 3))
+    column = np.array(KNOBS[key], np.float32)
+    each = np.stack([column, column[::-1]])
+    fixed = {k: v for k, v in row.options.items() if k != key}
+
+    def call(knob: Any, *arrays: Any, reduction: str = "none") -> Any:
+        return loss(*arrays, **fixed, **{key: knob}, reduction=reduction)
+
+    def total(*given: Any) -> Any:
+        return call(*given, reduction="sum")
+
+    def all_ways(column: Any, each: Any, arrays: Any) -> Any:
+        by = tuple(range(len(arrays) + 1))
+        by = tuple(i for i in by if i == 0 or i - 1 in row.differentiable)
+        one = jax.vmap(jax.vmap(jax.value_and_grad(total, by)))(each, *arrays)  # of a single unit, with a number
+        return {
+            "list": call(KNOBS[key], *arrays),
+            "column": call(column, *arrays),
+            "swept": jax.vmap(lambda c: call(c, *arrays))(each),
+            "each": (call(each, *arrays), jax.grad(total, by)(each, *arrays)),
+            "one": one,
+            "by column": jax.grad(total)(column, *arrays),
+            "by rows": jnp.sum(jax.grad(total)(jnp.stack([column, column]), *arrays), 0),
+        }
+
+    got = run(all_ways, column, each, arrays)
+    close(got["list"], by_unit(row, arrays, key, column), "a list")
+    close(got["column"], by_unit(row, arrays, key, column), "(K,)")
+    close(got["swept"], np.stack([by_unit(row, arrays, key, c) for c in each]), "vmap over (K,)")
+    close(got["each"][0], by_unit(row, arrays, key, each), "all units")
+    close(got["each"], got["one"], "value and gradients, against one unit at a time", rtol=2e-6)
+    close(got["by column"], got["by rows"], "the gradient by (K,)", rtol=2e-6)
+    for wrong, cure in (
+        (column[:1], f"{key}[0]"),
+        (column[:2], f"{key}[:, None]"),
+        (each[:, :1], "broadcast_to"),
+        (each[None], f"{key}[0]"),
+        (each.T, f"{key}.T"),
+    ):
+        words = (f"{row.name}: {key} has shape {wrong.shape}", "the losses have shape (2, 3)", "(3,)", cure)
+        refuses(ValueError, words, call, wrong, *arrays)
+    with pytest.raises(ValueError, match=key):
+        call(np.ones((1,), np.float32), *(x[0] for x in arrays))
+
+
+@rule("1 options match the units from the right", [(row, AxisType.Explicit) for row in of("regression", "focal")[-2:]])
+def options_over_devices(row: Row, kind: AxisType) -> None:
+    """An option with an axis fits units that are spread over a mesh."""
+    key = next(key for name, key in PAIRS if name.id == row.id)
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
+    arrays = row.make((2, 4))
+    knob = np.linspace(0.3, 0.9, 4, dtype=np.float32)
+
+    def both(knob: Any, *arrays: Any) -> Any:
+        return jax.value_and_grad(lambda k, *a: jl.LOSSES[row.name](*a, **{**row.options, key: k}))(knob, *arrays)
+
+    want = run(both, knob, *arrays)
+    spread = [jax.device_put(x, NamedSharding(mesh, P("data", "model"))) for x in arrays]
+    for at in (P(), P("model")):
+        close(run(both, jax.device_put(knob, NamedSharding(mesh, at)), *spread), want, f"the option over {at}")
+
+
+@rule("1 options match the units from the right")
+def options_checked() -> None:
+    """`checked` says which entry of an option is outside."""
+    y, p = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    words = ("huber: delta must be at least 0: 1 of 3 is not, the first at index (1,), which is -1.",)
+    refuses(jl.BadValueError, words, jl.checked(jl.huber), y, p, delta=np.array([0.5, -1, 2], np.float32))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What counts as a number
+
+LABELS = np.array([0, 2])
+SCORES = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]], np.float32)
+HOT = np.eye(3, dtype=np.float32)[LABELS]
+ONES = np.ones(2, np.float32)
+
+
+class Parameter:
+    """As `flax.nnx.Param`: an array to jax.numpy, which can also be called and be an array to NumPy."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = jnp.asarray(value)
+
+    def __jax_array__(self) -> Any:
+        return self.value
+
+    def __array__(self, *_: Any) -> np.ndarray:
+        raise AssertionError("copied to the host")
+
+    def __call__(self) -> None:
+        raise AssertionError("called")
+
+    __hash__ = None  # pyright: ignore
+
+
+SAME: list[tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any], dict[str, Any]]] = [
+    ("np.float64", jl.huber, (ONES, 3 * ONES), {"delta": np.float64(1.5)}, {"delta": 1.5}),
+    ("np.float32", jl.huber, (ONES, 3 * ONES), {"delta": np.float32(1.5)}, {"delta": 1.5}),
+    ("bfloat16", jl.huber, (ONES, 3 * ONES), {"delta": jnp.bfloat16(1.5)}, {"delta": 1.5}),
+    ("np.int64", jl.huber, (ONES, 3 * ONES), {"delta": np.int64(1)}, {"delta": 1}),
+    ("0-d array", jl.huber, (ONES, 3 * ONES), {"delta": np.array(1.5)}, {"delta": 1.5}),
+    ("0-d integers", jl.huber, (ONES, 3 * ONES), {"delta": np.array(1)}, {"delta": 1}),
+    ("np.True_", jl.sparse_cce, (LABELS, SCORES), {"from_logits": np.True_}, {"from_logits": True}),
+    ("0-d bool", jl.sparse_cce, (LABELS, SCORES), {"from_logits": np.array(True)}, {"from_logits": True}),
+    ("bool of jax", jl.sparse_cce, (LABELS, SCORES), {"from_logits": jnp.array(True)}, {"from_logits": True}),
+    ("np.str_", jl.mse, (ONES, SCORES[0, :2]), {"reduction": np.str_("sum")}, {"reduction": "sum"}),
+    ("axis", jl.cce, (HOT.T, SCORES.T), {"axis": np.int64(0)}, {"axis": 0}),
+    ("Parameter as option", jl.huber, (ONES, 3 * ONES), {"delta": Parameter(1.5)}, {"delta": 1.5}),
+    ("Parameter as class weights", jl.cce, (HOT, SCORES), {"class_weights": Parameter([1.0, 2, 3])},
+     {"class_weights": [1.0, 2, 3]}),
+    ("Parameter as weights", jl.mse, (ONES, 3 * ONES), {"weights": Parameter(ONES)}, {}),
+    ("limit", jl.generalized_cce, (HOT, SCORES), {"power": np.float64(0)}, {"power": 0}),
+]  # fmt: skip
+
+
+@rule("3 NumPy scalars are numbers", SAME)
+def scalars(_: str, loss: Callable[..., Any], arrays: Any, given: dict[str, Any], plain: dict[str, Any]) -> None:
+    """What NumPy, jax and flax give for a number, a bool or a string is one; in `checked` as well."""
+    want = loss(*arrays, **plain)
+    close(loss(*arrays, **given), want, "as given")
+    close(jl.checked(loss)(*arrays, **given), want, "checked")
+    close(jax.jit(lambda *arrays: loss(*arrays, **given))(*arrays), want, "compiled")
+
+
+@rule("3 NumPy scalars are numbers")
+def axes_as_lists() -> None:
+    """Several axes may be a list, a range or an array."""
+    arrays = np.zeros((1, 2, 2), np.float32), np.full((1, 2, 2), 0.5, np.float32)
+    want = jl.dice(*arrays, axis=(1, 2))
+    for axis in ([1, 2], range(1, 3), np.array([1, 2]), (np.int64(1), 2)):
+        close(loss_of_axes(*arrays, axis=axis), want * 0, "another form of axes")
+
+
+@kit.loss
+def loss_of_axes(y_true: Any, y_pred: Any, *, axis: int | tuple[int, ...], **units: Any) -> Any:
+    assert axis == (1, 2)
+    return kit.losses(lambda y, p: y, {"y_true": (y_true, kit.NUMBER), "y_pred": (y_pred, kit.NUMBER)})
+
+
+@rule(
+    "3 NumPy scalars are numbers",
+    [(np.dtype(x.dtype).name, x) for x in (np.float64(7.5), np.float32(7.5), np.int64(7))],
+)
+def scalars_out_of_range(_: str, level: Any) -> None:
+    """Such a number outside its range is refused at once, as that of Python is: the first time and the next."""
+    for _ in range(2):
+        refuses(ValueError, ("quantile: level must be between 0 and 1, got 7",), jl.quantile, ONES, ONES, level=level)
+    with pytest.raises(ValueError, match=r"level must be between 0 and 1"):
+        jax.jit(lambda p: jl.quantile(ONES, p, level=level))(ONES)
+
+
+@rule("3 NumPy scalars are numbers")
+def no_program_for_each_float() -> None:
+    """Floats of NumPy are traced: another value is no other program."""
+    traces = []
+
+    def counted(losses: Any, weights: Any) -> Any:
+        traces.append(losses)
+        return jnp.sum(losses)
+
+    for delta in np.linspace(0.1, 0.9, 3):
+        jl.huber(ONES, ONES, delta=delta, reduction=counted)
+    assert len(traces) == 1
+
+
+@rule("3 NumPy scalars are numbers")
+def nothing_is_transferred() -> None:
+    """An array on a device stays there, whatever holds it."""
+    inputs = Parameter(ONES), Parameter(3 * ONES)
+    options = {"delta": Parameter(0.5)}
+    want = jl.huber(*inputs, **options)
+    with jax.transfer_guard("disallow"):
+        got = jl.huber(*inputs, **options)
+    close(got, want, "under a transfer guard")
+
+
+BEYOND = [
+    ("list", jl.mae, ([3_000_000_000], [3e9]), {}, 0.0),
+    ("a number", jl.mae, (3_000_000_000, 3e9), {}, 0.0),
+    ("int64", jl.mae, (np.array([-(2**62)]), np.array([2.0**62], np.float32)), {}, 2.0**63),
+    ("uint64", jl.mae, (np.array([2**64 - 2**40], np.uint64), np.zeros(1, np.float32)), {}, 2.0**64 - 2.0**40),
+    ("beyond 64 bits", jl.mae, ([2**70], [0.0]), {}, 2.0**70),
+    ("weights", jl.mae, ([0.0, 1.0], [1.0, 2.0]), {"weights": [2**31, 2**33], "reduction": "sum"}, 2.0**31 + 2.0**33),
+    ("an option", jl.huber, ([0.0], [1e10]), {"delta": 2**31}, 2.0**31 * (1e10 - 2.0**30)),
+    ("an option in a list", jl.huber, ([0.0], [1e10]), {"delta": [2**31]}, 2.0**31 * (1e10 - 2.0**30)),
+]
+
+
+@rule("4 integers do not wrap", BEYOND)
+def integers(_: str, loss: Callable[..., Any], arrays: Any, options: dict[str, Any], want: float) -> None:
+    """Where a number is wanted an integer of any size is one, eagerly and compiled."""
+    close(loss(*arrays, **options), np.float64(want), "eager")
+    close(jax.jit(lambda: loss(*arrays, **options))(), np.float64(want), "compiled")
+
+
+@rule(
+    "4 integers do not wrap",
+    [("list", [2**32, 1]), ("int64", np.array([-(2**32), 1])), ("uint64", np.uint64([2**63, 1]))],
+)
+def labels_beyond(_: str, labels: Any) -> None:
+    """A label that would wrap around to a class is outside the domain."""
+    losses, slope = jax.value_and_grad(
+        lambda p: (jl.sparse_cce(labels, p, reduction="sum"), jl.sparse_cce(labels, p, reduction="none")), has_aux=True
+    )(SCORES)
+    assert np.isnan(losses[1][0])
+    assert losses[1][1] == np.float32(np.log(2))
+    assert (slope[0] == 0).all()
+    refuses(jl.BadValueError, ("y_true must be in 0..2: 1 of 2 is not",), jl.checked(jl.sparse_cce), labels, SCORES)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names and errors
+
+KEYWORDS = [
+    (jl.mse, "sample_weight", "weights?"),
+    (jl.mse, "weight", "weights?"),
+    (jl.mse, "mask", "where?"),
+    (jl.sparse_cce, "ignore_index", "where=y_true != ignore_index?"),
+    (jl.huber, "dleta", "delta?"),
+    (jl.bce, "from_logit", "from_logits?"),
+    (jl.cce, "label_smooth", "label_smoothing?"),
+    (jl.mse, "nonsense", "It takes y_true, y_pred, weights, where, reduction."),
+]
+
+
+@rule("8 keywords and names", [(key, loss, cure) for loss, key, cure in KEYWORDS])
+def keywords(key: str, loss: Callable[..., Any], cure: str) -> None:
+    words = (f"{loss.__name__}() got an unexpected keyword argument '{key}'.", cure)
+    refuses(TypeError, words, loss, ONES, ONES, **{key: 1})
+
+
+NAMES = [
+    ("cross_entropy", "sparse_cce"),
+    ("l1_loss", "mae"),
+    ("kl_div", "kl_divergence"),
+    ("nll_loss", "nll"),
+    ("binary_cross_entropy_with_logits", "bce(..., from_logits=True)"),
+    ("softmax_cross_entropy_with_integer_labels", "sparse_cce(..., from_logits=True)"),
+    ("squared_error", "mse"),
+    ("SparseCategoricalCrossentropy", "sparse_cce"),
+    ("MeanSquaredError", "mse"),
+    ("CTCLoss", "ctc"),
+    ("hubr", "huber"),
+]
+
+
+@rule("8 keywords and names", NAMES)
+def names(name: str, ours: str) -> None:
+    refuses(AttributeError, (f"module 'jaxloss' has no attribute '{name}'. Did you mean {ours}",), getattr, jl, name)
+
+
+@rule("8 keywords and names")
+def one_table() -> None:
+    """Each name that a docstring agrees with is in the table, and each loss of the table exists."""
+    for library, table in NAMES_OF.items():
+        for name, (ours, _) in table.items():
+            assert ours in jl.LOSSES, (library, name)
+    known = {name.split(".")[-1] for table in NAMES_OF.values() for name in table}
+    for ours, loss in jl.LOSSES.items():
+        text = " ".join((loss.__doc__ or "").split()).partition("Source:")[2]
+        found = re.findall(r"\b(?:keras\.losses|torch\.nn\.functional|optax(?:\.losses)?)\.(\w+)", text)
+        assert set(found) <= known, f"{ours}: {set(found) - known}"
+    assert not hasattr(jl, "__wrapped__")
+    assert set(dir(jl)) >= set(jl.__all__)
+
+
+Mistake = tuple[str, type[Exception], Callable[..., Any], tuple[Any, ...], dict[str, Any], tuple[str, ...]]
+MISTAKES: list[Mistake] = [
+    ("swapped labels", TypeError, jl.sparse_cce, (SCORES, LABELS), {}, ("y_true", "float32", "swapped?")),
+    ("swapped targets", TypeError, jl.cce, (SCORES, HOT.astype(int)), {}, ("y_pred", "int32", "swapped?")),
+    ("float labels", TypeError, jl.sparse_cce, (ONES, SCORES), {}, ("y_true", "float32", "y_true.astype(int)")),
+    ("one-hot", TypeError, jl.sparse_cce, (HOT, SCORES), {}, ("y_true", "float32", "use cce")),
+    ("labels to kl_divergence", ValueError, jl.kl_divergence, (LABELS, SCORES), {},
+     ("(2,)", "(2, 3)", "jax.nn.one_hot(y_true, 3)")),
+    ("labels to cce", ValueError, jl.cce, (LABELS, SCORES), {}, ("(2,)", "(2, 3)", "use sparse_cce")),
+    ("axis forgotten", ValueError, jl.sparse_cce, (np.zeros((2, 8, 8), int), np.zeros((2, 3, 8, 8), np.float32)), {},
+     ("(2, 8, 8)", "(2, 3, 8, 8)", "did you mean axis=1?")),
+    ("mask by position", TypeError, jl.mse, (ONES, ONES, ONES > 0), {}, ("2 arrays by position", "where=mask")),
+    ("weights of (n, 1)", ValueError, jl.mse, (SCORES, SCORES), {"weights": np.ones((2, 1))},
+     ("(2, 1)", "(2, 3)", "weights.squeeze(-1)")),
+    ("weights of columns", ValueError, jl.mse, (SCORES, SCORES), {"weights": np.ones(3)},
+     ("(3,)", "(2, 3)", "jnp.broadcast_to(weights, (2, 3))")),
+    ("list of strings", TypeError, jl.mse, (["a", "b"], ONES), {}, ("y_true", "'a'", "np.unique(y_true")),
+    ("array of strings", TypeError, jl.sparse_cce, (np.array(["a", "b"]), SCORES), {}, ("y_true", "'a'", "np.unique")),
+    ("objects", TypeError, jl.mse, (np.array([1, object()], object), ONES), {}, ("y_true", "holds object")),
+    ("missing", TypeError, jl.sparse_cce, ([0, None], SCORES), {}, ("y_true", "NoneType", "where=")),
+    ("dates", TypeError, jl.mse, (ONES, np.array(["2020", "2021"], "M8[D]")), {}, ("y_pred", "dates", "timedelta64")),
+    ("a key", TypeError, jl.mse, (jax.random.key(0), ONES), {}, ("y_true", "jax.random")),
+    ("a dict", TypeError, jl.cce, (HOT, SCORES), {"class_weights": {0: 1.0}}, ("class_weights", "dict")),
+    ("an option as text", TypeError, jl.huber, (ONES, ONES), {"delta": "1"}, ("delta must be a number", "'1'")),
+    ("an option of None", TypeError, jl.huber, (ONES, ONES), {"delta": None}, ("delta must be a number", "None")),
+    ("a traced constant", TypeError, jax.jit(jl.sparse_cce), (LABELS, SCORES), {"from_logits": True},
+     ("from_logits must be a constant", "functools.partial(sparse_cce, from_logits=...)")),
+    ("a traced axis", TypeError, jax.jit(jl.cce), (HOT, SCORES), {"axis": -1}, ("axis must be a constant",)),
+    ("jnp.max", ValueError, jl.mse, (ONES, ONES), {"reduction": jnp.max}, ('"mean"', "lambda losses, weights")),
+    ("jnp.average", ValueError, jl.mse, (ONES, ONES), {"reduction": jnp.average}, ('"mean"', "lambda losses, weights")),
+]  # fmt: skip
+
+
+@rule("9 errors say the cure", MISTAKES)
+def mistakes(
+    _: str,
+    error: type[Exception],
+    call: Callable[..., Any],
+    arrays: tuple[Any, ...],
+    options: dict[str, Any],
+    words: tuple[str, ...],
+) -> None:
+    """Loss, argument, what was given, what is expected, the cure; in `checked` the same."""
+    words = (call.__name__, *words)
+    refuses(error, words, call, *arrays, **options)
+    if call in jl.LOSSES.values() and not any(isinstance(x, np.ndarray) and x.dtype.kind in "UOM" for x in arrays):
+        refuses(error, words, jl.checked(call), *arrays, **options)
+
+
+FOUND = [
+    ("logits", jl.sparse_cce, (LABELS, 8 * SCORES), {}, ("y_pred must be in [0, 1]", "from_logits=True")),
+    ("logits to bce", jl.bce, (ONES, -ONES), {}, ("y_pred must be in [0, 1]", "from_logits=True")),
+    ("swapped values", jl.cce, (8 * SCORES - 3, HOT), {"from_logits": True}, ("y_true must be in [0, 1]",)),
+    ("ignored labels", jl.sparse_cce, (np.array([-100, 1]), SCORES), {}, ("in 0..2", "-100", "where=y_true != -100")),
+]
+
+
+@rule("9 errors say the cure", FOUND)
+def found_by_checked(_: str, loss: Any, arrays: Any, options: dict[str, Any], words: tuple[str, ...]) -> None:
+    """What only values tell is NaN, and `checked` says the cure."""
+    assert np.isnan(loss(*arrays, **options))
+    refuses(jl.BadValueError, (loss.__name__, *words), jl.checked(loss), *arrays, **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Domains
+
+HALVES = np.full((3, 2), 0.5, np.float32)
+LOGIT_ROWS = np.array([[0.5, -1.0], [2.0, 0.0], [-0.5, 1.5]], np.float32)
+PAIR = np.eye(2, dtype=np.float32)[[0, 1, 0]]
+CLASS = np.array([0, 1, 0])
+FROM_LOGITS = {"from_logits": True}
+
+Outside = tuple[str, str, dict[str, Any], tuple[Any, ...], int, list[float]]
+OUTSIDE: list[Outside] = [
+    ("y_true", name, options, arrays, 0, bad)
+    for name, options, arrays, bad in (
+        ("bce", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5, np.inf]),
+        ("bce", FROM_LOGITS, (HALVES[:, 0], LOGIT_ROWS[:, 0]), [-1.0, 2.0, -np.inf]),
+        ("binary_focal", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5]),
+        ("binary_focal", FROM_LOGITS, (HALVES[:, 0], LOGIT_ROWS[:, 0]), [-1.0, 2.0]),
+        *((name, {}, (PAIR, HALVES), [-1.0]) for name in ("cce", "categorical_focal", "poly1", "generalized_cce")),
+        *((name, FROM_LOGITS, (PAIR, LOGIT_ROWS), [-1.0]) for name in ("cce", "categorical_focal", "poly1")),
+        ("kl_divergence", {}, (HALVES, HALVES), [-0.5, 1.5]),
+        ("kl_divergence", {"from_logs": True}, (np.log(HALVES), np.log(HALVES)), [0.5]),
+        ("js_divergence", {}, (HALVES, HALVES), [-0.5, 1.5]),
+        ("total_variation", {}, (HALVES, HALVES), [-0.5, 1.5]),
+    )
+] + [
+    ("y_pred", name, options, arrays, 1, bad)
+    for name, options, arrays, bad in (
+        ("bce", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5]),
+        ("binary_focal", {}, (HALVES[:, 0], HALVES[:, 0]), [-2.0, 1.5]),
+        *((name, {}, (PAIR, HALVES), [-0.5, 1.5, 30.0]) for name in ("cce", "categorical_focal", "poly1")),
+        ("generalized_cce", {}, (PAIR, HALVES), [-0.5, 1.5]),
+        ("sparse_cce", {}, (CLASS, HALVES), [-0.5, 1.5, 30.0]),
+        ("sparse_cce", {"label_smoothing": 0.1}, (CLASS, HALVES), [-0.5, 1.5]),
+        ("nll", {}, (0 * CLASS, np.log(HALVES)), [0.5]),
+        ("kl_divergence", {}, (HALVES, HALVES), [-0.5, 1.5]),
+        ("js_divergence", {"from_logs": True}, (np.log(HALVES), np.log(HALVES)), [0.5]),
+        ("total_variation", {}, (HALVES, HALVES), [-0.5, 1.5]),
+    )
+]  # fmt: skip
+
+
+@rule("5 outside the domain is NaN, with zero gradient", OUTSIDE)
+def outside(_: str, name: str, options: dict[str, Any], arrays: tuple[Any, ...], which: int, bad: list[float]) -> None:
+    """The unit is NaN and gets no gradient, where one entry is outside; the others do not notice."""
+    loss = jl.LOSSES[name]
+    given = [np.stack([x] * len(bad)) for x in arrays]
+    for spoiled, value in zip(given[which], bad, strict=True):
+        spoiled[(1, *[0] * (spoiled.ndim - 1))] = value
+    floats = tuple(i for i, x in enumerate(arrays) if x.dtype.kind == "f")
+
+    def of_one(*arrays: Any) -> Any:
+        losses = lambda *a: loss(*a, **options, reduction="none")  # noqa: E731
+        return losses(*arrays), jax.grad(lambda *a: jnp.sum(losses(*a)), floats)(*arrays)
+
+    (good, good_slopes), (losses, slopes) = run(lambda a, b: (of_one(*a), jax.vmap(of_one)(*b)), arrays, given)
+    assert np.isnan(losses[:, 1]).all(), losses
+    close(losses[:, [0, 2]], np.stack([good[[0, 2]]] * len(bad)), "the other units")
+    by_entry = jl.LOSSES[name].__module__.endswith("divergence")
+    for i, of_good, of_all in zip(floats, good_slopes, slopes, strict=True):
+        close(of_all[:, [0, 2]], np.stack([of_good[[0, 2]]] * len(bad)), "the gradient of the other units")
+        if not by_entry:
+            assert (of_all[:, 1] == 0).all(), of_all
+        elif i == which:
+            assert (of_all[:, 1, 0] == 0).all(), of_all
+
+
+def test_legal_targets():
+    """Sums other than 1, entries above 1, and rounding are inside."""
+    assert np.isfinite(jl.cce([[2.0, 0.0], [0.2, 0.3]], HALVES[:2], reduction="none")).all()
+    p = np.array([1 + 2e-7, 0], np.float32)
+    assert np.isfinite(jl.bce(p, p, reduction="none")).all()
+    assert np.isfinite(jl.sparse_cce([0], np.array([[1.0, 0.003]], jnp.bfloat16)))
+    assert jl.bce([1.0, 1.0], [0.5, 0.5], weights=[2.0, -1.0], reduction="sum") == np.float32(np.log(2))
+    jl.checked(jl.bce)([1.0, 1.0], [0.5, 0.5], weights=[2.0, -1.0])
+
+
+@rule("5 outside the domain is NaN, with zero gradient", [
+    ("uint8 bce", jl.bce, (np.uint8([0, 255]), np.float32([-2, 3])), FROM_LOGITS, [False, True]),
+    ("int8 bce", jl.bce, (np.int8([-1, 1]), np.float32([0.4, 0.6])), {}, [True, False]),
+    ("relu", jl.sparse_cce, ([0, 1], [[3.0, 0, 1], [0, 2, 5]]), {}, [True, True]),
+    ("negative target", jl.cce, ([[-1.0, 0.0]], [[0.9, 0.1]]), {}, [True]),
+])  # fmt: skip
+def outside_as_found(_: str, loss: Any, arrays: Any, options: dict[str, Any], bad: list[bool]) -> None:
+    assert np.isnan(loss(*arrays, **options, reduction="none")).tolist() == bad
+
+
+BEYOND_RANGE = {
+    "delta": [-1.0, np.nan],
+    "beta": [-1.0],
+    "gamma": [-1.0],
+    "alpha": [-1.0],
+    "level": [-0.5, 2.0],
+    "label_smoothing": [-0.5, 1.5],
+    "pos_weight": [-1.0],
+    "power": [-0.5, 1.5],
+    "weight": [-0.5, 1.5],
+    "temperature": [0.0, -1.0],
+}
+
+
+@rule("5 outside the domain is NaN, with zero gradient", [(row, key) for row, key in PAIRS if key in BEYOND_RANGE])
+def option_outside(row: Row, key: str) -> None:
+    """A traced option outside its range makes its units NaN, and neither they nor it have a gradient from there."""
+    loss, arrays = jl.LOSSES[row.name], row.make((3,))
+    inside, fixed = np.array(KNOBS[key], np.float32), {k: v for k, v in row.options.items() if k != key}
+    bad = BEYOND_RANGE[key]
+
+    def both(knob: Any, arrays: Any) -> Any:
+        losses = lambda k, *a: loss(*a, **fixed, **{key: k}, reduction="none")  # noqa: E731
+        by = (0, *(i + 1 for i in row.differentiable))
+        return losses(knob, *arrays), jax.grad(lambda *a: jnp.sum(losses(*a)), by)(knob, *arrays)
+
+    spoiled = np.stack([inside] * len(bad))
+    spoiled[:, 1] = bad
+    (good, slopes), (losses, of_all) = run(
+        lambda a, b, arrays: (both(a, arrays), jax.vmap(lambda k: both(k, arrays))(b)), inside, spoiled, arrays
+    )
+    kept = [0, 2]
+    assert np.isnan(losses[:, 1]).all(), losses
+    close(losses[:, kept], np.stack([good[kept]] * len(bad)), "the other units")
+    for g, of_one in zip(of_all, slopes, strict=True):
+        assert (g[:, 1] == 0).all(), f"gradient {g[:, 1]}"
+        close(g[:, kept], np.stack([of_one[kept]] * len(bad)), "the gradient of the other units")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Masks and functions
+
+NOTHING = np.zeros((2, 3), bool)
+SOME = np.array([[True, True, False], [False, False, False]])
+Y = np.zeros((2, 3), np.float32)
+Z = np.array([[1, 2, np.nan], [np.nan, np.nan, np.nan]], np.float32)
+
+
+def pair(losses: Any, weights: Any) -> Any:
+    return jnp.sum(losses * weights), jnp.sum(weights)
+
+
+def tree(losses: Any, weights: Any) -> Any:
+    return {"mean": jnp.sum(losses * weights) / jnp.sum(weights), "count": (jnp.count_nonzero(weights),)}
+
+
+def root(losses: Any, weights: Any) -> Any:
+    return jnp.sqrt(jnp.sum(losses**2 * weights) / jnp.sum(weights))
+
+
+FUNCTIONS = [
+    ("pair", pair, (5.0, 2.0), (0.0, 0.0)),
+    ("tree", tree, {"mean": 2.5, "count": (2,)}, {"mean": 0.0, "count": (0,)}),
+    ("root", root, np.sqrt(8.5), 0.0),
+    ("largest", lambda l, w: jnp.max(l), 4.0, 0.0),
+    ("count", lambda l, w: jnp.count_nonzero(w), 2, 0),
+    ("kept", lambda l, w: (l, jnp.sum(w)), (np.array([[1.0, 4, 0], [0, 0, 0]]), 2.0), (Y, 0.0)),
+    ("a Python number", lambda l, w: 3.0, 3.0, 3.0),
+    ("sum_and_weight", "sum_and_weight", (5.0, 2.0), (0.0, 0.0)),
+    ("mean_of_means", jl.mean_of_means(), 2.5, 0.0),
+]
+
+
+@rule("7 masks and functions", FUNCTIONS)
+def functions(_: str, reduction: Any, of_some: Any, of_none: Any) -> None:
+    """A function sees weight 0 for what does not exist, also where nothing does; it returns any tree."""
+
+    def all_ways(z: Any) -> Any:
+        def first(where: Any, z: Any) -> Any:
+            leaves = jax.tree.leaves(jl.mse(Y, z, where=where, reduction=reduction))
+            return jnp.stack([jnp.sum(x.astype(jnp.float32)) for x in leaves])
+
+        return (
+            jl.mse(Y, z, where=SOME, reduction=reduction),
+            jl.mse(Y, z, where=NOTHING, reduction=reduction),
+            jax.jacrev(lambda z: first(SOME, z))(z),
+            jax.jacrev(lambda z: first(NOTHING, z))(z),
+        )
+
+    some, none, slope, no_slope = run(all_ways, Z)
+    close(some, of_some, "some units")
+    close(none, of_none, "no unit")
+    assert np.isfinite(slope).all()
+    assert (no_slope == 0).all(), no_slope
+    empty = np.zeros((0, 3), np.float32)
+    got = jl.mse(empty, empty, reduction=reduction)
+    assert jax.tree.structure(got) == jax.tree.structure(of_none)
+    assert all(np.ndim(x) or x == y for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(of_none), strict=True))
+
+
+@rule(
+    "7 masks and functions", [("jnp.mean", jnp.mean, "mean"), ("np.mean", np.mean, "mean"), ("jnp.sum", jnp.sum, "sum")]
+)
+def functions_by_name(_: str, function: Any, name: Any) -> None:
+    """The mean is that of the contract."""
+    w = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    for given in ({}, {"weights": w}, {"where": SOME, "weights": w}):
+        z = Z if "where" in given else np.ones_like(Z)
+        assert jl.mse(Y, z, **given, reduction=function) == jl.mse(Y, z, **given, reduction=name)
+
+
+@rule("7 masks and functions")
+def functions_over_devices() -> None:
+    """The caller's own sums over devices: one device without a unit is no news, all of them without is 0."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    y, z = np.zeros(8, np.float32), np.arange(8, dtype=np.float32)
+
+    def mean(losses: Any, weights: Any) -> Any:
+        sums = jax.lax.psum((jnp.sum(losses * weights), jnp.sum(weights)), "data")
+        return sums[0] / sums[1]
+
+    def local(y: Any, z: Any, where: Any) -> Any:
+        return jl.mse(y, z, where=where, reduction=mean)
+
+    spread = jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P())
+    for where, want in ((z > 5, (36 + 49) / 2), (z > 9, 0)):
+        value, slope = run(jax.value_and_grad(spread, 1), y, z, where)
+        close(value, np.float32(want), "value")
+        close(slope, np.where(where, z, 0), "gradient")
+
+
+@rule("15 what clients carry by hand")
+def accumulated() -> None:
+    """Pairs of microbatches give the gradient of the whole: sums of sums over sums of weights."""
+    rng = np.random.default_rng(0)
+    y, z = rng.integers(0, 4, (6, 5)), rng.normal(size=(6, 5, 4)).astype(np.float32)
+    m, w = rng.uniform(size=(6, 5)) < 0.5, rng.uniform(size=6).astype(np.float32)
+
+    def of_part(z: Any, part: slice) -> Any:
+        given = {"where": m[part], "weights": w[part], "reduction": "sum_and_weight"}
+        return jl.sparse_cce(y[part], z[part], from_logits=True, **given)
+
+    def accumulated(z: Any) -> Any:
+        total, weight = (sum(x) for x in zip(*(of_part(z, slice(i, i + 2)) for i in (0, 2, 4)), strict=True))
+        return total / weight
+
+    def whole(z: Any) -> Any:
+        return jl.sparse_cce(y, z, from_logits=True, where=m, weights=w)
+
+    got, want = run(lambda z: (jax.value_and_grad(accumulated)(z), jax.value_and_grad(whole)(z)), z)
+    close(got, want, "accumulated")
+
+
+@rule("15 what clients carry by hand")
+def means_of_sequences() -> None:
+    """Each sequence that is not empty counts the same, whatever its length."""
+    z = np.array([[1, 2, 3], [4, np.nan, np.nan], [np.nan] * 3], np.float32)
+    m, w = ~np.isnan(z), np.array([[1, 1, 2], [3, 1, 1], [1, 1, 1]], np.float32)
+    y = np.zeros_like(z)
+    means = [1 / 4 + 4 / 4 + 18 / 4, 16]
+    close(jl.mse(y, z, where=m, weights=w, reduction=jl.mean_of_means()), np.mean(means), "weighted")
+    close(jl.mse(y, z, where=m, reduction=jl.mean_of_means(-1)), (14 / 3 + 16) / 2, "masked")
+    close(jl.mse(y[:1], z[:1], reduction=jl.mean_of_means((0, 1))), 14 / 3, "both axes")
+    slope = jax.grad(lambda z: jl.mse(y, z, where=m, reduction=jl.mean_of_means()))(z)
+    close(slope, np.where(m, z, 0) * np.array([[1 / 3], [1], [0]]), "gradient")
+    assert jl.mean_of_means(-1) == jl.mean_of_means()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("test", "case"), [case for cases in RULES.values() for case in cases])
+def test_rules(test: Callable[..., None], case: tuple[Any, ...]):
+    test(*case)
+
+
+def main() -> int:
+    print(f"{'rule':60} tried passed")
+    good = True
+    for title, cases in RULES.items():
+        passed = 0
+        for case in cases:
+            test, arguments = case.values
+            try:
+                test(*arguments)
+            except Exception as error:
+                print(f"  {case.id}: {error}", file=sys.stderr)
+            else:
+                passed += 1
+        good &= passed == len(cases)
+        print(f"{title:60} {len(cases):5} {passed:6}", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
