@@ -72,6 +72,7 @@ from jaxloss._contract.types import (
 )
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import widened
+from jaxloss._platform.mesh import all_members
 from jaxloss.sharding import mean_over
 
 __all__ = [
@@ -111,6 +112,7 @@ __all__ = [
     "Kind",
     "Reduction",
     "Units",
+    "all_members",
     "at_least",
     "between",
     "current_loss",

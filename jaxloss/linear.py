@@ -7,10 +7,9 @@ three matrix products, and no logits are kept or made twice. The unit is a token
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,23 +17,15 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._legacy import (
-    ArrayLike,
-    Reduction,
-    _check_dtype,
-    _check_shapes,
-    _spread,
-    _widen,
-    check_option,
-    check_units,
-    checking,
-    compiled,
-    in_explicit_mesh,
-    reduce,
-    report_nan,
-)
-from jaxloss._math import entry, is_label, is_zero, log_normaliser, mixed, poisoned, row_sum
-from jaxloss.sharding import mean_over
+from jaxloss._contract import domains, values
+from jaxloss._contract.reduce import reduce, spread
+from jaxloss._contract.refuse import check_constant, check_inputs, check_units
+from jaxloss._contract.types import checking, current_loss, widen
+from jaxloss._numerics.chunks import chunk_counts, cut, join
+from jaxloss._numerics.rows import Row, predict, sum_below
+from jaxloss._numerics.scores import interpolate, is_zero, weight_of
+from jaxloss._platform import cpu, mesh
+from jaxloss.contract import LABEL, ArrayLike, Holds, Reduction, Units, at_least, loss, mean_over
 
 __all__ = ["linear_cce"]
 
@@ -54,7 +45,7 @@ class LinearStats(NamedTuple):
     correct: Array
 
 
-@compiled
+@loss
 def linear_cce(
     y_true: ArrayLike,
     hidden: ArrayLike,
@@ -66,9 +57,7 @@ def linear_cce(
     z_loss: float | Array = 0.0,
     softcap: float | Array | None = None,
     chunk: int | None = None,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> Array:
     """Cross-entropy of the logits `hidden @ kernel + bias`, which are never held in full: `-log softmax(z)[y]`.
 
@@ -77,6 +66,11 @@ def linear_cce(
 
     A named reduction and `mean_over` cost three matrix products for value and gradient together. `"none"` and
     functions cost four, since the derivative makes the logits again.
+
+    On several devices, tokens and vocabulary stay where they are, whichever of them is split. A kernel whose features
+    are split (fully sharded parameters) is gathered once before the first chunk, and its gradient summed over the
+    devices once after the last: until then each device holds all its features twice, the kernel in its own dtype and
+    the gradient in float32.
 
     Args:
       y_true: (...) integer labels in 0..V-1.
@@ -87,10 +81,9 @@ def linear_cce(
       softcap: c; the logits become `c tanh(z / c)`.
       chunk: how many tokens' logits are held at once, about; the default is chosen from the shapes. It changes time
         and memory, not the result.
-      weights, where, reduction: as for every loss, see `jaxloss._contract.batched`.
 
     Returns:
-      The mean over tokens; with `reduction="none"` one loss a token, of shape (...).
+      The mean over tokens; with `reduction="none"` one loss per token, shape (...).
 
     Raises:
       ValueError: shapes that do not fit, options out of range. TypeError: labels of floating dtype, hidden or kernel
@@ -105,20 +98,17 @@ def linear_cce(
     Gemma Team 2024, arXiv 2408.00118; else as for `sparse_cce`. Agrees with
     torch.nn.functional.linear_cross_entropy, whose kernel is the transpose of this one.
     """
-    loss, _ = _linear_cce(
-        "linear_cce",
-        (y_true, hidden, kernel),
-        {"bias": bias, "label_smoothing": label_smoothing, "class_weights": class_weights}
-        | {"z_loss": z_loss, "softcap": softcap},
-        chunk=chunk,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
-    return loss
+    options = {
+        "bias": bias,
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights,
+        "z_loss": z_loss,
+        "softcap": softcap,
+    }
+    return _loss_and_stats(y_true, hidden, kernel, options, chunk, **units)[0]
 
 
-@compiled
+@loss
 def linear_cce_stats(
     y_true: ArrayLike,
     hidden: ArrayLike,
@@ -130,9 +120,7 @@ def linear_cce_stats(
     z_loss: float | Array = 0.0,
     softcap: float | Array | None = None,
     chunk: int | None = None,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    **units: Unpack[Units],
 ) -> tuple[Array, LinearStats]:
     """`linear_cce`, and from the same pass what trainers log; for `jax.value_and_grad(..., has_aux=True)`.
 
@@ -140,117 +128,156 @@ def linear_cce_stats(
       y_true, hidden, kernel, and all options: as for `linear_cce`.
 
     Returns:
-      The loss, and a `LinearStats`: cross_entropy, z_loss, logsumexp and correct, each reduced as the loss is.
+      The mean over tokens and a `LinearStats`: cross_entropy, z_loss, logsumexp and correct, each reduced as the loss.
 
     Example:
       >>> loss, stats = linear_cce_stats([0, 1], [[3.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]])
       >>> print(stats.correct)  # the argmax is 0 twice
       0.5
     """
-    return _linear_cce(
-        "linear_cce_stats",
-        (y_true, hidden, kernel),
-        {"bias": bias, "label_smoothing": label_smoothing, "class_weights": class_weights}
-        | {"z_loss": z_loss, "softcap": softcap},
-        chunk=chunk,
-        weights=weights,
-        where=where,
-        reduction=reduction,
-    )
+    options = {
+        "bias": bias,
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights,
+        "z_loss": z_loss,
+        "softcap": softcap,
+    }
+    return _loss_and_stats(y_true, hidden, kernel, options, chunk, **units)
 
 
-def _linear_cce(
-    loss: str,
-    arrays: tuple[ArrayLike, ArrayLike, ArrayLike],
-    options: Mapping[str, Any],
+# ---------------------------------------------------------------------------------------------------------------------
+# The formula
+
+
+def _of_token(
+    z: Array,
+    label: Array,
     *,
-    chunk: int | None,
-    weights: ArrayLike | None,
-    where: ArrayLike | None,
-    reduction: Reduction,
+    bias: Array | None,
+    label_smoothing: float | Array,
+    class_weights: Array | None,
+    z_loss: float | Array,
+    softcap: float | Array | None,
 ) -> tuple[Array, LinearStats]:
-    y_true, hidden, kernel = (jnp.asarray(x) for x in arrays)
-    shape = _check(loss, y_true, hidden, kernel, options, chunk)
-    weights, where = check_units(loss, shape, weights, where, reduction)
-    if checking.value:
-        _inspect(loss, y_true, hidden, kernel, options, where)
+    """The loss of one token, from its row of products `hidden @ kernel`."""
+    if bias is not None:
+        z = z + bias
+    if softcap is not None:
+        # Computed once: rounded in two ways, the largest logit would not equal itself.
+        z = cpu.opaque(softcap * jnp.tanh(z / softcap))
+    row = Row.of(z)
+    surprisal, correct, largest, excess = predict(row, label)
+    log_sum = jnp.log1p(excess)
 
-    layer = {"kernel": kernel, **{k: jnp.asarray(v) for k, v in options.items() if hasattr(v, "dtype")}}
-    wide = any(layer.get(k, hidden).dtype == jnp.float64 for k in ("kernel", "bias")) or hidden.dtype == jnp.float64
-    program = _Program(
-        loss,
-        counts=_counts(shape, chunk or default_chunk(*kernel.shape)),
-        dtype=jnp.dtype(jnp.float64 if wide else jnp.float32),
-        constants={k: v for k, v in options.items() if k not in layer},
+    def mean_surprisal() -> Array:
+        mean_weight = 1 if class_weights is None else jnp.mean(class_weights)
+        return mean_weight * log_sum - sum_below(row, largest, class_weights) / row.size
+
+    cross_entropy = interpolate(label_smoothing, weight_of(class_weights, label) * surprisal, mean_surprisal)
+    logsumexp = largest + log_sum
+    # A product, not a square, whose derivative would overflow for the largest logits.
+    penalty = jnp.zeros_like(logsumexp) if is_zero(z_loss) else z_loss * logsumexp * logsumexp
+
+    inside = (label >= 0) & (label < row.size)
+    for option, domain in ((label_smoothing, domains.FRACTION), (softcap, domains.POSITIVE)):
+        if isinstance(option, Array):
+            inside &= domain.holds(option)
+    cross_entropy, penalty, correct = (jnp.where(inside, x, jnp.nan) for x in (cross_entropy, penalty, correct))
+    return cross_entropy + penalty, LinearStats(cross_entropy, penalty, logsumexp, correct)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From the inputs to the reduced loss
+
+_DOMAINS = {
+    "bias": domains.LOGIT,
+    "label_smoothing": domains.FRACTION,
+    "class_weights": domains.NUMBER,
+    "z_loss": domains.ANY,
+    "softcap": domains.POSITIVE,
+}
+_HIDDEN = Holds("score", core=1)
+_KERNEL = Holds("score", core=2)
+
+
+def _loss_and_stats(
+    y_true: ArrayLike,
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    options: Mapping[str, Any],
+    chunk: int | None,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> tuple[Any, LinearStats]:
+    given = check_inputs([("y_true", y_true, LABEL), ("hidden", hidden, _HIDDEN)], -1)
+    label, hidden, kernel = given[0].x, given[1].x, _check_kernel(jnp.asarray(kernel), given[1].x)
+    traced = {name: _check_option(name, x, kernel) for name, x in options.items() if hasattr(x, "dtype")}
+    constants = {name: x for name, x in options.items() if name not in traced}
+    for name, x in constants.items():
+        check_constant(name, x, _DOMAINS[name])
+    _check_chunk(chunk)
+    weights, where = check_units(label.shape, weights, where, reduction)
+    if checking.value:
+        values.inspect(given, where, classes=kernel.shape[1])
+        for name, x in {"kernel": kernel, **traced}.items():
+            values.inspect_option(name, x, _DOMAINS.get(name, domains.NUMBER))
+        if weights is not None:
+            values.inspect_weights(weights, where)
+
+    wide = jnp.float64 in (hidden.dtype, kernel.dtype, *(traced[k].dtype for k in ("bias",) if k in traced))
+    dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
+    sweep = _Sweep(
+        formula=functools.partial(_of_token, **constants),
+        counts=chunk_counts(label.shape, chunk or default_chunk(*kernel.shape)),
+        dtype=dtype,
     )
-    exists = None if where is None else _spread(where, shape)
-    tokens = {"label": _widen(y_true, "label", program.dtype), "hidden": hidden, "exists": exists}
+    exists = None if where is None else spread(where, label.shape)
+    tokens = _Tokens(widen(label, "label", dtype), exists)
+    moving = {
+        "hidden": hidden if exists is None else jnp.where(exists[..., None], hidden, 0),
+        "kernel": kernel,
+        **{name: x.astype(dtype) for name, x in traced.items()},
+    }
     if callable(reduction) and not isinstance(reduction, mean_over):
-        tokens, layer = _varying((tokens, layer))
-        losses, stats = program.each(tokens, layer)
+        losses, stats = sweep.each(*mesh.varying((tokens, moving)))
         result = reduce(losses, weights, where, reduction)
     else:
-        shares = _shares(weights, exists, reduction, shape, program.dtype)
-        tokens, layer, shares = _varying((tokens, layer, shares))
-        if reduction == "none":
-            losses, stats = program.each(tokens, layer)
-            result = losses * shares
-        else:
-            result, stats = program.sum(shares, tokens, layer)
-            if isinstance(reduction, mean_over):
-                result = jax.lax.psum(result, reduction.axis_name)
+        factors = _masked_weights(weights, exists, label.shape, dtype)
+        result, stats = _reduced(sweep, tokens, moving, factors, reduction)
     stats = jax.lax.stop_gradient(stats)
     if checking.value:
-        report_nan(loss, stats.cross_entropy + stats.z_loss)
+        values.inspect_losses(stats.cross_entropy + stats.z_loss)
     return result, LinearStats(*(reduce(x, weights, where, reduction) for x in stats))
 
 
-def _check(
-    loss: str, y_true: Array, hidden: Array, kernel: Array, options: Mapping[str, Any], chunk: int | None
-) -> tuple[int, ...]:
-    """The shape of the units, after all checks of shapes, dtypes and constants."""
-    names = ("y_true", "hidden", "kernel")
-    for name, x, kind in zip(names, (y_true, hidden, kernel), ("label", "score", "score"), strict=True):
-        _check_dtype(loss, name, x, kind)
-    if hidden.ndim == 0:
-        raise ValueError(
-            f"{loss}: hidden has shape (), y_true has shape {y_true.shape}. They must be (..., D) and (...)."
-        )
-    batches = (range(y_true.ndim), range(hidden.ndim - 1))
-    shape = _check_shapes(loss, names[:2], (y_true, hidden), (0, 1), batches)
+def _check_kernel(kernel: Array, hidden: Array) -> Array:
     if kernel.ndim != 2 or kernel.shape[0] != hidden.shape[-1] or kernel.shape[1] == 0:
-        hint = "; did you mean kernel.T?" if kernel.ndim == 2 and kernel.shape[1:] == hidden.shape[-1:] else "."
+        cure = "; did you mean kernel.T?" if kernel.ndim == 2 and kernel.shape[1:] == hidden.shape[-1:] else "."
         raise ValueError(
-            f"{loss}: hidden has shape {hidden.shape}, kernel has shape {kernel.shape}. "
-            f"They must be (..., D) and (D, V){hint}"
+            f"{current_loss()}: hidden has shape {hidden.shape}, kernel has shape {kernel.shape}. "
+            f"They must be (..., D) and (D, V){cure}"
         )
-    for name in ("bias", "class_weights"):
-        if options[name] is not None and np.shape(options[name]) != kernel.shape[1:]:
-            raise ValueError(
-                f"{loss}: {name} has shape {np.shape(options[name])}, kernel has shape {kernel.shape}. "
-                f"{name} must be of shape {kernel.shape[1:]}: one for each class."
-            )
-    check_option(loss, "label_smoothing", options["label_smoothing"], 0, 1)
-    check_option(loss, "softcap", options["softcap"], math.ulp(0))
-    check_option(loss, "class_weights", options["class_weights"])
+    return check_inputs([("kernel", kernel, _KERNEL)], -1)[0].x
+
+
+def _check_option(name: str, option: Any, kernel: Array) -> Array:
+    """A traced option as an array: one number for each class, or one for all tokens."""
+    option = jnp.asarray(option)
+    shape = kernel.shape[1:] if name in ("bias", "class_weights") else ()
+    if option.shape != shape:
+        rule = f"{shape}, one number for each class" if shape else "(), one number for all tokens"
+        raise ValueError(
+            f"{current_loss()}: {name} has shape {option.shape}, kernel has shape {kernel.shape}. "
+            f"{name} must be of shape {rule}."
+        )
+    return option
+
+
+def _check_chunk(chunk: int | None) -> None:
     if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool)):
-        raise TypeError(f"{loss}: chunk must be an int or None, got {chunk!r}.")
-    check_option(loss, "chunk", chunk, 1)
-    return shape
-
-
-def _inspect(
-    loss: str, y_true: Array, hidden: Array, kernel: Array, options: Mapping[str, Any], where: Array | None
-) -> None:
-    """The values of the inputs, in checked mode: those of the tokens, then those that all tokens share."""
-    from jaxloss._checked import inspect
-
-    batches = (range(y_true.ndim), range(hidden.ndim - 1))
-    names, classes = ("y_true", "hidden"), kernel.shape[1]
-    inspect(loss, names, (y_true, hidden), ("label", "number"), (0, 1), batches, where, classes=classes)
-    inspect(loss, ("kernel",), (kernel,), ("number",), (2,), ((),), None)
-    if options["bias"] is not None:
-        inspect(loss, ("bias",), (jnp.asarray(options["bias"]),), ("logits",), (1,), ((),), None)
+        raise TypeError(f"{current_loss()}: chunk must be an int or None, got {chunk!r}.")
+    check_constant("chunk", chunk, at_least(1))
 
 
 def default_chunk(features: int, classes: int) -> int:
@@ -262,283 +289,183 @@ def default_chunk(features: int, classes: int) -> int:
     return max(512, features, 2**22 // classes)
 
 
-def _shares(
-    weights: Array | None, exists: Array | None, reduction: Any, shape: tuple[int, ...], dtype: np.dtype
-) -> Array:
+def _masked_weights(weights: Array | None, exists: Array | None, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    weights = jnp.ones(shape, dtype) if weights is None else spread(weights.astype(dtype), shape)
+    return weights if exists is None else jnp.where(exists, weights, 0)
+
+
+def _reduced(
+    sweep: _Sweep, tokens: _Tokens, moving: dict[str, Array], weights: Array, reduction: Any
+) -> tuple[Any, LinearStats]:
+    """The reduced loss and the statistics of each token."""
+    if reduction == "none":
+        tokens, moving, weights = mesh.varying((tokens, moving, weights))
+        losses, stats = sweep.each(tokens, moving)
+        return losses * weights, stats
+    total, stats = sweep.total(*mesh.varying((tokens, moving | {"share": _shares(weights, tokens.exists, reduction)})))
+    if reduction == "sum_and_weight":
+        return (total, jnp.sum(weights)), stats
+    if isinstance(reduction, mean_over):
+        total = jax.lax.psum(total, reduction.axis_name)
+    return total, stats
+
+
+def _shares(weights: Array, exists: Array | None, reduction: Any) -> Array:
     """By what the loss of each token is multiplied in the reduced one: 1 / N in a plain mean."""
-    shares = jnp.ones(shape, dtype) if weights is None else _spread(weights.astype(dtype), shape)
-    if exists is not None:
-        shares = jnp.where(exists, shares, 0)
-    if reduction in ("none", "sum"):
-        return shares
+    if reduction in ("sum", "sum_and_weight"):
+        return weights
     if reduction == "sum_over_batch_size":
-        count = math.prod(shape) if exists is None else jnp.sum(exists, dtype=jnp.int32)
-        divisor = jnp.asarray(count, dtype)
-    elif reduction == "mean":
-        divisor = jnp.sum(shares)
+        count = weights.size if exists is None else jnp.sum(exists, dtype=jnp.int32)
+        divisor = jnp.asarray(count, weights.dtype)
     else:
-        divisor = jax.lax.psum(jnp.sum(shares), reduction.axis_name)
-    return jnp.where(divisor == 0, 0, shares / jnp.where(divisor == 0, 1, divisor))
+        divisor = jnp.sum(weights)
+    if isinstance(reduction, mean_over):
+        divisor = jax.lax.psum(divisor, reduction.axis_name)
+    return jnp.where(divisor == 0, 0, weights / jnp.where(divisor == 0, 1, divisor))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The computation
+# The pass over the chunks
+
+
+class _Tokens(NamedTuple):
+    """What is known of each token, and not differentiated. All tokens exist where `exists` is None."""
+
+    label: Array
+    exists: Array | None
+
+
+# What each token has of its own, of the arrays that the derivative may be taken of; all tokens share the others.
+_OWN = ("share", "hidden")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Program:
-    """How one call computes: what is known while tracing.
+class _Sweep:
+    """A pass over the tokens, chunk by chunk.
 
-    Two trees go through it: `tokens` (label, hidden, exists), all with the batch axes in front, and `layer` (kernel,
-    bias and the traced options), which all tokens share.
+    The arrays that the derivative may be taken of go through it by name: those of each token, the kernel, and options.
     """
 
-    loss: str
+    formula: Callable[..., tuple[Array, LinearStats]]  # of one token
     counts: tuple[int, ...]  # how many chunks each batch axis is cut into
     dtype: np.dtype
-    constants: Mapping[str, Any]
 
-    def logits(self, token: dict[str, Any], kernel: Array) -> Array:
-        """The products of a chunk, accumulated in float32; tokens that do not exist count as zeros."""
-        hidden = _existing(token)
-        return _dot(hidden, kernel, (hidden.ndim - 1,), (0,), self.dtype)
-
-    def losses(self, z: Array, layer: dict[str, Array], token: dict[str, Any]) -> tuple[Array, LinearStats]:
-        """The formula: the losses of a chunk from its logits."""
-        given = {k: jnp.asarray(v, self.dtype) for k, v in {**self.constants, **layer}.items() if v is not None}
-        if "bias" in given:
-            z = z + _row(given["bias"], z)
-        if "softcap" in given:
-            z = given["softcap"] * jnp.tanh(z / given["softcap"])
-        label, classes = token["label"], z.shape[-1]
-        class_weights = given.get("class_weights")
-        shift, log_sum, picked, mean, weight = _statistics(z, label, class_weights)
-        loss = weight * (log_sum - picked)
-        if not is_zero(self.constants.get("label_smoothing")):
-            a = given["label_smoothing"]
-            mean_weight = 1 if class_weights is None else jnp.mean(class_weights)
-            loss = mixed(a, loss, mean_weight * log_sum - mean)
-        logsumexp = shift + log_sum
-        # A product, not a square: its derivative is finite for the largest logits.
-        penalty = 0 * log_sum if is_zero(self.constants.get("z_loss")) else given["z_loss"] * logsumexp * logsumexp
-        valid = is_label(label, classes)
-        correct = poisoned(valid, (picked >= 0).astype(self.dtype))
-        stats = LinearStats(poisoned(valid, loss), poisoned(valid, penalty), logsumexp, correct)
-        loss = poisoned(valid, loss + penalty)
-        if token["exists"] is not None:
-            loss, *stats = (jnp.where(token["exists"], x, 0) for x in (loss, *stats))
-        return loss, LinearStats(*stats)
-
-    def each(self, tokens: dict[str, Any], layer: dict[str, Array]) -> tuple[Array, LinearStats]:
+    def each(self, tokens: _Tokens, moving: dict[str, Array]) -> tuple[Array, LinearStats]:
         """One loss a token. The derivative makes the logits of each chunk again."""
-        # The derivative by a kernel of half precision is summed over the chunks in this dtype.
-        layer = {**layer, "kernel": layer["kernel"].astype(self.dtype)}
 
-        @jax.checkpoint
-        def one(layer: dict[str, Array], token: dict[str, Any]) -> tuple[Array, LinearStats]:
-            return self.losses(self.logits(token, layer["kernel"]), layer, token)
+        def run(tokens: _Tokens, moving: dict[str, Array]) -> tuple[Array, LinearStats]:
+            hidden, kernel, options = _parts(moving)
+            # The derivative with respect to a kernel of half precision is summed over the chunks in this dtype.
+            kernel = kernel.astype(self.dtype)
 
-        def run(tokens: dict[str, Any], layer: dict[str, Array]) -> tuple[Array, LinearStats]:
-            chunks = jax.lax.map(lambda token: one(layer, token), _cut(tokens, self.counts))
-            return _joined(chunks, tokens["label"].shape, self.counts)
+            @jax.checkpoint
+            def losses(tokens: _Tokens, hidden: Array, kernel: Array, options: dict[str, Array]) -> Any:
+                return self.losses(tokens, self.logits(hidden, kernel), options)
 
-        label = tokens["label"]
-        return _automatic(run, (label, LinearStats(*[label] * 4)))(tokens, layer)
+            chunks = cut((tokens, hidden), self.counts)
+            found = jax.lax.map(lambda chunk: losses(*chunk, kernel, options), chunks)
+            return join(found, tokens.label.shape, self.counts)
 
-    def sum(self, shares: Array, tokens: dict[str, Any], layer: dict[str, Array]) -> tuple[Array, LinearStats]:
-        """sum(shares * losses). Its derivative is found in the pass that finds its value."""
+        label = tokens.label
+        return mesh.automatic(run, (label, LinearStats(*[label] * 4)))(tokens, moving)
+
+    def total(self, tokens: _Tokens, moving: dict[str, Array]) -> tuple[Array, LinearStats]:
+        """sum(share * loss), and the statistics of each token. The pass that finds it finds its derivative, too."""
 
         @jax.custom_jvp
-        def summed(shares: Array, tokens: dict[str, Any], layer: dict[str, Array]) -> Any:
-            return self.graded(shares, tokens, layer, frozenset())[:2]
+        def total(tokens: _Tokens, moving: dict[str, Array]) -> Any:
+            value, stats, _ = self.graded(tokens, moving, frozenset())
+            return value, stats
 
         def rule(primals: Any, tangents: Any) -> Any:
-            shares, tokens, layer = primals
-            moved = {"shares": tangents[0], "hidden": tangents[1]["hidden"], **tangents[2]}
+            (tokens, moving), (_, moved) = primals, tangents
             moved = {name: t for name, t in moved.items() if not isinstance(t, SymbolicZero)}
-            value, stats, slopes = self.graded(shares, tokens, layer, frozenset(moved))
+            value, stats, slopes = self.graded(tokens, moving, frozenset(moved))
             # Linear in the tangents: reverse mode transposes these products, and so returns the slopes themselves.
-            terms = [jnp.sum(slopes[name] * t.astype(slopes[name].dtype)) for name, t in moved.items()]
+            terms = [jnp.sum(slopes[name] * t.astype(self.dtype)) for name, t in moved.items()]
             slope = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(value)
             return (value, stats), (slope, jax.tree.map(jnp.zeros_like, stats))
 
-        summed.defjvp(rule, symbolic_zeros=True)
-        return summed(shares, tokens, layer)
+        total.defjvp(rule, symbolic_zeros=True)
+        return total(tokens, moving)
 
     def graded(
-        self, shares: Array, tokens: dict[str, Any], layer: dict[str, Array], wanted: frozenset[str]
+        self, tokens: _Tokens, moving: dict[str, Array], wanted: frozenset[str]
     ) -> tuple[Array, LinearStats, dict[str, Array]]:
-        """sum(shares * losses), and its derivatives by what is wanted, in one pass over the chunks."""
-        of_layer, of_tokens = wanted & layer.keys(), wanted & {"shares", "hidden"}
+        """sum(share * loss), the statistics, and the derivatives with respect to what is wanted, in one pass."""
+        own = {name for name in wanted if name in _OWN}
 
-        def run(shares: Array, tokens: dict[str, Any], layer: dict[str, Array]) -> Any:
-            kernel = layer["kernel"]
-            small = {k: v for k, v in layer.items() if k != "kernel"}
+        def run(tokens: _Tokens, moving: dict[str, Array]) -> Any:
+            hidden, kernel, options = _parts(moving)
 
             # Further derivatives go through this pass. They keep nothing of a chunk either.
             @jax.checkpoint
-            def body(sums: Any, now: Any) -> Any:
+            def step(sums: Any, chunk: Any) -> Any:
                 value, slopes = sums
-                token = now["token"]
+                tokens, share, hidden = chunk
 
-                def weighed(z: Array, small: dict[str, Array], shares: Array) -> Any:
-                    losses, stats = self.losses(z, small, token)
-                    return jnp.sum(shares * losses), stats
+                def weighed(z: Array, share: Array, options: dict[str, Array]) -> Any:
+                    losses, stats = self.losses(tokens, z, options)
+                    return jnp.sum(share * losses), stats
 
-                z = self.logits(token, kernel)
+                z = self.logits(hidden, kernel)
                 if not wanted:
-                    more, stats = weighed(z, small, now["shares"])
-                    return (value + more, slopes), ({}, stats)
+                    more, stats = weighed(z, share, options)
+                    return (value + more, slopes), (stats, {})
                 graded = jax.value_and_grad(weighed, (0, 1, 2), has_aux=True)
-                (more, stats), (dz, d_small, d_shares) = graded(z, small, now["shares"])
-                found, batch = dict(d_small), tuple(range(z.ndim - 1))
-                if "kernel" in of_layer:
-                    found["kernel"] = _dot(_existing(token), dz, batch, batch, self.dtype)
-                by_token = {"shares": d_shares} if "shares" in wanted else {}
+                (more, stats), (dz, d_share, d_options) = graded(z, share, options)
+                found = d_options | {"share": d_share}
+                if "kernel" in wanted:
+                    found["kernel"] = self.by_kernel(dz, hidden)
                 if "hidden" in wanted:
-                    by_token["hidden"] = _dot(dz, kernel, (z.ndim - 1,), (1,), self.dtype)
-                slopes = {k: slopes[k] + found[k].astype(self.dtype) for k in slopes}
-                return (value + more, slopes), (by_token, stats)
+                    found["hidden"] = self.by_hidden(dz, kernel)
+                slopes = {name: slope + found[name] for name, slope in slopes.items()}
+                return (value + more, slopes), (stats, {name: found[name] for name in own})
 
             zero = jnp.zeros((), self.dtype)
-            start = _varying((zero, {k: jnp.zeros(layer[k].shape, self.dtype) for k in of_layer}), like=shares)
-            now = _cut({"token": tokens, "shares": shares}, self.counts)
-            (value, slopes), (by_token, stats) = jax.lax.scan(body, start, now)
-            by_token, stats = _joined((by_token, stats), shares.shape, self.counts)
-            return value, stats, {**slopes, **by_token}
+            slopes = {name: jnp.zeros(moving[name].shape, self.dtype) for name in wanted - own}
+            start = mesh.varying((zero, slopes), like=moving)
+            chunks = cut((tokens, moving["share"], hidden), self.counts)
+            (value, slopes), found = jax.lax.scan(step, start, chunks)
+            if "kernel" in slopes:  # summed over the devices here, not in each chunk
+                slopes["kernel"] = mesh.whole_along(0, slopes["kernel"])
+            stats, own_slopes = join(found, tokens.label.shape, self.counts)
+            return value, stats, slopes | own_slopes
 
-        label = tokens["label"]
-        like = {"shares": shares, "hidden": tokens["hidden"], **layer}
-        places = (None, LinearStats(*[label] * 4), {k: like[k] for k in of_layer | of_tokens})
-        return _automatic(run, places)(shares, tokens, layer)
+        label = tokens.label
+        places = (None, LinearStats(*[label] * 4), {name: moving[name] for name in wanted})
+        return mesh.automatic(run, places)(tokens, moving)
+
+    # Of one chunk:
+
+    def logits(self, hidden: Array, kernel: Array) -> Array:
+        return _product(hidden, kernel, (hidden.ndim - 1,), (0,), self.dtype)
+
+    def by_hidden(self, dz: Array, kernel: Array) -> Array:
+        return _product(dz, kernel, (dz.ndim - 1,), (1,), self.dtype)
+
+    def by_kernel(self, dz: Array, hidden: Array) -> Array:
+        batch = tuple(range(dz.ndim - 1))
+        return _product(hidden, dz, batch, batch, self.dtype)
+
+    def losses(self, tokens: _Tokens, z: Array, options: dict[str, Array]) -> tuple[Array, LinearStats]:
+        """The losses and the statistics of its tokens; 0 where there is none."""
+
+        def of_token(z: Array, label: Array) -> tuple[Array, LinearStats]:
+            return self.formula(z, label, **options)
+
+        for _ in range(z.ndim - 1):
+            of_token = jax.vmap(of_token)
+        found, exists = of_token(z, tokens.label), tokens.exists
+        return found if exists is None else jax.tree.map(lambda x: jnp.where(exists, x, 0), found)
 
 
-def _statistics(z: Array, label: Array, class_weights: Array | None) -> tuple[Array, Array, Array, Array, Array]:
-    """Of each row: its maximum, and for s = z - maximum: log sum exp(s), s[label], the mean of w s, and w[label]."""
-
-    def of_row(z: Array, label: Array) -> tuple[Array, Array, Array, Array, Array]:
-        shift, log_sum = log_normaliser(z, z)
-        weight = jnp.ones_like(shift) if class_weights is None else entry(class_weights, label)
-        return shift, log_sum, entry(z, label) - shift, row_sum(z, z, shift, class_weights) / z.size, weight
-
-    for _ in range(z.ndim - 1):
-        of_row = jax.vmap(of_row)
-    return of_row(z, label)
+def _parts(moving: dict[str, Array]) -> tuple[Array, Array, dict[str, Array]]:
+    """hidden, kernel, and the options. A kernel whose features are split is gathered here, not in each chunk."""
+    options = {name: x for name, x in moving.items() if name not in (*_OWN, "kernel")}
+    return moving["hidden"], mesh.whole_along(0, moving["kernel"]), options
 
 
-def _existing(token: dict[str, Any]) -> Array:
-    hidden, exists = token["hidden"], token["exists"]
-    return hidden if exists is None else jnp.where(exists[..., None], hidden, 0)
-
-
-def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: np.dtype) -> Array:
-    """The product, summed over the given axes, accumulated in the dtype."""
+def _product(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: np.dtype) -> Array:
+    """Summed over the given axes, accumulated in the dtype."""
     return jax.lax.dot_general(a, b, ((over_a, over_b), ((), ())), preferred_element_type=dtype)
-
-
-def _row(x: Array, z: Array) -> Array:
-    return jnp.expand_dims(x, tuple(range(z.ndim - 1)))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Chunks
-
-
-def _counts(shape: tuple[int, ...], chunk: int) -> tuple[int, ...]:
-    """How many chunks to cut each batch axis into, so that a chunk has about the given number of tokens.
-
-    The last axes are cut first, and at first none into pieces shorter than 8: an axis that is spread over devices
-    should keep a part on each of them.
-    """
-    counts = [1] * len(shape)
-    for least in (8, 1):
-        for i in reversed(range(len(shape))):
-            tokens = math.prod(-(-size // count) for size, count in zip(shape, counts, strict=True))
-            if tokens > chunk:
-                wanted = counts[i] * -(-tokens // chunk)
-                counts[i] = max(counts[i], _count(shape[i], max(1, min(wanted, shape[i] // least))))
-    return tuple(counts)
-
-
-def _count(size: int, least: int) -> int:
-    """A number of chunks that divides an axis, if there is one of about the right size; else the last is padded."""
-    fitting = [n for n in range(least, min(2 * least, size) + 1) if size % n == 0]
-    return next((n for n in fitting if size // n % 8 == 0), fitting[0] if fitting else least)
-
-
-def _cut(tree: Any, counts: tuple[int, ...]) -> Any:
-    """Chunks along a new first axis. Each takes every count-th token: so each device goes through its own tokens."""
-    n = len(counts)
-
-    def cut(x: Array) -> Array:
-        core = x.shape[n:]
-        lengths = [-(-size // count) for size, count in zip(x.shape, counts, strict=False)]
-        padding = [(0, k * c - size) for k, c, size in zip(lengths, counts, x.shape, strict=False)]
-        if any(after for _, after in padding):
-            x = jnp.pad(x, [*padding, *[(0, 0)] * len(core)])
-        x = x.reshape(*itertools.chain(*zip(lengths, counts, strict=True)), *core)
-        x = jnp.moveaxis(x, range(1, 2 * n, 2), range(n))
-        return x.reshape(math.prod(counts), *lengths, *core)
-
-    return jax.tree.map(cut, tree)
-
-
-def _joined(tree: Any, shape: tuple[int, ...], counts: tuple[int, ...]) -> Any:
-    """The inverse of `_cut`."""
-    n = len(counts)
-
-    def join(x: Array) -> Array:
-        lengths, core = x.shape[1 : n + 1], x.shape[n + 1 :]
-        x = jnp.moveaxis(x.reshape(*counts, *lengths, *core), range(n), range(1, 2 * n, 2))
-        x = x.reshape(*(k * c for k, c in zip(lengths, counts, strict=True)), *core)
-        return x[tuple(slice(size) for size in shape)]
-
-    return jax.tree.map(join, tree)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Devices
-
-
-def _automatic(run: Callable[..., Any], places: Any) -> Callable[..., Any]:
-    """In an explicit mesh, let the compiler lay out what happens inside; results lie as the arrays in `places` do."""
-
-    def in_that_mesh(*args: Any) -> Any:
-        leaves = jax.tree.leaves((args, places))
-        if not in_explicit_mesh(*leaves):
-            return run(*args)
-        mesh = next(m for m in (jax.typeof(x).sharding.mesh for x in leaves) if not m.empty)
-
-        def place(x: Array | None) -> jax.sharding.NamedSharding:
-            return jax.sharding.NamedSharding(
-                mesh, jax.sharding.PartitionSpec() if x is None else jax.typeof(x).sharding.spec
-            )
-
-        out = jax.tree.map(place, places, is_leaf=lambda x: x is None)
-        return jax.sharding.auto_axes(run, out_sharding=out)(*args)
-
-    return in_that_mesh
-
-
-def _varying(tree: Any, like: Any = None) -> Any:
-    """Inside `shard_map`: everything counted as different on each device, as soon as one array of them is.
-
-    So the sum over the devices, which the derivative by a common kernel needs, happens once and not in each chunk.
-    """
-    axes = frozenset().union(*(_axes(x) for x in jax.tree.leaves((tree, like))))
-
-    def cast(x: Array) -> Array:
-        missing = tuple(axes - _axes(x))
-        if not missing:
-            return x
-        if hasattr(jax.lax, "pcast"):
-            return jax.lax.pcast(x, missing, to="varying")
-        return jax.lax.pvary(x, missing)  # pyright: ignore  jax 0.7.2
-
-    return jax.tree.map(cast, tree)
-
-
-def _axes(x: Array) -> frozenset[Any]:
-    """The mesh axes along which an array differs: new versions of jax and old ones keep them in different places."""
-    kind = jax.typeof(x)
-    return frozenset(kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying)

@@ -1,61 +1,68 @@
 """Losses of masks: how well the pixels of a class, in truth and in the prediction, overlap.
 
-The inputs are (..., K), K classes last; `axis` names the pixel axes, so `axis=(1, 2)` for (batch, height, width, K).
-All other axes are units: an example and a class, or a class alone if `axis=(0, 1, 2)` pools the batch. Where the last
-axis is a pixel axis too, as in (batch, height, width), there is a single class. Integer label maps are given as
-`jax.nn.one_hot(labels, K)`.
+The inputs are (batch, ..., K): images with their classes last. `class_axis` says where else the classes lie, or None
+that there is a single one and no such axis. `axis` names the axes of the pixels: by default all but the first one and
+that of the classes. All other axes are units: an example and a class, or a class alone where `axis=(0, 1, 2)` pools the
+batch of (batch, height, width, K).
+
+`y_true` may also hold integer labels, of the shape of `y_pred` without its classes.
 
 Logits are those of a softmax over the classes, or of a sigmoid if there is only one. For classes that may overlap, give
 `jax.nn.sigmoid(logits)`: no logarithm follows, so nothing is lost.
 
-`where` says which *pixels* exist. It matches the inputs from the left, as in (batch, height, width); what lies under it
-may be NaN, and has gradient 0. A unit without pixels does not exist: it costs 0 and is not counted by the mean.
+`where` says which *pixels* exist, `pixel_weights` how much each of them counts. They match the inputs, without their
+classes, as in (batch, height, width); `where` may also be a leading part of that. What lies under the mask may be NaN,
+and has gradient 0. A unit without pixels does not exist: it costs 0 and is not counted by the mean.
 
 `TP = sum y p`, `FP = sum (1 - y) p` and `FN = sum y (1 - p)` over the pixels of a unit.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._legacy import (
+from jaxloss._numerics.elementary import abs0, divide_or_zero, power0, relu0
+from jaxloss._platform.mesh import laid_out_as
+from jaxloss.contract import (
+    AMOUNT,
+    BINARY,
+    LABEL,
+    LOGIT,
+    NUMBER,
+    PER_CLASS,
+    PROBABILITY,
     ArrayLike,
-    Reduction,
-    _check_axis,
-    _check_dtype,
-    _check_shapes,
-    _sharded_as,
-    _spread,
-    batched,
-    check_mask,
-    check_option,
-    checking,
-    compiled,
-    in_explicit_mesh,
-    widened,
+    Domain,
+    Holds,
+    Units,
+    all_members,
+    at_least,
+    current_loss,
+    loss,
+    losses,
+    saved_for_backward,
 )
-from jaxloss._math import absolute, is_binary, is_probability, poisoned, rounding
-from jaxloss._special import positive, raised, ratio
 
 __all__ = ["dice", "focal_tversky", "generalized_dice", "jaccard", "lovasz_hinge", "lovasz_softmax", "tversky"]
 
 
-@compiled
+@loss
 def dice(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
     from_logits: bool = False,
     smooth: float | Array = 0.0,
-    axis: int | tuple[int, ...],
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    class_weights: ArrayLike | None = None,
+    pixel_weights: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    class_axis: int | None = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """Dice loss: `1 - (TP + s) / (TP + (FP + FN) / 2 + s)`; at s = 0, `1 - 2 sum(y p) / (sum y + sum p)`.
 
@@ -63,17 +70,20 @@ def dice(
     predicted (0 / 0 counts as a perfect match). To leave absent classes out: `weights=jnp.any(y_true > 0, axis)`.
 
     Args:
-      y_true: (..., K) targets in [0, 1], one-hot over the classes.
-      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
+      y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
       from_logits: whether `y_pred` holds logits.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
-      axis: the pixel axes.
-      where: which pixels exist, see `jaxloss.segmentation`.
-      weights, reduction: as for every loss, see `jaxloss._contract.batched`.
+      class_weights: (K,) factors of the losses of the classes.
+      pixel_weights: (batch, ...) how much each pixel counts, at least 0.
+      axis: the axes of the pixels, by default all but the first and that of the classes.
+      class_axis: where the classes lie; None for a single class, without an axis.
+      weights: a factor for each class of an example, or for each example.
+      where: (batch, ...) which pixels exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over examples and classes; with `reduction="none"` one loss a class of an example, of the shape without
-      the pixel axes.
+      The mean over examples and classes; with `reduction="none"` one loss per class of an example, of the shape
+      without the axes of the pixels.
 
     Raises:
       ValueError: shapes that differ, an axis out of range, a negative `smooth`. TypeError: `y_pred` of integer dtype.
@@ -88,15 +98,16 @@ def dice(
     Source: Milletari et al. 2016, arXiv 1606.04797, with plain sums in the denominator. Agrees with
     keras.losses.Dice but for its epsilon, and with optax.losses.dice_loss of logits at the same `smooth`.
     """
-    check_option("dice", "smooth", smooth, low=0)
 
-    def unit(y: Array, p: Array) -> Array:
-        return _tversky(y, p, 0.5, 0.5, smooth)
+    def classes(y: Array, p: Array, w: Array | float, smooth: float | Array) -> Array:
+        return _tversky(y, p, w, 0.5, 0.5, smooth)
 
-    return _of_pixels(unit, y_true, y_pred, axis, weights, where, reduction, from_logits=from_logits)
+    options = {"smooth": (smooth, at_least(0))}
+    images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
+    return images.losses(classes, options, from_logits=from_logits, **units)
 
 
-@compiled
+@loss
 def tversky(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -105,10 +116,11 @@ def tversky(
     beta: float | Array = 0.5,
     from_logits: bool = False,
     smooth: float | Array = 0.0,
-    axis: int | tuple[int, ...],
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    class_weights: ArrayLike | None = None,
+    pixel_weights: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    class_axis: int | None = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """Tversky loss: `1 - (TP + s) / (TP + alpha FP + beta FN + s)`.
 
@@ -116,19 +128,22 @@ def tversky(
     absent from the target costs 1, or 0 if nothing at all of it is predicted.
 
     Args:
-      y_true: (..., K) targets in [0, 1], one-hot over the classes.
-      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
+      y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
       alpha: the weight of false positives, at least 0.
       beta: the weight of false negatives, at least 0.
       from_logits: whether `y_pred` holds logits.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
-      axis: the pixel axes.
-      where: which pixels exist, see `jaxloss.segmentation`.
-      weights, reduction: as for every loss, see `jaxloss._contract.batched`.
+      class_weights: (K,) factors of the losses of the classes.
+      pixel_weights: (batch, ...) how much each pixel counts, at least 0.
+      axis: the axes of the pixels, by default all but the first and that of the classes.
+      class_axis: where the classes lie; None for a single class, without an axis.
+      weights: a factor for each class of an example, or for each example.
+      where: (batch, ...) which pixels exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over examples and classes; with `reduction="none"` one loss a class of an example, of the shape without
-      the pixel axes.
+      The mean over examples and classes; with `reduction="none"` one loss per class of an example, of the shape
+      without the axes of the pixels.
 
     Raises:
       ValueError: shapes that differ, an axis out of range, a negative option. TypeError: `y_pred` of integer dtype.
@@ -143,17 +158,18 @@ def tversky(
     Source: Salehi et al. 2017, arXiv 1706.05721. Agrees with optax.losses.dice_loss of logits at the same alpha, beta
     and smooth; keras.losses.Tversky up to 3.15.1 swaps alpha and beta.
     """
-    check_option("tversky", "alpha", alpha, low=0)
-    check_option("tversky", "beta", beta, low=0)
-    check_option("tversky", "smooth", smooth, low=0)
 
-    def unit(y: Array, p: Array) -> Array:
-        return _tversky(y, p, alpha, beta, smooth)
+    def classes(
+        y: Array, p: Array, w: Array | float, alpha: float | Array, beta: float | Array, smooth: float | Array
+    ) -> Array:
+        return _tversky(y, p, w, alpha, beta, smooth)
 
-    return _of_pixels(unit, y_true, y_pred, axis, weights, where, reduction, from_logits=from_logits)
+    options = {"alpha": (alpha, at_least(0)), "beta": (beta, at_least(0)), "smooth": (smooth, at_least(0))}
+    images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
+    return images.losses(classes, options, from_logits=from_logits, **units)
 
 
-@compiled
+@loss
 def focal_tversky(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -163,29 +179,33 @@ def focal_tversky(
     beta: float | Array = 0.7,
     from_logits: bool = False,
     smooth: float | Array = 0.0,
-    axis: int | tuple[int, ...],
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    class_weights: ArrayLike | None = None,
+    pixel_weights: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    class_axis: int | None = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """Focal Tversky loss: `tversky^(1 / gamma)`, which raises the gradients of units that fit well already.
 
     Where the loss is 0, so is the gradient (the slope of the power has no bound there).
 
     Args:
-      y_true: (..., K) targets in [0, 1], one-hot over the classes.
-      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
+      y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
       gamma: positive; 1 to 3 in the paper. Below 1 the units that fit badly have the larger gradients.
       alpha, beta: the weights of false positives and of false negatives, at least 0.
       from_logits: whether `y_pred` holds logits.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
-      axis: the pixel axes.
-      where: which pixels exist, see `jaxloss.segmentation`.
-      weights, reduction: as for every loss, see `jaxloss._contract.batched`.
+      class_weights: (K,) factors of the losses of the classes.
+      pixel_weights: (batch, ...) how much each pixel counts, at least 0.
+      axis: the axes of the pixels, by default all but the first and that of the classes.
+      class_axis: where the classes lie; None for a single class, without an axis.
+      weights: a factor for each class of an example, or for each example.
+      where: (batch, ...) which pixels exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over examples and classes; with `reduction="none"` one loss a class of an example, of the shape without
-      the pixel axes.
+      The mean over examples and classes; with `reduction="none"` one loss per class of an example, of the shape
+      without the axes of the pixels.
 
     Raises:
       ValueError: shapes that differ, an axis out of range, a negative option. TypeError: `y_pred` of integer dtype.
@@ -200,45 +220,60 @@ def focal_tversky(
     Source: Abraham and Khan 2018, arXiv 1810.07842, whose alpha is the weight of false negatives. No function of optax,
     Keras or PyTorch computes it.
     """
-    check_option("focal_tversky", "gamma", gamma, low=1e-6)
-    check_option("focal_tversky", "alpha", alpha, low=0)
-    check_option("focal_tversky", "beta", beta, low=0)
-    check_option("focal_tversky", "smooth", smooth, low=0)
 
-    def unit(y: Array, p: Array) -> Array:
-        return raised(_tversky(y, p, alpha, beta, smooth), 1 / jnp.asarray(gamma, p.dtype))
+    def classes(
+        y: Array,
+        p: Array,
+        w: Array,
+        gamma: float | Array,
+        alpha: float | Array,
+        beta: float | Array,
+        smooth: float | Array,
+    ) -> Array:
+        return power0(_tversky(y, p, w, alpha, beta, smooth), 1 / gamma)
 
-    return _of_pixels(unit, y_true, y_pred, axis, weights, where, reduction, from_logits=from_logits)
+    options = {
+        "gamma": (gamma, at_least(1e-6)),
+        "alpha": (alpha, at_least(0)),
+        "beta": (beta, at_least(0)),
+        "smooth": (smooth, at_least(0)),
+    }
+    images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
+    return images.losses(classes, options, from_logits=from_logits, **units)
 
 
-@compiled
+@loss
 def jaccard(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
     from_logits: bool = False,
     smooth: float | Array = 0.0,
-    axis: int | tuple[int, ...],
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    class_weights: ArrayLike | None = None,
+    pixel_weights: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    class_axis: int | None = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """Jaccard (soft IoU) loss: `1 - (TP + s) / (TP + FP + FN + s)`.
 
     It is `tversky` at 1, 1. A class that is absent from the target costs 1, or 0 if nothing at all of it is predicted.
 
     Args:
-      y_true: (..., K) targets in [0, 1], one-hot over the classes.
-      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
+      y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
       from_logits: whether `y_pred` holds logits.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
-      axis: the pixel axes.
-      where: which pixels exist, see `jaxloss.segmentation`.
-      weights, reduction: as for every loss, see `jaxloss._contract.batched`.
+      class_weights: (K,) factors of the losses of the classes.
+      pixel_weights: (batch, ...) how much each pixel counts, at least 0.
+      axis: the axes of the pixels, by default all but the first and that of the classes.
+      class_axis: where the classes lie; None for a single class, without an axis.
+      weights: a factor for each class of an example, or for each example.
+      where: (batch, ...) which pixels exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over examples and classes; with `reduction="none"` one loss a class of an example, of the shape without
-      the pixel axes.
+      The mean over examples and classes; with `reduction="none"` one loss per class of an example, of the shape
+      without the axes of the pixels.
 
     Raises:
       ValueError: shapes that differ, an axis out of range, a negative `smooth`. TypeError: `y_pred` of integer dtype.
@@ -252,24 +287,26 @@ def jaccard(
 
     Source: Rahman and Wang 2016, doi 10.1007/978-3-319-50835-1_22. No function of optax, Keras or PyTorch computes it.
     """
-    check_option("jaccard", "smooth", smooth, low=0)
 
-    def unit(y: Array, p: Array) -> Array:
-        return _tversky(y, p, 1.0, 1.0, smooth)
+    def classes(y: Array, p: Array, w: Array | float, smooth: float | Array) -> Array:
+        return _tversky(y, p, w, 1.0, 1.0, smooth)
 
-    return _of_pixels(unit, y_true, y_pred, axis, weights, where, reduction, from_logits=from_logits)
+    options = {"smooth": (smooth, at_least(0))}
+    images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
+    return images.losses(classes, options, from_logits=from_logits, **units)
 
 
-@compiled
+@loss
 def generalized_dice(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
     from_logits: bool = False,
-    axis: int | tuple[int, ...],
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    class_weights: ArrayLike | None = None,
+    pixel_weights: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    class_axis: int | None = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """Generalised Dice loss: `1 - 2 sum_k w_k TP_k / sum_k w_k (sum y_k + sum p_k)`.
 
@@ -277,15 +314,19 @@ def generalized_dice(
     largest weight of those present, so that what is predicted of it still costs; without any class all are equal.
 
     Args:
-      y_true: (..., K) targets in [0, 1], one-hot over the classes.
-      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
+      y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
       from_logits: whether `y_pred` holds logits.
-      axis: the pixel axes.
-      where: which pixels exist, see `jaxloss.segmentation`.
-      weights, reduction: as for every loss, see `jaxloss._contract.batched`.
+      class_weights: (K,) factors of the `w_k`.
+      pixel_weights: (batch, ...) how much each pixel counts, at least 0.
+      axis: the axes of the pixels, by default all but the first and that of the classes.
+      class_axis: where the classes lie; None for a single class, without an axis.
+      weights: a factor for each example.
+      where: (batch, ...) which pixels exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over examples; with `reduction="none"` one loss an example, of the shape without pixel and class axes.
+      The mean over examples; with `reduction="none"` one loss per example, of the shape without the axes of pixels
+      and classes.
 
     Raises:
       ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
@@ -301,28 +342,28 @@ def generalized_dice(
     Source: Sudre et al. 2017, arXiv 1707.03237. No function of optax, Keras or PyTorch computes it.
     """
 
-    def unit(y: Array, p: Array) -> Array:
-        pixels = tuple(range(y.ndim - 1))
-        true_positive, false_positive, false_negative = _counts(y, p, lambda x: jnp.sum(x, pixels))
-        size = true_positive + false_negative
+    def image(y: Array, p: Array, w: Array | float, class_weights: Array | None) -> Array:
+        right, wrong, size = _sum(w * y * p), _sum(w * ((1 - y) * p + y * (1 - p))), _sum(w * y)
         smallest = jnp.min(size, initial=jnp.inf, where=size > 0)
         # In units of the largest weight: 1 / size^2 itself may leave the range of the dtype.
-        w = jnp.where(size > 0, ratio(jnp.where(size > 0, smallest, 1), size) ** 2, 1)
-        wrong = w * (false_positive + false_negative)
-        return ratio(jnp.sum(wrong), jnp.sum(2 * w * true_positive + wrong))
+        rarity = jnp.where(size > 0, divide_or_zero(jnp.where(size > 0, smallest, 1), size) ** 2, 1)
+        rarity = _times(class_weights, rarity)
+        return divide_or_zero(jnp.sum(rarity * wrong), jnp.sum(rarity * (2 * right + wrong)))
 
-    return _of_pixels(unit, y_true, y_pred, axis, weights, where, reduction, from_logits=from_logits, over_classes=True)
+    images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
+    return images.losses(image, from_logits=from_logits, of_all_classes=True, **units)
 
 
-@compiled
+@loss
 def lovasz_hinge(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    axis: int | tuple[int, ...],
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    class_weights: ArrayLike | None = None,
+    pixel_weights: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    class_axis: int | None = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """Lovasz hinge: the Lovasz extension of `1 - IoU`, at the hinge losses `max(0, 1 - (2 y - 1) z)`.
 
@@ -330,15 +371,18 @@ def lovasz_hinge(
     prediction that is wrong at the first i pixels. A class that is absent from the target costs its largest error.
 
     Args:
-      y_true: (..., K) targets 0 or 1, one-hot over the classes.
-      y_pred: (..., K) logits z of each class alone.
-      axis: the pixel axes.
-      where: which pixels exist, see `jaxloss.segmentation`.
-      weights, reduction: as for every loss, see `jaxloss._contract.batched`.
+      y_true: (batch, ..., K) targets 0 or 1, one-hot over the classes; or integer labels (batch, ...).
+      y_pred: (batch, ..., K) logits z of each class alone.
+      class_weights: (K,) factors of the losses of the classes.
+      pixel_weights: (batch, ...) how much each pixel counts, at least 0.
+      axis: the axes of the pixels, by default all but the first and that of the classes.
+      class_axis: where the classes lie; None for a single class, without an axis.
+      weights: a factor for each class of an example, or for each example.
+      where: (batch, ...) which pixels exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over examples and classes; with `reduction="none"` one loss a class of an example, of the shape without
-      the pixel axes.
+      The mean over examples and classes; with `reduction="none"` one loss per class of an example, of the shape
+      without the axes of the pixels.
 
     Raises:
       ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
@@ -352,25 +396,24 @@ def lovasz_hinge(
     it.
     """
 
-    def unit(y: Array, z: Array) -> Array:
-        y = jax.lax.stop_gradient(y)
-        return _lovasz(y, positive(1 - (2 * y - 1) * z))
+    def classes(y: Array, z: Array, w: Array | float) -> Array:
+        return _lovasz(y, relu0(1 - (2 * y - 1) * z), w)
 
-    return _of_pixels(
-        unit, y_true, y_pred, axis, weights, where, reduction, from_logits=False, margins=True, binary=True
-    )
+    images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
+    return images.losses(classes, targets=BINARY, scores=NUMBER.domain, absent=-1.0, **units)
 
 
-@compiled
+@loss
 def lovasz_softmax(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
     from_logits: bool = False,
-    axis: int | tuple[int, ...],
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
+    class_weights: ArrayLike | None = None,
+    pixel_weights: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    class_axis: int | None = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """Lovasz-softmax: the Lovasz extension of `1 - IoU`, at the errors `abs(y - p)`.
 
@@ -378,16 +421,19 @@ def lovasz_softmax(
     `weights=jnp.any(y_true > 0, axis)`.
 
     Args:
-      y_true: (..., K) targets 0 or 1, one-hot over the classes.
-      y_pred: (..., K) probabilities, or logits if `from_logits`.
+      y_true: (batch, ..., K) targets 0 or 1, one-hot over the classes; or integer labels (batch, ...).
+      y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
       from_logits: whether `y_pred` holds logits.
-      axis: the pixel axes.
-      where: which pixels exist, see `jaxloss.segmentation`.
-      weights, reduction: as for every loss, see `jaxloss._contract.batched`.
+      class_weights: (K,) factors of the losses of the classes.
+      pixel_weights: (batch, ...) how much each pixel counts, at least 0.
+      axis: the axes of the pixels, by default all but the first and that of the classes.
+      class_axis: where the classes lie; None for a single class, without an axis.
+      weights: a factor for each class of an example, or for each example.
+      where: (batch, ...) which pixels exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over examples and classes; with `reduction="none"` one loss a class of an example, of the shape without
-      the pixel axes.
+      The mean over examples and classes; with `reduction="none"` one loss per class of an example, of the shape
+      without the axes of the pixels.
 
     Raises:
       ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
@@ -403,134 +449,181 @@ def lovasz_softmax(
     it.
     """
 
-    def unit(y: Array, p: Array) -> Array:
-        y = jax.lax.stop_gradient(y)
-        return _lovasz(y, absolute(y - p))
+    def classes(y: Array, p: Array, w: Array | float) -> Array:
+        return _lovasz(y, abs0(y - p), w)
 
-    return _of_pixels(unit, y_true, y_pred, axis, weights, where, reduction, from_logits=from_logits, binary=True)
+    images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
+    return images.losses(classes, targets=BINARY, from_logits=from_logits, **units)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Pieces
 
 
-def _of_pixels(
-    unit: Callable[[Array, Array], Array],
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    axis: int | tuple[int, ...],
-    weights: ArrayLike | None,
-    where: ArrayLike | None,
-    reduction: Reduction,
-    *,
-    from_logits: bool,
-    margins: bool = False,
-    binary: bool = False,
-    over_classes: bool = False,
-) -> Array:
-    """The loss of a batch, from the formula for the pixels of one unit.
+class _Images(NamedTuple):
+    """What all losses of this family take."""
 
-    Args:
-      unit: of targets and probabilities of a class to its loss; of an example, if `over_classes`.
-      margins: whether the formula takes logits.
-      binary: whether targets must be 0 or 1.
-    """
-    loss = unit.__qualname__.partition(".")[0]
-    names, inputs = ("y_true", "y_pred"), [jnp.asarray(y_true), jnp.asarray(y_pred)]
-    _check_dtype(loss, "y_true", inputs[0], "number")
-    _check_dtype(loss, "y_pred", inputs[1], "score")
-    core = axis if isinstance(axis, tuple) else (axis,)
-    batch_axes = [_check_axis(loss, core, name, x, len(core)) for name, x in zip(names, inputs, strict=True)]
-    _check_shapes(loss, names, inputs, (len(core),) * 2, batch_axes)
-    targets, scores = inputs
-    has_classes = scores.ndim - 1 in batch_axes[1]
-    core = tuple(a % scores.ndim for a in core)
-    if over_classes and has_classes:
-        core = (*core, scores.ndim - 1)
+    y_true: ArrayLike
+    y_pred: ArrayLike
+    axis: int | tuple[int, ...] | None
+    class_axis: int | None
+    class_weights: ArrayLike | None
+    pixel_weights: ArrayLike | None
 
-    # A pixel that does not exist becomes one that is rightly not predicted: no formula here notices such a pixel.
-    pixels = exists = None
-    if where is not None:
-        pixels = _pixel_mask(loss, where, scores)
-    if checking.value:
-        from jaxloss._checked import inspect
+    def losses(
+        self,
+        formula: Callable[..., Array],
+        options: Mapping[str, tuple[Any, Domain]] | None = None,
+        *,
+        targets: Domain = PROBABILITY.domain,
+        scores: Domain = PROBABILITY.domain,
+        from_logits: bool = False,
+        absent: float = 0.0,
+        of_all_classes: bool = False,
+        **units: Unpack[Units],
+    ) -> Array:
+        """The loss of a batch, from the formula for an image.
 
-        domains = "binary" if binary else "probability", "number" if from_logits or margins else "probability"
-        inspect(loss, names, inputs, domains, (0, 0), (range(scores.ndim),) * 2, pixels)
-    if pixels is not None:
-        exists = jnp.any(pixels, axis=core)
-        targets, scores = _select(pixels, targets, 0), _select(pixels, scores, -1 if margins else 0)
-    slack = rounding(targets), rounding(scores)
-    if from_logits:
-        scores = widened(scores)
-        scores = jax.nn.softmax(scores) if has_classes and scores.shape[-1] > 1 else jax.nn.sigmoid(scores)
-        scores = scores if pixels is None else _select(pixels, scores, 0)
+        Args:
+          formula: from targets and probabilities, with the axes of the pixels before one of the classes, and weights of
+            the pixels, to one loss for each class.
+          scores: the domain of `y_pred`, if it does not hold logits.
+          absent: the score of a pixel that is rightly not predicted, as one that does not exist: no formula notices it.
+          of_all_classes: whether the formula takes the weights of the classes, too, and returns one loss.
+        """
+        y_true, y_pred = jnp.asarray(self.y_true), jnp.asarray(self.y_pred)
+        shape = y_pred.shape
+        pixels, class_axis = self._axes(shape, of_all_classes or from_logits or self.class_weights is not None)
+        core = 0 if class_axis is None else 1
+        meet = from_logits and class_axis is not None and shape[class_axis] > 1
 
-    if over_classes and not has_classes:
-        core, targets, scores = (*core, scores.ndim), targets[..., None], scores[..., None]
+        def image(y: Array, *rest: Array, exists: Array, class_weights: Array | None, **options: Any) -> Array:
+            *weights, p = rest
+            if class_axis is None:
+                y, p = y[..., None], p[..., None]
+            if jnp.issubdtype(y.dtype, jnp.integer):
+                y = laid_out_as(jax.nn.one_hot(y, p.shape[-1], dtype=p.dtype), p)
+            if from_logits:
+                p = _softmax(p) if meet else jax.nn.sigmoid(p)
+            there = laid_out_as(exists[..., None], p)
+            y, p = jnp.where(there, y, 0), jnp.where(there, p, absent)
+            w = weights[0][..., None] if weights else 1.0
+            if of_all_classes:
+                return formula(y, p, w, class_weights=class_weights, **options)
+            return _times(class_weights, formula(y, p, w, **options)).reshape(p.shape[p.ndim - core :])
 
-    @functools.wraps(unit)
-    def example(y: Array, p: Array) -> Array:
-        valid = is_binary(y) if binary else is_probability(y, slack[0])
-        if not margins:
-            valid &= is_probability(p, slack[1])
-        return poisoned(jnp.all(valid), unit(y, p))
-
-    return batched(
-        example,
-        (targets, scores),
-        core_ndims=(len(core),) * 2,
-        kinds=("number", "score"),
-        domains=("any", "any"),  # seen already, before the mask was applied
-        axis=core,
-        weights=weights,
-        where=exists,
-        reduction=reduction,
-    )
-
-
-def _pixel_mask(loss: str, where: ArrayLike, scores: Array) -> Array:
-    pixels = check_mask(loss, where)
-    if pixels.shape != scores.shape[: pixels.ndim]:
-        raise ValueError(
-            f"{loss}: where has shape {pixels.shape}, y_pred has shape {scores.shape}. where masks pixels and must "
-            "match y_pred from the left, as in (batch, height, width)."
+        labels = core and y_true.ndim + 1 == y_pred.ndim and jnp.issubdtype(y_true.dtype, jnp.integer)
+        inputs = {
+            "y_true": (y_true, LABEL if labels else Holds("number", targets, core, alone=True)),
+            "pixel_weights": (self.pixel_weights, AMOUNT),
+            "y_pred": (y_pred, Holds("score", LOGIT if from_logits else scores, core, alone=not meet)),
+        }
+        return losses(
+            image,
+            {name: given for name, given in inputs.items() if given[0] is not None},
+            options={**(options or {}), "class_weights": (self.class_weights, PER_CLASS)},
+            axis=-1 if class_axis is None else class_axis,
+            members=pixels,
+            outputs=0 if of_all_classes else core,
+            spreads_nan=True,
+            sibling="jax.nn.one_hot(y_true, K)",
+            **units,
         )
-    return _spread(pixels, scores.shape)
+
+    def _axes(self, shape: tuple[int, ...], classes_matter: bool) -> tuple[tuple[int, ...], int | None]:
+        """The axes of the pixels, and that of the classes, if there is one."""
+        name, ndim, class_axis = current_loss(), len(shape), self.class_axis
+        if class_axis is not None and not -ndim <= class_axis < ndim:
+            raise ValueError(f"{name}: class_axis {class_axis} is out of range for y_pred with {ndim} axes.")
+        if self.axis is None:
+            pixels = tuple(i for i in range(1, ndim) if class_axis is None or i != class_axis % ndim)
+            if not pixels:
+                raise ValueError(
+                    f"{name}: y_pred has shape {shape}, so no axis is left for pixels beside the first one and "
+                    f"class_axis={class_axis}. Name them, as in axis=0; for a single class, class_axis=None."
+                )
+            return pixels, class_axis
+        pixels = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        if not pixels:
+            raise ValueError(f"{name}: axis must name at least one axis of pixels, got ().")
+        if class_axis is None or class_axis % ndim not in [i % ndim for i in pixels if isinstance(i, int)]:
+            return pixels, class_axis
+        if classes_matter:
+            raise ValueError(
+                f"{name}: axis {self.axis} names axis {class_axis} of y_pred, which has shape {shape}, as one of "
+                f"pixels, but class_axis={class_axis} says that it holds the classes. For a single class give "
+                "class_axis=None; else say where the classes lie: class_axis=1 in (batch, classes, height, width)."
+            )
+        return pixels, None
 
 
-def _select(pixels: Array, x: Array, fill: int) -> Array:
-    return jnp.where(_sharded_as(x, pixels), x, jnp.asarray(fill, x.dtype))
+def _times(class_weights: Array | None, x: Array) -> Array:
+    return x if class_weights is None else class_weights * x
 
 
-def _counts(y: Array, p: Array, sum_of: Callable[[Array], Array] = jnp.sum) -> tuple[Array, Array, Array]:
-    """True positives, false positives, false negatives: each a sum of positive numbers, so that nothing cancels."""
-    return sum_of(y * p), sum_of((1 - y) * p), sum_of(y * (1 - p))
+def _softmax(z: Array) -> Array:
+    """The softmax over the last axis; of a row that excludes all classes, 0 for each."""
+    shift = jnp.maximum(jnp.max(z, axis=-1, keepdims=True), float(jnp.finfo(z.dtype).min))
+    powers = jnp.exp(z - jax.lax.stop_gradient(shift))
+    return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 0.5)  # the sum is at least 1, or 0
 
 
-def _tversky(y: Array, p: Array, alpha: float | Array, beta: float | Array, smooth: float | Array) -> Array:
-    true_positive, false_positive, false_negative = _counts(y, p)
-    a, b, s = (jnp.asarray(x, p.dtype) for x in (alpha, beta, smooth))
-    wrong = a * false_positive + b * false_negative
-    return ratio(wrong, true_positive + wrong + s)
+# Sums of positive numbers only, so that nothing cancels.
 
 
-def _lovasz(y: Array, errors: Array) -> Array:
-    """sum_i e_i (J_i - J_(i-1)) over the errors from the largest to the smallest; a step of J has a closed form."""
-    y, errors = _replicated(y.ravel()), _replicated(errors.ravel())
-    order = jnp.argsort(-jax.lax.stop_gradient(errors))
-    y, errors = y[order], errors[order]
-    left = jnp.sum(y) - jnp.cumsum(y)  # pixels of the class that are not among the first i
-    union = jnp.sum(y) + jnp.cumsum(1 - y)
-    # At a pixel of the class J rises by 1 / union. At another pixel it rises by left / (union (union - 1)), but by 1 at
-    # the first of all if the class is absent.
-    other = jnp.where(union > 1, ratio(left, union * (union - 1)), 1)
-    return jnp.sum(errors * jnp.where(y == 1, ratio(jnp.ones_like(union), union), other))
+def _sum(x: Array) -> Array:
+    """The sum over the pixels."""
+    return saved_for_backward(jnp.sum(x, range(x.ndim - 1)))
 
 
-def _replicated(x: Array) -> Array:
-    # Explicit shardings have no rule for sorting along an axis that is spread over devices.
-    if not in_explicit_mesh(x):
-        return x
-    everywhere = jax.sharding.NamedSharding(jax.typeof(x).sharding.mesh, jax.sharding.PartitionSpec(None))
-    return jax.sharding.reshard(x, everywhere)
+def _tversky(
+    y: Array, p: Array, w: Array | float, alpha: float | Array, beta: float | Array, smooth: float | Array
+) -> Array:
+    # alpha FP + beta FN as one sum, which takes one pass less than two.
+    if isinstance(alpha, float) and alpha == beta:
+        wrong = alpha * _sum(w * ((1 - y) * p + y * (1 - p)))
+    else:
+        a, b = _of_classes(alpha, y), _of_classes(beta, y)
+        wrong = _sum(w * (a * (1 - y) * p + b * y * (1 - p)))
+    return divide_or_zero(wrong, _sum(w * y * p) + wrong + smooth)
+
+
+def _of_classes(option: float | Array, y: Array) -> float | Array:
+    """An option, with axes for the pixels if it is one for each class."""
+    return jnp.expand_dims(option, range(y.ndim - 1)) if isinstance(option, Array) and option.ndim else option
+
+
+# With the pixels in the order of their errors e, the largest first, of a weight w each, the loss is
+#   sum_i e_i (J_i - J_(i-1)),   J_i = 1 - left_i / union_i,
+# where left_i is the weight of the pixels of the class that are not among the first i, and union_i that of the pixels
+# of the class and of the first i. At a pixel of the class only left falls, by w, so that J rises by w / union_i; at
+# another pixel only union rises, by w, so that J rises by left_i w / (union_i (union_i - w)), but by 1 at the first of
+# all if the class is absent. The steps depend on nothing but the order of the errors, so they count as constants.
+
+
+def _lovasz(y: Array, errors: Array, w: Array | float) -> Array:
+    rows = [_rows(x, y.shape) for x in all_members(y, errors, *([w] if isinstance(w, Array) else []))]
+    return jnp.sum(rows[1] * _jaccard_steps(*jax.lax.stop_gradient(rows)), axis=-1)
+
+
+def _rows(x: Array, shape: tuple[int, ...]) -> Array:
+    """(pixels..., classes) as (classes, pixels)."""
+    return jnp.moveaxis(jnp.broadcast_to(x, shape).reshape(-1, shape[-1]), -1, 0)
+
+
+def _jaccard_steps(y: Array, errors: Array, w: Array | None = None) -> Array:
+    """J_i - J_(i-1), each at its pixel."""
+    rank = jnp.broadcast_to(jnp.arange(y.shape[-1]), y.shape)
+    # The class rides in the last bit of the place: one array less to sort.
+    tagged = 2 * rank + (y > 0).astype(rank.dtype)
+    _, tagged, *sorted_w = jax.lax.sort((-errors, tagged, *([] if w is None else [w])), num_keys=1)
+    place, is_class = tagged // 2, tagged % 2 == 1
+    w = sorted_w[0] if sorted_w else jnp.ones_like(errors)
+    found = jnp.cumsum(jnp.where(is_class, w, 0), axis=-1)
+    seen = jnp.cumsum(w, axis=-1) if sorted_w else (1 + rank).astype(w.dtype)
+    size = found[..., -1:]
+    left, union = size - found, size + seen - found
+    other = jnp.where(union > w, divide_or_zero(left, union) * divide_or_zero(w, union - w), jnp.sign(w))
+    steps = jnp.where(is_class, divide_or_zero(w, union), other)
+    # Sorted back: to gather the errors instead, one by one, is slower.
+    return jax.lax.sort((place, steps), num_keys=1, is_stable=False)[1]

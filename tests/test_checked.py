@@ -20,13 +20,14 @@ from jax.sharding import PartitionSpec as P
 
 import jaxloss
 from jaxloss import BadValueError, checked
-from jaxloss._legacy import batched
+from jaxloss._contract import values
+from jaxloss.contract import losses
 
 NAN, INF = np.nan, np.inf
 
 
 def alike(row: Row) -> Any:
-    """What makes two rows alike here: the code on the way to `batched`; `RULES` has the rest."""
+    """What makes two rows alike here: the code on the way to `losses`; `RULES` has the rest."""
     return jaxloss.LOSSES[row.name].__module__
 
 
@@ -569,13 +570,12 @@ def plain(row: Row, wrapped: Callable[..., Any]) -> jax.stages.Lowered:
 def test_outside_the_mode_no_program_differs(row: Row, monkeypatch: pytest.MonkeyPatch):
     """Each is that of the same loss without any rule, and no rule is ever looked at."""
     loss = jaxloss.LOSSES[row.name]
-    monkeypatch.setattr("jaxloss._checked.report", None)
-    monkeypatch.setattr("jaxloss._checked.inspect", None)
+    for name in [name for name in vars(values) if name.startswith(("report", "inspect"))]:
+        monkeypatch.setattr(values, name, None)
     with_rules = plain(row, loss)
-    monkeypatch.setattr("jaxloss._contract._check_option", lambda *_: None)
     for name, module in list(sys.modules.items()):
-        if name.startswith("jaxloss.") and name != "jaxloss._contract" and hasattr(module, "batched"):
-            monkeypatch.setattr(module, "batched", lambda *a, domains=None, rules=None, **k: batched(*a, **k))
+        if name.startswith("jaxloss.") and name != "jaxloss.contract" and hasattr(module, "losses"):
+            monkeypatch.setattr(module, "losses", lambda *a, rules=None, **k: losses(*a, **k))
     without = plain(row, loss)
     assert with_rules.as_text() == without.as_text()
     if row.id in ("sparse_cce-probabilities", "huber", "ctc"):

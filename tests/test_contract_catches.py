@@ -19,7 +19,7 @@ from contract import CHECKS
 from jax.core import Tracer
 
 import jaxloss
-from jaxloss._legacy import reduce
+from jaxloss._contract.reduce import reduce
 
 ROW = {row.id: row for row in ROWS}
 FAULTS: list[Any] = []

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxloss
 from jaxloss import linear_cce, linear_cce_stats, mean_over, sparse_cce
-from jaxloss.linear import _count, _counts
+from jaxloss._numerics.chunks import chunk_count, chunk_counts
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -323,11 +323,11 @@ def test_refusals():
 def test_chunks_of_any_size():
     for shape in [(1,), (7,), (2048,), (2049,), (8191,), (32, 1024), (7, 13), (3, 5, 7), (4096, 1), (0,), ()]:
         for chunk in (1, 8, 100, 512):
-            counts = _counts(shape, chunk)
+            counts = chunk_counts(shape, chunk)
             tokens = np.prod([-(-size // count) for size, count in zip(shape, counts, strict=True)])
             assert tokens <= chunk or tokens == 0, (shape, chunk, counts)
-    assert _counts((32, 1024), 512) == (1, 64)
-    assert _count(2048, 3) == 4  # a divisor, although three chunks would do
+    assert chunk_counts((32, 1024), 512) == (1, 64)
+    assert chunk_count(2048, 3) == 4  # a divisor, although three chunks would do
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -379,6 +379,7 @@ LAYOUTS = {
     "tokens": (P(("data", "model")), P()),
     "vocabulary": (P(), P(None, "model")),
     "both": (P("data"), P(None, "model")),
+    "features": (P(("data", "model")), P(("data", "model"), None)),
 }
 TOKENS, FEATURES, CLASSES = 64, 8, 520
 

@@ -1,8 +1,8 @@
-"""From the formula for one example to the loss of a batch."""
+"""From the formula for one example, or for one set of members, to the loss of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +11,14 @@ from jax import Array
 
 from jaxloss._contract import values
 from jaxloss._contract.domains import Domain
+from jaxloss._contract.frame import Frame
+from jaxloss._contract.masks import harmless, masked
 from jaxloss._contract.outside import guarded
 from jaxloss._contract.reduce import reduce
-from jaxloss._contract.refuse import Input, check_constant, check_inputs, check_option_shape, check_units
+from jaxloss._contract.refuse import check_constant, check_inputs, check_members, check_option_shape, check_units
+from jaxloss._contract.sets import loss_of_set
 from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, current_notes, widen
 from jaxloss._numerics.derivatives import SAVED
-from jaxloss._numerics.elementary import widened
 from jaxloss._platform import cpu, mesh
 
 PER_CLASS = Holds(core=1)
@@ -28,6 +30,10 @@ def losses(
     *,
     options: Mapping[str, tuple[Any, Domain | Holds]] | None = None,
     axis: int | tuple[int, ...] = -1,
+    members: int | tuple[int, ...] = (),
+    outputs: int = 0,
+    axis_name: Hashable | None = None,
+    spreads_nan: bool = False,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
@@ -35,7 +41,7 @@ def losses(
     long: bool = False,
     rules: Callable[..., Sequence[Finding]] | None = None,
 ) -> Any:
-    """The loss of a batch, from the formula for one example.
+    """The loss of a batch, from the formula for one example, or for one set whose members see one another.
 
     Args:
       formula: from the core of each input, by position, and the options, by keyword, to one number. Inputs come as
@@ -46,9 +52,22 @@ def losses(
       options: by name, each with its domain: one number, or an array whose shape is a trailing part of the units'
         shape. `PER_CLASS` in place of a domain: one number for each entry of the core, the same for all units.
       axis: where the core of the inputs lies, if it has one axis; a tuple says it of several.
+      members: the axes of the last input that hold the members of a set (pixels, tokens, anchors), among the batch axes
+        of all inputs. The formula sees the whole set, arrays with the axes of the members before those of the core,
+        and gets as `exists` which members there are (bool). Those that do not exist hold ones (labels zeros); to leave
+        them out is the task of the formula. It returns one loss for the set (the units lack the member axes) or an
+        array of one for each member. A value outside its domain makes the whole set NaN. Where a loss is NaN, or no
+        member exists, the gradient is 0, whatever the derivative of the formula is.
+      outputs: how many further axes the result of the formula has, if it gives several losses at once, as one for each
+        class: the last axes of the units. An option comes as an array of that shape, if it has these axes.
+      axis_name: inside `jax.shard_map`, the mesh axes over which the members of a set are spread. A formula that pairs
+        members gets those of all devices by `all_members(x, axis_name=axis_name)`.
+      spreads_nan: promises, with `members`, that a NaN in any floating input makes each loss NaN that depends on it, as
+        sums do and comparisons do not. What lies outside its domain then costs no pass of its own.
       weights: a factor for each unit; its shape is a leading part of the units' shape. A unit of weight 0 whose loss is
         NaN or inf makes the result NaN, since leaving it out would cost a pass; `where=weights != 0` beside it does.
-      where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out.
+      where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out. With `members`
+        it says which members exist, and matches the batch axes from the left; a set without any does not exist.
       reduction: "mean", "sum", "none", "sum_over_batch_size" (the sum over the number of units), "sum_and_weight" (the
         pair of sum(w l) and sum(w)), or a function `(losses, weights) -> result`, where the result is any tree.
       sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.
@@ -60,29 +79,46 @@ def losses(
       TypeError: a dtype that an input cannot have, a mask that is not bool.
     """
     given = check_inputs([(name, x, holds) for name, (x, holds) in inputs.items()], axis, sibling)
-    shape = given[0].batch
-    knobs = [_Option.of(name, value, domain, given, shape) for name, (value, domain) in (options or {}).items()]
-    weights, where = check_units(shape, weights, where, reduction)
-    if checking.value:
-        values.inspect(given, where, rules)
-        for knob in knobs:
-            if knob.traced:
-                values.inspect_option(knob.name, knob.value, knob.domain)
-        if weights is not None:
-            values.inspect_weights(weights, where)
-
     wide = any(x.dtype == jnp.float64 and not x.weak_type for x in (entry.x for entry in given))
     dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
-    traced = [knob for knob in knobs if knob.traced]
+    knobs = [_Option.of(name, value, domain, given[-1].core) for name, (value, domain) in (options or {}).items()]
     constant = {knob.name: knob.value for knob in knobs if not knob.traced}
+    traced = [knob for knob in knobs if knob.traced]
     slacks = [entry.holds.domain.slack(entry.x.dtype) for entry in given]
 
     inside = guarded(formula, [entry.holds for entry in given], slacks)
 
+    def by_name(tuned: Sequence[Array]) -> dict[str, Any]:
+        return constant | {knob.name: knob.domain.usable(x) for knob, x in zip(traced, tuned, strict=True)}
+
+    def evaluated(exists: Array | None, cores: Sequence[Array], tuned: Sequence[Array]) -> Array:
+        return formula(*cores, **by_name(tuned), **({} if exists is None else {"exists": exists}))
+
+    def outline(exists: Array | None, *cores: Array) -> Array:
+        """The formula, for the shape of what it returns."""
+        cores = tuple(widen(x, entry.holds.kind, dtype) for x, entry in zip(cores, given, strict=True))
+        return evaluated(exists, cores, [jnp.ones(given[-1].core if knob.per_class else (), dtype) for knob in traced])
+
+    frame = Frame(given, check_members(given[-1], members))
+    if frame.members or outputs:
+        frame = frame.returning(outline, outputs)
+    traced = [knob.fitted(frame) for knob in traced]
+    weights, where = check_units(frame.units, weights, where, reduction, frame.batch if frame.members else None)
+    there = None if where is None else frame.existing_units(where, axis_name)
+    if checking.value:
+        values.inspect(given, where, rules)
+        for knob in traced:
+            values.inspect_option(knob.name, knob.value, knob.domain)
+        if weights is not None:
+            values.inspect_weights(weights, there)
+    if 0 in frame.set_shape:
+        return reduce(jnp.zeros(frame.units, dtype), weights, jnp.zeros(frame.units, bool), reduction)
+
     def example(*arrays: Array) -> Array:
         cores, tuned = arrays[: len(given)], arrays[len(given) :]
-        usable = {knob.name: knob.domain.usable(x) for knob, x in zip(traced, tuned, strict=True)}
-        loss = inside(*cores, **constant, **usable)
+        return with_tuned(inside(*cores, **by_name(tuned)), tuned)
+
+    def with_tuned(loss: Array, tuned: Sequence[Array]) -> Array:
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
@@ -90,33 +126,42 @@ def losses(
         return cpu.end_loop(loss) if long else loss
 
     def unit(exists: Array | None, *arrays: Array) -> Array:
-        cores = [widen(x, entry.holds.kind, dtype) for entry, x in zip(given, arrays[: len(given)], strict=True)]
+        cores = [
+            widen(frame.members_first(entry, x), entry.holds.kind, dtype)
+            for entry, x in zip(given, arrays[: len(given)], strict=True)
+        ]
+        last = range(len(frame.members), cores[-1].ndim)
         tuned = [
-            mesh.laid_out_as(x.astype(dtype), cores[-1]) if knob.per_class else x.astype(dtype)
+            mesh.laid_out_along(last, x.astype(dtype), cores[-1]) if knob.per_class else x.astype(dtype)
             for knob, x in zip(traced, arrays[len(given) :], strict=True)
         ]
+        if frame.members:
+            loss, kept = loss_of_set(evaluated, frame, slacks, exists, cores, tuned, axis_name, spreads_nan)
+            loss = with_tuned(loss, tuned)
+            return loss if exists is None else jnp.where(mesh.laid_out_as(kept, loss), loss, 0)
         if exists is None:
             return example(*cores, *tuned)
         _, closed_over = jax.closure_convert(example, *cores, *tuned)
         # The derivative with respect to an option sums over all units, so that no unit may hold what makes it NaN.
-        mask = _harmless if tuned or closed_over else _masked
+        mask = harmless if tuned or closed_over else masked
         loss = example(*(mask(exists, x) for x in cores), *tuned)
         return jnp.where(mesh.laid_out_as(exists, loss), loss, 0)
 
     # One vmap for each batch axis, from the last to the first: a reshape to one batch axis would undo shardings.
     mapped = unit
-    for i in reversed(range(len(shape))):
-        exists_axis = 0 if where is not None and i < where.ndim else None
-        places = [entry.batch_axes[i] - i for entry in given]
-        mapped = jax.vmap(mapped, in_axes=(exists_axis, *places, *(knob.mapped(i, len(shape)) for knob in traced)))
+    for i in reversed(frame.mapped):
+        before = sum(j < i for j in frame.mapped)
+        exists_axis = i - before if where is not None and i < where.ndim else None
+        places = [entry.batch_axes[i] - before for entry in given]
+        mapped = jax.vmap(mapped, in_axes=(exists_axis, *places, *(knob.mapped(i, frame) for knob in traced)))
 
     # The derivative is recomputed from the inputs: nothing as large as they are is stored for it.
     policy = jax.checkpoint_policies.save_only_these_names(SAVED)
     again = jax.checkpoint(lambda *arrays: mapped(*cpu.reread(arrays)), policy=policy, prevent_cse=False)
-    found = again(where, *(entry.x for entry in given), *(knob.value for knob in traced))
+    found = frame.in_order(again(where, *(entry.x for entry in given), *(knob.value for knob in traced)))
     if checking.value:
         values.inspect_losses(found)
-    return reduce(found, weights, where, reduction)
+    return reduce(found, weights, there, reduction)
 
 
 class _Option(NamedTuple):
@@ -128,9 +173,7 @@ class _Option(NamedTuple):
     per_class: bool
 
     @classmethod
-    def of(
-        cls, name: str, value: Any, domain: Domain | Holds, inputs: Sequence[Input], shape: tuple[int, ...]
-    ) -> _Option:
+    def of(cls, name: str, value: Any, domain: Domain | Holds, classes: tuple[int, ...]) -> _Option:
         per_class = isinstance(domain, Holds)
         option = cls(name, value, domain.domain if isinstance(domain, Holds) else domain, per_class)
         current_notes().domains[name] = option.domain
@@ -138,45 +181,28 @@ class _Option(NamedTuple):
             check_constant(name, value, option.domain)
             return option
         array = jnp.asarray(value)
-        if per_class:
-            last = inputs[-1]
-            classes = tuple(n for i, n in enumerate(last.x.shape) if i not in last.batch_axes)
-            if array.shape != classes:
-                raise ValueError(
-                    f"{current_loss()}: {name} has shape {array.shape}, expected {classes}: one for each class."
-                )
-        else:
-            check_option_shape(name, array.shape, shape)
-        if not per_class:
-            array = mesh.laid_out_as_units(array, inputs[-1].x, inputs[-1].batch_axes)
+        if per_class and array.shape != classes:
+            raise ValueError(
+                f"{current_loss()}: {name} has shape {array.shape}, expected {classes}: one for each class."
+            )
         return option._replace(value=array)
+
+    def fitted(self, frame: Frame) -> _Option:
+        """The option laid out as the units are, after a check of its shape."""
+        units = frame.units
+        if self.per_class:
+            return self
+        check_option_shape(self.name, self.value.shape, units)
+        return self._replace(value=frame.option_laid_out(self.value))
 
     @property
     def traced(self) -> bool:
         return self.value is not None and (self.per_class or not isinstance(self.value, (bool, int, float, str)))
 
-    def mapped(self, axis: int, ndim: int) -> int | None:
-        """Where `jax.vmap` over this axis of the units finds the option."""
-        return None if self.per_class or axis < ndim - jnp.ndim(self.value) else 0
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Masks
-
-
-def _masked(exists: Array, x: Array) -> Array:
-    """x as it is, but with no derivative where the unit does not exist, not even that of a NaN.
-
-    The value needs no such care: `unit` drops it. Both branches are equal, so the select is free. Half precision goes
-    through float32: widened in two places it would not be the same.
-    """
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return x
-    wide = widened(x)
-    return jnp.where(mesh.laid_out_as(exists, x), wide, jax.lax.stop_gradient(wide)).astype(x.dtype)
-
-
-def _harmless(exists: Array, x: Array) -> Array:
-    """x where the unit exists, elsewhere a value that lies in every domain."""
-    fill = jnp.full_like(x, jnp.issubdtype(x.dtype, jnp.floating))
-    return jnp.where(mesh.laid_out_as(exists, x), x, fill)
+    def mapped(self, axis: int, frame: Frame) -> int | None:
+        """Where `jax.vmap` over this axis of the batch finds the option, from which those before are gone."""
+        if self.per_class:
+            return None
+        found = frame.option_axis(axis, self.value.ndim)
+        gone = [frame.option_axis(i, self.value.ndim) for i in frame.mapped if i < axis]
+        return None if found is None else found - sum(place is not None for place in gone)

@@ -34,15 +34,17 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
                 _cut(least)(x, *at) if h.core == 0 and _is_floating(x) else x for h, x in zip(holds, cores, strict=True)
             )
         cores = tuple(
-            _cut(m)(x, jax.lax.stop_gradient(x)) if m and h.core and h.outside == "entry" else x
+            _cut(m)(x, jax.lax.stop_gradient(x)) if m and h.core and (h.alone or h.outside == "entry") else x
             for m, h, x in zip(margins, holds, cores, strict=True)
         )
         loss = formula(*cores, **options)
         if numbers:
-            loss = loss + _zero_or_nan(least(*at)).astype(loss.dtype)
+            loss = loss + zero_or_nan(least(*at)).astype(loss.dtype)
         for m, h, slack, x in zip(margins, holds, slacks, cores, strict=True):
             if h.domain is domains.LABEL and h.core == 0:
                 loss = jnp.where((x >= 0) & (x < cores[-1].shape[-1]), loss, jnp.nan)
+            elif m and h.core and h.alone and loss.ndim:
+                loss = loss + zero_or_nan(m(jax.lax.stop_gradient(x))).astype(loss.dtype)
             elif m and h.core:
                 least_in_row = h.domain.least_margin(widened(jax.lax.stop_gradient(x)), slack)
                 loss = _nan_in_row(least_in_row, loss, whole=h.outside == "unit")
@@ -96,7 +98,7 @@ def _cut(margin: Callable[..., Array]) -> Callable[..., Array]:
 
 
 @cpu.instead(lambda margin: 0 * jnp.sqrt(margin))
-def _zero_or_nan(margin: Array) -> Array:
+def zero_or_nan(margin: Array) -> Array:
     return jnp.where(_inside(margin), 0, jnp.nan).astype(margin.dtype)
 
 

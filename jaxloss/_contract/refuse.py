@@ -30,6 +30,10 @@ class Input(NamedTuple):
     def batch(self) -> tuple[int, ...]:
         return tuple(self.x.shape[i] for i in self.batch_axes)
 
+    @property
+    def core(self) -> tuple[int, ...]:
+        return tuple(n for i, n in enumerate(self.x.shape) if i not in self.batch_axes)
+
 
 def check_inputs(
     arrays: Sequence[tuple[str, ArrayLike, Holds]], axis: int | tuple[int, ...], sibling: str | None = None
@@ -130,6 +134,22 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
     return "; nothing is broadcast."
 
 
+def check_members(scores: Input, members: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Which of the batch axes hold members, given as axes of the last input."""
+    axes, ndim = members if isinstance(members, tuple) else (members,), scores.x.ndim
+    found = {a % ndim for a in axes if isinstance(a, int) and -ndim <= a < ndim}
+    if len(found) != len(axes):
+        raise ValueError(
+            f"{current_loss()}: axis {members} must name different axes of {scores.name}, which has {ndim}."
+        )
+    if not found.issubset(scores.batch_axes):
+        raise ValueError(
+            f"{current_loss()}: axis {members} of {scores.name}, which has shape {scores.x.shape}, must not be that "
+            "of the classes or of the entries of a vector."
+        )
+    return tuple(i for i, axis in enumerate(scores.batch_axes) if axis in found)
+
+
 def check_constant(name: str, value: Any, domain: Domain) -> None:
     """Refuse a constant option outside its domain; traced ones make the loss NaN, and are seen in checked mode."""
     if isinstance(value, (bool, int, float)) and not domain.holds(value):
@@ -166,17 +186,24 @@ def _option_cure(name: str, shape: tuple[int, ...], units: tuple[int, ...]) -> s
 
 
 def check_units(
-    shape: tuple[int, ...], weights: ArrayLike | None, where: ArrayLike | None, reduction: Reduction
+    shape: tuple[int, ...],
+    weights: ArrayLike | None,
+    where: ArrayLike | None,
+    reduction: Reduction,
+    masked: tuple[int, ...] | None = None,
 ) -> tuple[Array | None, Array | None]:
-    """The weights and the mask as arrays, after a check that they fit the units, and that the reduction is known."""
+    """The weights and the mask as arrays, after a check that they fit the units, and that the reduction is known.
+
+    masked: the shape that the mask must fit, if it is one of members.
+    """
     loss = current_loss()
     if where is not None:
         where = check_mask(where)
-        _check_leads("where", where, shape)
+        _check_leads("where", where, shape if masked is None else masked, "losses" if masked is None else "members")
     if weights is not None:
         weights = jnp.asarray(weights)
         if weights.ndim:
-            _check_leads("weights", weights, shape)
+            _check_leads("weights", weights, shape, "losses")
     if not callable(reduction) and reduction not in REDUCTIONS:
         raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.")
     return weights, where
@@ -192,7 +219,7 @@ def check_mask(where: ArrayLike) -> Array:
     return mask
 
 
-def _check_leads(name: str, x: Array, shape: tuple[int, ...]) -> None:
+def _check_leads(name: str, x: Array, shape: tuple[int, ...], what: str) -> None:
     if x.shape == shape[: x.ndim]:
         return
     cure = f"{name} must match them from the left, as in (batch,) for (batch, time)."
@@ -200,4 +227,4 @@ def _check_leads(name: str, x: Array, shape: tuple[int, ...]) -> None:
         cure += f" Did you mean {name}.squeeze(-1)?"
     elif x.shape == shape[len(shape) - x.ndim :]:
         cure += f" Did you mean jnp.broadcast_to({name}, {shape})?"
-    raise ValueError(f"{current_loss()}: {name} has shape {x.shape}, the losses have shape {shape}. {cure}")
+    raise ValueError(f"{current_loss()}: {name} has shape {x.shape}, the {what} have shape {shape}. {cure}")

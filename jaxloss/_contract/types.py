@@ -52,12 +52,15 @@ class Holds(NamedTuple):
     outside: what loses its gradient where an entry of the core lies outside the domain: all of the unit; or the entry
       alone, which spares a second pass over the row where the formula needs no other; or nothing is looked at, not even
       for the NaN (by `checked` it is), since the formula sees to it.
+    alone: whether each entry of the core belongs to a loss of its own, and outside its domain spoils only that; for
+      formulas that return several losses.
     """
 
     kind: Kind = "number"
     domain: Domain = domains.NUMBER
     core: int = 0
     outside: Literal["unit", "entry", "formula"] = "unit"
+    alone: bool = False
 
 
 def widen(x: Array, kind: Kind, dtype: Any) -> Array:

@@ -26,7 +26,7 @@ from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input
 from jaxloss._contract.types import PROGRAMS, Finding, P, R, checking, current_loss, fits_32_bits, widen
 from jaxloss._numerics.elementary import widened
-from jaxloss._platform import mesh
+from jaxloss._platform import mesh, tied
 
 
 class BadValueError(ValueError):
@@ -266,7 +266,7 @@ def reporting(loss: Callable[..., R], *args: Any, **options: Any) -> R:
     reports: list[Array] = []
     before = _reports.set(reports)
     try:
-        return jax.lax.optimization_barrier((loss(*args, **options), reports))[0]
+        return tied(loss(*args, **options), reports)
     finally:
         _reports.reset(before)
 

@@ -81,8 +81,8 @@ def divide(x: Array, y: Array) -> Array:
 
 @jax.custom_jvp
 def divide_or_zero(x: Array, y: Array) -> Array:
-    """x / y, and 0 with derivatives 0 unless y > 0."""
-    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+    """x / y, and 0 with derivatives 0 where y <= 0."""
+    return jnp.where(y <= 0, 0, x / jnp.where(y <= 0, 1, y))
 
 
 @divide_or_zero.defjvp
@@ -145,7 +145,7 @@ def power0(x: Array, a: float | Array) -> Array:
     if isinstance(a, int | float) and a == 1:
         return x
     a = jnp.asarray(a, x.dtype)
-    return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** a, (a == 0).astype(x.dtype))
+    return jnp.where(x <= 0, (a == 0).astype(x.dtype), jnp.where(x <= 0, 1, x) ** a)
 
 
 def _log1p_square_slope(x: Array, scale: Array) -> Array:

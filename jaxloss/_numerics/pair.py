@@ -206,7 +206,7 @@ def distance(b: Pair) -> Array:
 def aspect(b: Pair, gate: float | Array | None) -> Array:
     """The term `alpha v` of CIoU."""
     v = _squared_turn(*(jax.nn.relu(side) for side in (b.w, b.h, b.target_w, b.target_h)))
-    v = jnp.where((b.dw == 0) & (b.dh == 0), 0, v)  # a fused multiply-add leaves a rounding error there
+    v = jnp.where((b.dw == 0) & (b.dh == 0), 0, v)  # else a product that is not rounded before the sum leaves an error
     alpha = jax.lax.stop_gradient(divide_or_zero(v, b.missed + v))
     if gate is not None:
         alpha = jnp.where(b.iou < gate, 0, alpha)

@@ -44,12 +44,15 @@ class Row(NamedTuple):
 
 @cpu.instead(cpu.exp_sum, rows=True)
 def _exp_sum(row: Row) -> tuple[Array, Array]:
-    z = row.stored.astype(row.wide.dtype)
+    z = row.wide
     # A row of -inf has a finite maximum too, and its exponentials are 0.
-    largest = jnp.max(jnp.maximum(z, -jnp.finfo(z.dtype).max))
+    largest = jax.lax.stop_gradient(jnp.max(jnp.maximum(z, -jnp.finfo(z.dtype).max)))
     below = z - largest
-    at_top = (below == 0).astype(z.dtype)
-    return largest, jnp.sum(jnp.exp(below) * (1 - at_top)) + jnp.maximum(jnp.sum(at_top) - 1, 0)
+    small, at_top = jnp.exp(below), (below == 0).astype(z.dtype)
+    # Of a row that is computed, and not read from memory, the compiler may compute the largest entry twice and round it
+    # differently. Then none is at the top, and it is among the others. A row of -inf has neither.
+    excess = jnp.sum(small * (1 - at_top)) + (jnp.sum(small * at_top) - 1)
+    return largest, jnp.where(excess < 0, 0, excess)
 
 
 def exp_sum(row: Row) -> tuple[Array, Array]:
@@ -112,6 +115,40 @@ def _(primals: tuple[Row, Array], tangents: tuple[Row, Any]) -> tuple[Array, Arr
     softmax = jnp.exp((row.wide - largest) - log_sum)
     # Of the label p - 1, which is expm1(-s): by subtraction nothing would be left of it where p is almost 1.
     return value, jnp.sum(jnp.where(is_at(label, row.wide), jnp.expm1(-value), softmax) * d_row.wide)
+
+
+class Prediction(NamedTuple):
+    """What a row says of its label.
+
+    surprisal: -log softmax(z)[label].
+    correct: 1 where no entry exceeds that of the label, else 0.
+    largest, excess: m and e of the row.
+    """
+
+    surprisal: Array
+    correct: Array
+    largest: Array
+    excess: Array
+
+
+@jax.custom_jvp
+def predict(row: Row, label: Array) -> Prediction:
+    """All in one look at a row that may be spread over devices."""
+    largest, excess = _exp_sum(row)
+    below = find_label(row.wide - largest, label)  # with the difference, one pass finds it and the excess
+    return Prediction(jnp.log1p(excess) - below, (below >= 0).astype(below.dtype), largest, excess)
+
+
+@predict.defjvp
+def _(primals: tuple[Row, Array], tangents: tuple[Row, Any]) -> tuple[Prediction, Prediction]:
+    (row, label), (d_row, _) = primals, tangents
+    seen = predict(row, label)
+    small = jnp.exp(row.wide - seen.largest)
+    # Of the label p - 1, as in `surprisal`.
+    slope = jnp.where(is_at(label, row.wide), jnp.expm1(-seen.surprisal), small / (1 + seen.excess))
+    constant = jnp.zeros_like(seen.largest)
+    moved = Prediction(jnp.sum(slope * d_row.wide), constant, constant, jnp.sum(small * d_row.wide))
+    return seen, moved
 
 
 @jax.custom_jvp

@@ -5,6 +5,8 @@ What all compilers need is here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -16,3 +18,8 @@ def unmoved(number: float, like: Array) -> Array:
     Of a plain `x / 2 + y / 2` it makes `(x + y) / 2`, and that sum may overflow.
     """
     return jax.lax.optimization_barrier(jnp.asarray(number, like.dtype))
+
+
+def tied(result: Any, others: Any) -> Any:
+    """The result, so that no compiler and no transformation may compute it without the others."""
+    return jax.lax.optimization_barrier((result, others))[0]

@@ -46,7 +46,8 @@ mlir.register_lowering(
 def instead(form: Callable[..., Any], rows: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a form of the same function in its place where the program is for the CPU.
 
-    For the inside of functions that have hand-written derivatives: neither form is ever differentiated.
+    For the inside of functions that have hand-written derivatives. Second derivatives of a scan are automatic all the
+    same, since jax drops such rules there: they are those of the reference.
 
     rows: whether the form takes batches of rows as they are, the rows along the last axis; else it is mapped.
     """
@@ -89,6 +90,14 @@ def _batched(
 
 
 batching.primitive_batchers[_choice] = _batched
+
+
+def _differentiated(primals: Sequence[Any], tangents: Sequence[Any], **forms: Any) -> tuple[list[Any], list[Any]]:
+    moved = [ad.instantiate_zeros(t) for t in tangents]
+    return _choice.bind(*primals, **forms), jax.jvp(forms["reference"], tuple(primals), tuple(moved))[1]
+
+
+ad.primitive_jvps[_choice] = _differentiated
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -33,12 +33,19 @@ def laid_out_as(x: Array, *others: Array) -> Array:
     return x | false if x.dtype == bool else x + false.astype(x.dtype)
 
 
-def laid_out_as_units(option: Array, x: Array, batch_axes: Sequence[int]) -> Array:
-    """An option with the layout of the units' trailing axes, which are these axes of x."""
+def laid_out_along(axes: Sequence[int], x: Array, other: Array) -> Array:
+    """x with the layout that another array has along these axes."""
+    if not in_explicit_mesh(other):
+        return x
+    return laid_out_as(x, jnp.max(other, [i for i in range(other.ndim) if i not in axes]))
+
+
+def laid_out_as_units(option: Array, x: Array, axes: Sequence[int | None]) -> Array:
+    """An option with the layout of the units' trailing axes, which are these axes of x, or None of them."""
     if not option.ndim or not in_explicit_mesh(x):
         return option
     kind = jax.typeof(x).sharding
-    spec = [kind.spec[axis] for axis in batch_axes][-option.ndim :]
+    spec = [None if axis is None else kind.spec[axis] for axis in axes][-option.ndim :]
     return jax.sharding.reshard(option, NamedSharding(kind.mesh, PartitionSpec(*spec)))
 
 
@@ -54,6 +61,24 @@ def replicated(*arrays: Array) -> tuple[Array, ...]:
     if mesh is None:
         return arrays
     return tuple(jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*[None] * x.ndim))) for x in arrays)
+
+
+def all_members(*arrays: Array, axis_name: Any = None) -> tuple[Array, ...]:
+    """Arrays of members, with those of all devices: for a formula that pairs members with one another.
+
+    In an explicit mesh each device gets them whole. Inside `jax.shard_map` they are gathered along their first axis,
+    over the mesh axes in `axis_name`, if given. Elsewhere they are as they were.
+    """
+    if axis_name is not None:
+        return tuple(jax.lax.all_gather(x, axis_name, tiled=True) for x in arrays)
+    return replicated(*arrays)
+
+
+def anywhere(condition: Array, axis_name: Any) -> Array:
+    """Whether a condition holds on any of the devices along these axes of the mesh."""
+    if axis_name is None:
+        return condition
+    return jax.lax.psum(condition.astype(jnp.int32), axis_name) > 0
 
 
 def current(x: Array) -> contextlib.AbstractContextManager[Any]:
@@ -79,6 +104,19 @@ def automatic(run: Callable[..., Any], places: Any) -> Callable[..., Any]:
         return jax.sharding.auto_axes(run, out_sharding=out)(*args)
 
     return in_that_mesh
+
+
+def whole_along(axis: int, x: Array) -> Array:
+    """The same array, whole along an axis on each device, where the compiler lays it out; other axes stay as they are.
+
+    Before a loop, so that the compiler gathers the array there and not in each step.
+    """
+    mesh: Any = jax.typeof(x).sharding.mesh
+    mesh = jax.sharding.get_abstract_mesh() if mesh.empty else mesh
+    if AxisType.Auto not in mesh.axis_types:
+        return x
+    spec = [None if i == axis else PartitionSpec.UNCONSTRAINED for i in range(x.ndim)]
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
 def varying(tree: Any, like: Any = None) -> Any:

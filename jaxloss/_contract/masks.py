@@ -1,0 +1,28 @@
+"""Units and members that do not exist: what they hold reaches neither the loss nor its derivative."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._numerics.elementary import widened
+from jaxloss._platform import mesh
+
+
+def masked(exists: Array, x: Array) -> Array:
+    """x as it is, but with no derivative where the unit does not exist, not even that of a NaN.
+
+    The value needs no such care: `unit` drops it. Both branches are equal, so the select is free. Half precision goes
+    through float32: widened in two places it would not be the same.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    wide = widened(x)
+    return jnp.where(mesh.laid_out_as(exists, x), wide, jax.lax.stop_gradient(wide)).astype(x.dtype)
+
+
+def harmless(exists: Array, x: Array) -> Array:
+    """x where the unit exists, elsewhere a value that lies in every domain."""
+    fill = jnp.full_like(x, jnp.issubdtype(x.dtype, jnp.floating))
+    return jnp.where(mesh.laid_out_as(exists, x), x, fill)

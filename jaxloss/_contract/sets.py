@@ -1,0 +1,151 @@
+"""The loss of a set whose members see one another: pixels of an image, tokens, anchors of a batch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._contract import domains
+from jaxloss._contract.frame import Frame
+from jaxloss._contract.masks import harmless
+from jaxloss._contract.outside import zero_or_nan
+from jaxloss._contract.reduce import spread
+from jaxloss._contract.types import Holds
+from jaxloss._numerics.derivatives import saved_for_backward
+from jaxloss._numerics.elementary import widened
+from jaxloss._platform import mesh
+
+
+def loss_of_set(
+    formula: Callable[[Array, Sequence[Array], Sequence[Array]], Array],
+    frame: Frame,
+    slacks: Sequence[float],
+    exists: Array | None,
+    cores: Sequence[Array],
+    tuned: Sequence[Array],
+    axis_name: Hashable | None,
+    spreads_nan: bool,
+) -> tuple[Array, Array]:
+    """The losses of a set, NaN outside the domain, and which of them exist."""
+    shape, count, whole = frame.set_shape, len(cores), exists is None
+    exists = jnp.ones(shape, bool) if exists is None else spread(exists, shape)
+    exists = mesh.laid_out_along(range(len(shape)), exists, cores[-1])
+    some = jnp.ones((), bool) if whole else mesh.anywhere(jnp.any(exists), axis_name)
+    cores = cores if whole else [harmless(spread(exists, x.shape), x) for x in cores]
+    inside = jnp.ones((), bool) if spreads_nan else _inside(frame, cores, slacks, axis_name)
+
+    def losses_of(exists: Array, *arrays: Array) -> Array:
+        cores = _marked(frame, arrays[:count], slacks) if spreads_nan else arrays[:count]
+        return formula(exists, cores, arrays[count:])
+
+    loss = _with_quiet_nan(losses_of, frame, inside & some, exists, *cores, *tuned)
+    if not spreads_nan:
+        loss = jnp.where(mesh.laid_out_as(_across(inside, loss), loss), loss, jnp.nan)
+    return loss, spread(exists, loss.shape) if frame.per_member else _across(some, loss)
+
+
+def _across(x: Array, losses: Array) -> Array:
+    """What holds for a set, or for each class of it, repeated for all its losses."""
+    return jnp.broadcast_to(x, losses.shape)
+
+
+def _margins(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> list[Array | None]:
+    return [
+        _margin(entry.holds, x, slack, cores[-1]) for entry, x, slack in zip(frame.inputs, cores, slacks, strict=True)
+    ]
+
+
+def _margin(holds: Holds, x: Array, slack: float, scores: Array) -> Array | None:
+    """How far inside its domain each entry is, negative outside; None where every number is inside."""
+    if holds.domain is domains.LABEL and holds.core == 0:
+        return jnp.where((x >= 0) & (x < scores.shape[-1]), 0.0, -1.0)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return None
+    return holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
+
+
+def _least(margins: Sequence[Array]) -> Array:
+    """The least margin of all inputs: one array, so that they are read once."""
+    widest = max(margins, key=lambda x: x.ndim)
+    same = [mesh.laid_out_as(jnp.expand_dims(x, range(x.ndim, widest.ndim)), widest) for x in margins]
+    return functools.reduce(jnp.minimum, [x.astype(widest.dtype) for x in same])
+
+
+def _inside(frame: Frame, cores: Sequence[Array], slacks: Sequence[float], axis_name: Hashable | None) -> Array:
+    """Whether all members lie in their domains, or which classes of all members."""
+    known = [(x, entry.holds) for x, entry in zip(_margins(frame, cores, slacks), frame.inputs, strict=True)]
+    known = [(x, holds) for x, holds in known if x is not None]
+    if not known:
+        return jnp.ones((), bool)
+    ndim, margins = len(frame.members), [x for x, _ in known]
+    if len({x.shape for x in margins if x.ndim > ndim}) > 1:
+        margins = [jnp.min(x, range(ndim, x.ndim)) for x in margins]
+    least = jnp.min(_least(margins), range(ndim))
+    by_class = frame.outputs and all(holds.alone or not holds.core for _, holds in known)
+    least = saved_for_backward(least if by_class else jnp.min(least))
+    return ~mesh.anywhere(~(least >= 0), axis_name)
+
+
+def _marked(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> list[Array]:
+    """The inputs, of which one is NaN where any of them lies outside its domain."""
+    margins = _margins(frame, cores, slacks)
+    known = [x for x in margins if x is not None]
+    if not known:
+        return list(cores)
+    floating = [i for i, x in enumerate(cores) if jnp.issubdtype(x.dtype, jnp.floating)]
+    # One that has a domain, so that no other is read where it was not before.
+    bearer = max(floating, key=lambda i: (cores[i].ndim, margins[i] is not None, i))
+    x, margin = cores[bearer], _least(known)
+    margin = mesh.laid_out_as(jnp.expand_dims(margin, range(margin.ndim, x.ndim)), x)
+    return [*cores[:bearer], _nan_where_outside(margin, x), *cores[bearer + 1 :]]
+
+
+@jax.custom_jvp
+def _nan_where_outside(margin: Array, x: Array) -> Array:
+    return x + zero_or_nan(margin).astype(x.dtype)
+
+
+_nan_where_outside.defjvp(lambda primals, tangents: (_nan_where_outside(*primals), tangents[1]))
+
+
+def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, exists: Array, *arrays: Array) -> Array:
+    """function(exists, *arrays), with a derivative of 0 where the result is NaN or is not kept.
+
+    A select after the function is not enough for that: its derivative of 0 would be multiplied by the NaN inside.
+    """
+    function, closed_over = jax.closure_convert(function, exists, *arrays)
+    by_class = frame.outputs and not frame.per_member
+    alone = [entry.holds.alone for entry in frame.inputs]
+    alone += [x.shape == frame.outputs for x in arrays[len(alone) :]] + [False] * len(closed_over)
+
+    @jax.custom_jvp
+    def value(kept: Array, exists: Array, *arrays: Array) -> Array:
+        return function(exists, *arrays)
+
+    @value.defjvp
+    def _(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+        kept, exists, *point = primals
+        loss = value(*primals)
+        fine = loss == loss
+        fine = fine | ~spread(exists, loss.shape) if frame.per_member else fine
+        fine = saved_for_backward(fine & mesh.laid_out_as(_across(kept, loss), loss))
+        whole = jnp.all(fine)
+        moved = [
+            tangent
+            if tangent.dtype == jax.dtypes.float0
+            else _zero_unless(fine if by_class and each else whole, tangent)
+            for tangent, each in zip(tangents[2:], alone, strict=True)
+        ]
+        slope = jax.jvp(lambda *point: function(exists, *point), tuple(point), tuple(moved))[1]
+        return loss, _zero_unless(fine, slope)
+
+    return value(kept, exists, *arrays, *closed_over)
+
+
+def _zero_unless(fine: Array, x: Array) -> Array:
+    return jnp.where(mesh.laid_out_as(jnp.broadcast_to(fine, x.shape), x), x, 0)

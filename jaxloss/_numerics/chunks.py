@@ -1,0 +1,63 @@
+"""Batches cut into chunks and joined again: for what would be too large if made for the whole batch at once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def chunk_counts(shape: tuple[int, ...], chunk: int) -> tuple[int, ...]:
+    """How many chunks to cut each batch axis into, so that a chunk has about the given number of units.
+
+    The last axes are cut first, and at first none into pieces shorter than 8: an axis that is spread over devices
+    should keep a part on each of them.
+    """
+    counts = [1] * len(shape)
+    for least in (8, 1):
+        for i in reversed(range(len(shape))):
+            units = math.prod(-(-size // count) for size, count in zip(shape, counts, strict=True))
+            if units > chunk:
+                wanted = counts[i] * -(-units // chunk)
+                counts[i] = max(counts[i], chunk_count(shape[i], max(1, min(wanted, shape[i] // least))))
+    return tuple(counts)
+
+
+def chunk_count(size: int, least: int) -> int:
+    """A number of chunks that divides an axis, if there is one of about the right size; else the last is padded."""
+    fitting = [n for n in range(least, min(2 * least, size) + 1) if size % n == 0]
+    return next((n for n in fitting if size // n % 8 == 0), fitting[0] if fitting else least)
+
+
+def cut(tree: Any, counts: tuple[int, ...]) -> Any:
+    """Chunks along a new first axis. Each takes every count-th unit: so each device goes through its own units."""
+    n = len(counts)
+
+    def cut_one(x: Array) -> Array:
+        core = x.shape[n:]
+        lengths = [-(-size // count) for size, count in zip(x.shape, counts, strict=False)]
+        padding = [(0, k * c - size) for k, c, size in zip(lengths, counts, x.shape, strict=False)]
+        if any(after for _, after in padding):
+            x = jnp.pad(x, [*padding, *[(0, 0)] * len(core)])
+        x = x.reshape(*itertools.chain(*zip(lengths, counts, strict=True)), *core)
+        x = jnp.moveaxis(x, range(1, 2 * n, 2), range(n))
+        return x.reshape(math.prod(counts), *lengths, *core)
+
+    return jax.tree.map(cut_one, tree)
+
+
+def join(tree: Any, shape: tuple[int, ...], counts: tuple[int, ...]) -> Any:
+    """The inverse of `cut`."""
+    n = len(counts)
+
+    def join_one(x: Array) -> Array:
+        lengths, core = x.shape[1 : n + 1], x.shape[n + 1 :]
+        x = jnp.moveaxis(x.reshape(*counts, *lengths, *core), range(n), range(1, 2 * n, 2))
+        x = x.reshape(*(k * c for k, c in zip(lengths, counts, strict=True)), *core)
+        return x[tuple(slice(size) for size in shape)]
+
+    return jax.tree.map(join_one, tree)
