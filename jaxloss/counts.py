@@ -43,7 +43,7 @@ def _mean_and_log(x: Array, log_rate: bool) -> tuple[Array, Array]:
 def _exp(x: Array) -> Array:
     """exp(x), which is infinite where it overflows also if a sum takes it in before it is rounded."""
     largest = float(jnp.finfo(x.dtype).max)
-    return jnp.exp(x) + largest * jnp.maximum(x - math.log(largest), 0)
+    return jnp.exp(x) + jax.lax.stop_gradient(largest * jnp.maximum(x - math.log(largest), 0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
