@@ -37,13 +37,17 @@ def _mean_and_log(x: Array, log_rate: bool) -> tuple[Array, Array]:
     """m, which may be infinite, and log m, which is finite: 0 times it is 0."""
     if log_rate:
         return _exp(x), jnp.maximum(x, -jnp.finfo(x.dtype).max)
-    return x, jnp.log(at_least_tiny(x))
+    return x, _log(x)
+
+
+def _log(x: Array) -> Array:
+    return jnp.log(at_least_tiny(x))
 
 
 def _exp(x: Array) -> Array:
     """exp(x), which is infinite where it overflows also if a sum takes it in before it is rounded."""
     largest = float(jnp.finfo(x.dtype).max)
-    return jnp.exp(x) + largest * jnp.maximum(x - math.log(largest), 0)
+    return jnp.exp(x) + jax.lax.stop_gradient(largest * jnp.maximum(x - math.log(largest), 0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -82,7 +86,7 @@ def _excess(y: Array) -> Array:
     remainder = stirling(1 / (y + below))
     some = jnp.minimum(y, 1)
     log_factorial = (some + 0.5) * jnp.log1p(some) - some + jnp.sign(some) * (remainder - (1 - HALF_LOG_TWO_PI))
-    few = log_factorial - some * jnp.log(at_least_tiny(some)) + some
+    few = log_factorial - some * _log(some) + some
     return lerp(below, few, remainder + jnp.log(jnp.maximum(y, 1)) / 2 + HALF_LOG_TWO_PI)
 
 
@@ -125,7 +129,7 @@ def poisson_nll(
         return _poisson(y, x, log_rate=log_rate, full=full)
 
     inputs = {"y_true": (y_true, AMOUNT), "rate": (rate, LOG_AMOUNT if log_rate else AMOUNT)}
-    return losses(element, inputs, **units)
+    return losses(element, inputs, long=full, **units)
 
 
 def _poisson_d_count(y: Array, x: Array, *, log_rate: bool, full: bool) -> Array:
@@ -147,7 +151,7 @@ def _poisson(y: Array, x: Array, *, log_rate: bool, full: bool) -> Array:
         # Where exp(x) overflows, the loss is infinite whatever is subtracted.
         return m - jnp.minimum(y * log_m, jnp.finfo(y.dtype).max) if log_rate else m - y * log_m
     # m - y log m + log(y!) = phi(y, m) + (log(y!) - y log y + y): neither is negative, so that nothing cancels.
-    return (y - m) * _deviance_share(y, y - m, jnp.log(at_least_tiny(y)) - log_m) + _excess(y)
+    return (y - m) * _deviance_share(y, y - m, _log(y) - log_m) + _excess(y)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,24 +204,25 @@ def negative_binomial_nll(
         "mean": (mean, LOG_AMOUNT if log_rate else AMOUNT),
         "dispersion": (dispersion, AMOUNT),
     }
-    return losses(element, inputs, **units)
+    return losses(element, inputs, long=True, **units)
 
 
-# Write a for the dispersion, n = 1 / a, A = log(1 + a m), C = log(1 + a y), B = log(m / (1 + a m)) = log m - A. As a
-# goes to 0 the loss becomes m - y log m, but all terms of
-#   loss = log gamma(n) - log gamma(n + y) + n A - y (B + log a)
-# grow without bound. By Stirling's formula for both gammas, with S = stirling(1 / n) - stirling(1 / (n + y)),
-#   log gamma(n) - log gamma(n + y) = y log a - ((n + y) C - y) + C / 2 + S,
-# where (n + y) C - y = phi(n + y, n), with the phi of above. So log a cancels by algebra:
-#   loss = n A - y B - phi(n + y, n) + C / 2 + S.                                                                  (1)
+# Write a for the dispersion, n = 1 / a, and
+#   p = log(1 + a m),    q = log(1 + a y),    f = log(m / (1 + a m)) = log m - p.
+# As a goes to 0 the loss becomes m - y log m, but all terms of
+#   loss = log gamma(n) - log gamma(n + y) + n p - y (f + log a)
+# grow without bound. By Stirling's formula for both gammas, with s = stirling(1 / n) - stirling(1 / (n + y)),
+#   log gamma(n) - log gamma(n + y) = y log a - ((n + y) q - y) + q / 2 + s,
+# where (n + y) q - y = phi(n + y, n), with the phi of above. So log a cancels by algebra:
+#   loss = n p - y f - phi(n + y, n) + q / 2 + s.                                                                  (1)
 # If full, log(y!) = y log y - y + excess(y) is added. Let d = (y - m) / (1 + a m), what is left of the residual. If
-# n + y is divided in the ratio of n to m, the parts are n + d and y - d, so that log(n + d) = log n + C - A and
-# log(y - d) = B + C. Therefore
-#   loss = phi(y, y - d) + phi(n, n + d) + excess(y) + C / 2 + S,                                                  (2)
+# n + y is divided in the ratio of n to m, the parts are n + d and y - d, so that log(n + d) = log n + q - p and
+# log(y - d) = f + q. Therefore
+#   loss = phi(y, y - d) + phi(n, n + d) + excess(y) + q / 2 + s,                                                  (2)
 # of which no term is negative. The derivatives of (1), where dn / da = -n^2 and r = 1 / (n + y), are
 #   d loss / dlog m = -d,
-#   d loss / dy = -B - C + r / 2 + r^2 stirling'(r),
-#   d loss / da = n y r / 2 - n phi(n, n + d) + stirling'(a) - (n r)^2 stirling'(r).
+#   d loss / dy = -f - q + r / 2 + r^2 stirling'(r),
+#   d loss / da = n y r / 2 + stirling'(a) - (n r)^2 stirling'(r) - n phi(n, n + d).
 
 
 def _dispersion(dispersion: Array) -> tuple[Array, Array]:
@@ -226,13 +231,24 @@ def _dispersion(dispersion: Array) -> tuple[Array, Array]:
     return a, 1 / a
 
 
+def _log1p_product(a: Array, x: Array, log_x: Array) -> Array:
+    """p for x = m, q for x = y: log(1 + a x), also where the product overflows."""
+    huge = 2.0**80
+    return jnp.log1p(jnp.minimum(a * x, huge)) + jnp.maximum(jnp.log(a) + log_x - math.log(huge), 0)
+
+
+def _log_fitted(a: Array, m: Array, log_m: Array) -> Array:
+    """f, as min(log m, -log a) - log(1 + min(a m, 1 / (a m)))."""
+    return jnp.minimum(log_m, -jnp.log(a)) - jnp.log1p(jnp.minimum(a * m, 1 / (a * m)))
+
+
 def _inverse_sum(y: Array, a: Array, n: Array) -> Array:
-    """1 / (n + y), also where n vanishes."""
+    """r, also where n vanishes."""
     return jnp.minimum(1 / (n + y), a)
 
 
 def _remaining(y: Array, x: Array, a: Array, n: Array, log_rate: bool) -> Array:
-    """d = (y - m) / (1 + a m); for large m, where products overflow, n (y - m) / (n + m), its parts perhaps over m."""
+    """d; for large m, where products overflow, as n (y - m) / (n + m), its parts perhaps divided by m."""
     if not log_rate:
         large = x > 1
         return jnp.where(large, n, 1) * divide(y - x, jnp.where(large, n + x, 1 + a * x))
@@ -241,27 +257,12 @@ def _remaining(y: Array, x: Array, a: Array, n: Array, log_rate: bool) -> Array:
     return jnp.where(large, n, 1) * divide(jnp.where(large, y * m - 1, y - m), 1 + jnp.where(large, n, a) * m)
 
 
-def _log1p_product(product: Array, log_product: Array) -> Array:
-    """log(1 + product), also where the product overflows."""
-    huge = 80 * math.log(2)
-    return jnp.log1p(jnp.minimum(product, 2.0**80)) + jnp.maximum(log_product - huge, 0)
-
-
-def _log_fitted(product: Array, log_a: Array, log_m: Array) -> Array:
-    """B = min(log m, -log a) - log(1 + min(a m, 1 / (a m)))."""
-    return jnp.minimum(log_m, -log_a) - jnp.log1p(jnp.minimum(product, 1 / product))
-
-
-def _log(x: Array) -> Array:
-    return jnp.log(at_least_tiny(x))
-
-
 def _negative_binomial_d_count(y: Array, x: Array, dispersion: Array, *, log_rate: bool, full: bool) -> Array:
     a, n = _dispersion(dispersion)
     m, log_m = _mean_and_log(x, log_rate)
-    log_a, r = jnp.log(a), _inverse_sum(y, a, n)
-    logs = _log_fitted(a * m, log_a, log_m) + _log1p_product(a * y, log_a + _log(y))
-    return (digamma(y + 1) if full else 0) - logs + r / 2 + r * (r * stirling_slope(r))
+    q, f, r = _log1p_product(a, y, _log(y)), _log_fitted(a, m, log_m), _inverse_sum(y, a, n)
+    slope = -(f + q) + r / 2 + r * (r * stirling_slope(r))
+    return slope + digamma(y + 1) if full else slope
 
 
 def _negative_binomial_d_prediction(y: Array, x: Array, dispersion: Array, *, log_rate: bool, full: bool) -> Array:
@@ -274,31 +275,28 @@ def _negative_binomial_d_prediction(y: Array, x: Array, dispersion: Array, *, lo
 def _negative_binomial_d_dispersion(y: Array, x: Array, dispersion: Array, *, log_rate: bool, full: bool) -> Array:
     a, n = _dispersion(dispersion)
     m, log_m = _mean_and_log(x, log_rate)
-    log_a, r, d = jnp.log(a), _inverse_sum(y, a, n), _remaining(y, x, a, n, log_rate)
-    log_ratio = _log1p_product(a * m, log_a + log_m) - _log1p_product(a * y, log_a + _log(y))
-    deviance = -d * (n * _deviance_share(n, -d, log_ratio))
-    gammas = stirling_slope(a) - divide(n, at_least_tiny(n + y)) ** 2 * stirling_slope(r)
-    return n * divide(y, at_least_tiny(n + y)) / 2 + gammas - deviance
+    p, q = _log1p_product(a, m, log_m), _log1p_product(a, y, _log(y))
+    r, d = _inverse_sum(y, a, n), _remaining(y, x, a, n, log_rate)
+    total = at_least_tiny(n + y)
+    gammas = stirling_slope(a) - divide(n, total) ** 2 * stirling_slope(r)
+    return n * divide(y, total) / 2 + gammas + d * (n * _deviance_share(n, -d, p - q))
 
 
 @partials(_negative_binomial_d_count, _negative_binomial_d_prediction, _negative_binomial_d_dispersion)
 def _negative_binomial(y: Array, x: Array, dispersion: Array, *, log_rate: bool, full: bool) -> Array:
     a, n = _dispersion(dispersion)
     m, log_m = _mean_and_log(x, log_rate)
-    log_a = jnp.log(a)
-    of_mean, of_count = (_log1p_product(a * z, log_a + log) for z, log in ((m, log_m), (y, _log(y))))
-    fitted = _log_fitted(a * m, log_a, log_m)
-    rest = of_count / 2 + stirling(a) - stirling(_inverse_sum(y, a, n))
-    if not full:
-        # log(1 + p) is at least p - p^2 / 2, also where p = a m underflows.
-        by_mean = jnp.maximum(n * of_mean, m * (1 - a * m / 2))
-        # phi(n + y, n), where n and y are not close as n C + y (C - 1).
-        v = _half_spread(n + y, y)
-        far = step(v, CLOSE)
-        return by_mean - far * (n * of_count) - y * (fitted + lerp(far, of_count - 1, _close_share(v))) + rest
-    d = _remaining(y, x, a, n, log_rate)
-    shares = _deviance_share(y, d, _log(y) - fitted - of_count) - _deviance_share(n, -d, of_mean - of_count)
-    return d * shares + _excess(y) + rest
+    p, q, f = _log1p_product(a, m, log_m), _log1p_product(a, y, _log(y)), _log_fitted(a, m, log_m)
+    rest = q / 2 + stirling(a) - stirling(_inverse_sum(y, a, n))
+    if full:
+        d = _remaining(y, x, a, n, log_rate)
+        return d * (_deviance_share(y, d, _log(y) - f - q) - _deviance_share(n, -d, p - q)) + _excess(y) + rest
+    # n p is at least m - a m^2 / 2, also where a m underflows. And phi(n + y, n) is n q + y (q - 1) where n and y are
+    # not close: with f, so that the logarithms come before the product with y, which may overflow.
+    v = _half_spread(n + y, y)
+    close = v <= CLOSE
+    by_mean = jnp.maximum(n * p, m * (1 - a * m / 2)) - jnp.where(close, 0, n * q)
+    return by_mean - y * (f + jnp.where(close, _close_share(v), q - 1)) + rest
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -349,18 +347,25 @@ def tweedie(
         return _tweedie_full(y, x, u, w, log_rate=log_rate) if full else _tweedie(y, x, u, w, log_rate=log_rate)
 
     inputs = {"y_true": (y_true, AMOUNT), "mean": (mean, LOG_AMOUNT if log_rate else AMOUNT)}
-    return losses(element, inputs, options={"power": (power, between(1, 2))}, **units)
+    return losses(element, inputs, options={"power": (power, between(1, 2))}, long=full, **units)
 
 
-def _power(x: Array, k: Array, log_rate: bool, least: float = LEAST_MEAN) -> Array:
-    """m^k."""
-    return jnp.exp(k * x) if log_rate else jnp.maximum(x, least) ** k
+def _power(x: Array, k: Array, log_rate: bool) -> Array:
+    """m^k, which is finite where k is negative: 0 times it is 0."""
+    if not log_rate:
+        return jnp.abs(x) ** k  # the square root, where k is a constant 1/2, of a number that can have one
+    power = jnp.exp(k * x)
+    return jnp.where(k < 0, jnp.minimum(power, jnp.finfo(x.dtype).max), power)
+
+
+def _floored(x: Array, log_rate: bool, least: float = LEAST_MEAN) -> Array:
+    return x if log_rate else jnp.maximum(x, least)
 
 
 def _tweedie_d_prediction(y: Array, x: Array, u: Array, w: Array, *, log_rate: bool) -> Array:
     if log_rate:
-        return jnp.exp(u * x) - y * saturate(jnp.exp(w * x))
-    m = jnp.maximum(x, LEAST_MEAN)
+        return _power(x, u, log_rate) - y * _power(x, w, log_rate)
+    m = _floored(x, log_rate)
     return saturate(divide(m - y, m)) * m**w
 
 
@@ -370,13 +375,14 @@ def _tweedie_d_prediction(y: Array, x: Array, u: Array, w: Array, *, log_rate: b
 
 def _power_over_exponent(x: Array, k: Array, log_rate: bool) -> Array:
     _, log_m = _mean_and_log(x, log_rate)
-    return jnp.where(k == 0, log_m, _power(x, k, log_rate) / jnp.where(k == 0, 1, k))
+    return jnp.where(k == 0, log_m, _power(_floored(x, log_rate), k, log_rate) / jnp.where(k == 0, 1, k))
 
 
 def _power_over_exponent_d_exponent(x: Array, k: Array, log_rate: bool) -> Array:
     _, log_m = _mean_and_log(x, log_rate)
     some = jnp.where(k == 0, 1, k)
-    return jnp.where(k == 0, log_m**2 / 2, _power(x, k, log_rate) * (log_m - 1 / some) / some)
+    far = _power(_floored(x, log_rate), k, log_rate) * (log_m - 1 / some) / some
+    return jnp.where(k == 0, log_m**2 / 2, far)
 
 
 @partials(
@@ -388,9 +394,10 @@ def _power_over_exponent_d_exponent(x: Array, k: Array, log_rate: bool) -> Array
 def _tweedie(y: Array, x: Array, u: Array, w: Array, *, log_rate: bool) -> Array:
     _, log_m = _mean_and_log(x, log_rate)
     # 0^u is 0, while a small power of the smallest number is not small.
-    first = _power(x, u, log_rate, least=0) / jnp.where(u == 0, 1, u)
-    second = _power(x, w, log_rate, least=float(jnp.finfo(x.dtype).tiny)) / jnp.where(w == 0, 1, w)
-    return jnp.where(u == 0, log_m, first) - y * jnp.where(w == 0, log_m, saturate(second))
+    first = _power(x, u, log_rate) / jnp.where(u == 0, 1, u)
+    tiny = float(jnp.finfo(x.dtype).tiny)
+    second = y * _power(_floored(x, log_rate, tiny), w, log_rate) / jnp.where(w == 0, 1, w)
+    return jnp.where(u == 0, log_m, first) - jnp.where(w == 0, y * log_m, second)
 
 
 # Half the unit deviance is the integral of (t - y) / t^p from y to m. With t = y exp(r), s = log(m / y) and
@@ -436,7 +443,7 @@ def _power_integral_d_exponent(y: Array, x: Array, w: Array, *, log_rate: bool) 
 # Its automatic derivative would be a difference of two numbers that overflow.
 @partials(
     lambda y, x, w, *, log_rate: jnp.where(y > LEAST_MEAN, -(jnp.maximum(y, LEAST_MEAN) ** (w - 1)), 0),
-    lambda y, x, w, *, log_rate: _power(x, w if log_rate else w - 1, log_rate),
+    lambda y, x, w, *, log_rate: _power(_floored(x, log_rate), w if log_rate else w - 1, log_rate),
     _power_integral_d_exponent,
 )
 def _power_integral(y: Array, x: Array, w: Array, *, log_rate: bool) -> Array:
@@ -469,4 +476,4 @@ def _tweedie_full(y: Array, x: Array, u: Array, w: Array, *, log_rate: bool) -> 
     near = jnp.maximum(jnp.abs(u * s), jnp.abs(w * s)) < 1
     series = s**2 * _divided_difference(u * s, w * s)
     deviance = some**u * jnp.where(near, series, _integral(s, u) - _integral(s, w))
-    return jnp.where(y == 0, _power(x, u, log_rate, least=0) / u, deviance)
+    return jnp.where(y == 0, _power(x, u, log_rate) / u, deviance)

@@ -575,17 +575,25 @@ def traced_options(row: Row, loss: Loss) -> None:
     """An option given as an array equals the constant, and can be swept by vmap."""
     arrays = row.make((3,))
     traced = {key: np.asarray(value, np.float32) for key, value in row.traceable.items()}
+    others = {key: _another(row, key, value) for key, value in traced.items()}
     lists = {key: value.tolist() for key, value in traced.items()}
 
     def all_ways(traced: Any) -> Any:
         one = lambda options: loss(*arrays, **{**row.options, **options}, reduction="none")  # noqa: E731
-        return one(lists), one(traced), jax.vmap(one)({k: jnp.stack([v, v / 2]) for k, v in traced.items()})
+        return one(lists), one(traced), jax.vmap(one)({k: jnp.stack([v, others[k]]) for k, v in traced.items()})
 
     constant, array, swept = run(all_ways, traced)
     close(constant, row.losses(arrays), "constants")
     close(array, constant, "arrays")
     close(swept[0], constant, "vmap")
-    close(swept[1], row.losses(arrays, **{k: v / 2 for k, v in traced.items()}), "vmap, the second")
+    close(swept[1], row.losses(arrays, **others), "vmap, the second")
+
+
+def _another(row: Row, key: str, value: np.ndarray) -> np.ndarray:
+    """Another value of an option that lies in its domain: half of it, or half the way to a default above 0."""
+    default = inspect.signature(jaxloss.LOSSES[row.name]).parameters[key].default
+    between = isinstance(default, float) and default > 0 and default != row.options[key]
+    return (value + np.float32(default)) / 2 if between else value / 2
 
 
 @check(alike=same_arrays)

@@ -275,9 +275,10 @@ def test_tweedie_from_poisson_to_gamma(power: float, log_rate: bool):
     with x64():
         given = np.log(mean) if log_rate else mean
         for full, want in zip((False, True), exact, strict=True):
-            losses, slopes = graded(jaxloss.tweedie, y, given, power=power, full=full, log_rate=log_rate)
-            np.testing.assert_allclose(losses, want, rtol=1e-12, atol=1e-14)
-            np.testing.assert_allclose(slopes, (mean - y) * mean ** (log_rate - power), rtol=1e-10)
+            for p in (power, np.float64(power), np.full(4, power, np.float64)):  # a constant, traced, one each
+                losses, slopes = graded(jaxloss.tweedie, y, given, power=p, full=full, log_rate=log_rate)
+                np.testing.assert_allclose(losses, want, rtol=1e-12, atol=1e-14)
+                np.testing.assert_allclose(slopes, (mean - y) * mean ** (log_rate - power), rtol=1e-10)
 
 
 def test_cosine_distance_of_any_length():

@@ -38,6 +38,7 @@ def losses(
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
     sibling: str | None = None,
+    long: bool = False,
     rules: Callable[..., Sequence[Finding]] | None = None,
 ) -> Any:
     """The loss of a batch, from the formula for one example, or for one set whose members see one another.
@@ -70,6 +71,7 @@ def losses(
       reduction: "mean", "sum", "none", "sum_over_batch_size" (the sum over the number of units), "sum_and_weight" (the
         pair of sum(w l) and sum(w)), or a function `(losses, weights) -> result`, where the result is any tree.
       sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.
+      long: whether the formula is so long that its values are worth a pass of their own, before they are summed.
       rules: what several inputs must fulfil together, as a function of the cores of one example; for `checked`.
 
     Raises:
@@ -120,7 +122,8 @@ def losses(
         for knob, x in zip(traced, tuned, strict=True):
             margin = knob.domain.margin(x)
             loss = loss if margin is None else jnp.where(jnp.min(margin) >= 0, loss, jnp.nan)
-        return loss.astype(dtype)
+        loss = loss.astype(dtype)
+        return cpu.end_loop(loss) if long else loss
 
     def unit(exists: Array | None, *arrays: Array) -> Array:
         cores = [

@@ -101,17 +101,21 @@ ad.primitive_jvps[_choice] = _differentiated
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The identity, which this compiler cannot see through
+# The identity, of which this compiler makes something else
 
+
+def _end_loop(x: Array) -> Array:
+    return jnp.where(jnp.isnan(x), jnp.nan, x)  # a select of twice the same ends the loop
+
+
+FORMS = {"plain": lambda x: x, "opaque": jax.lax.optimization_barrier, "end of loop": _end_loop}
 
 _identity = Primitive("jaxloss_identity")
-_identity.def_impl(lambda x, opaque: x)
-_identity.def_abstract_eval(lambda aval, opaque: aval)
-mlir.register_lowering(_identity, lambda _, x, opaque: [x])
+_identity.def_impl(lambda x, form: x)
+_identity.def_abstract_eval(lambda aval, form: aval)
+mlir.register_lowering(_identity, lambda _, x, form: [x])
 mlir.register_lowering(
-    _identity,
-    mlir.lower_fun(lambda x, opaque: jax.lax.optimization_barrier(x) if opaque else x, multiple_results=False),
-    platform="cpu",
+    _identity, mlir.lower_fun(lambda x, form: FORMS[form](x), multiple_results=False), platform="cpu"
 )
 batching.primitive_batchers[_identity] = lambda xs, dims, **how: (_identity.bind(*xs, **how), dims[0])
 ad.primitive_jvps[_identity] = lambda primals, tangents, **how: (_identity.bind(*primals, **how), tangents[0])
@@ -119,7 +123,7 @@ ad.primitive_jvps[_identity] = lambda primals, tangents, **how: (_identity.bind(
 
 def _recomputed(_: Any, unknown: Sequence[bool], instantiated: Sequence[bool], step: Any) -> Any:
     """How `jax.checkpoint` splits the identity: what it computes anew for the derivative becomes opaque."""
-    again = step.replace(params={"opaque": True})
+    again = step.replace(params={"form": "opaque"}) if step.params["form"] == "plain" else step
     new = [x for x, there in zip(step.invars, instantiated, strict=True) if isinstance(x, Var) and not there]
     return (None if unknown[0] else step), again, [unknown[0]], [True], new
 
@@ -129,12 +133,17 @@ partial_eval.partial_eval_jaxpr_custom_rules[_identity] = _recomputed
 
 def opaque(tree: Any) -> Any:
     """Numbers or arrays that the compiler can neither share with others nor fold."""
-    return jax.tree.map(functools.partial(_identity.bind, opaque=True), tree)
+    return jax.tree.map(functools.partial(_identity.bind, form="opaque"), tree)
 
 
 def reread(tree: Any) -> Any:
     """The inputs of a checkpointed function: as they are, but read from memory anew where it is computed again."""
-    return jax.tree.map(functools.partial(_identity.bind, opaque=False), tree)
+    return jax.tree.map(functools.partial(_identity.bind, form="plain"), tree)
+
+
+def end_loop(x: Array) -> Array:
+    """The sum of a row, or the values of a long formula, where more follows."""
+    return _identity.bind(x, form="end of loop")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -151,9 +160,9 @@ def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
     @functools.wraps(function)
     def call(*arguments: Array) -> Array:
         program = jax.make_jaxpr(function)(*arguments)
-        own = [x * opaque(jnp.ones((), x.dtype)) for x in arguments]
-        numbers = iter(opaque(list(_literals(program.jaxpr))))
-        (result,) = _evaluate(program.jaxpr, program.consts, own, numbers)
+        literals = {_key(x): jnp.asarray(x.val, jnp.result_type(x.aval)) for x in _literals(program.jaxpr)}
+        numbers, one = opaque((literals, jnp.ones((), arguments[0].dtype)))
+        (result,) = _evaluate(program.jaxpr, program.consts, [x * one for x in arguments], numbers)
         return result
 
     return call
@@ -164,20 +173,24 @@ def _inner(step: Any) -> Any:
     return next((step.params[name] for name in ("jaxpr", "call_jaxpr") if name in step.params), None)
 
 
-def _literals(jaxpr: Any) -> Iterator[Array]:
-    """The numbers of a program, in the order in which `_evaluate` meets them."""
+def _key(literal: Literal) -> str:
+    return f"{literal.val!r} {literal.aval}"
+
+
+def _literals(jaxpr: Any) -> Iterator[Literal]:
+    """The numbers of a program, those of inner programs among them."""
     for step in jaxpr.eqns:
-        yield from (jnp.asarray(x.val, jnp.result_type(x.aval)) for x in step.invars if isinstance(x, Literal))
+        yield from (x for x in step.invars if isinstance(x, Literal))
         if inner := _inner(step):
             yield from _literals(inner.jaxpr)
-    yield from (jnp.asarray(x.val, jnp.result_type(x.aval)) for x in jaxpr.outvars if isinstance(x, Literal))
+    yield from (x for x in jaxpr.outvars if isinstance(x, Literal))
 
 
-def _evaluate(jaxpr: Any, constants: Any, arguments: Any, numbers: Iterator[Array]) -> list[Any]:
+def _evaluate(jaxpr: Any, constants: Any, arguments: Any, numbers: dict[str, Array]) -> list[Any]:
     known = dict(zip(jaxpr.constvars, constants, strict=True)) | dict(zip(jaxpr.invars, arguments, strict=True))
 
     def read(x: Any) -> Any:
-        return next(numbers) if isinstance(x, Literal) else known[x]
+        return numbers[_key(x)] if isinstance(x, Literal) else known[x]
 
     for step in jaxpr.eqns:
         given = [read(x) for x in step.invars]
@@ -196,20 +209,6 @@ def _evaluate(jaxpr: Any, constants: Any, arguments: Any, numbers: Iterator[Arra
 
 # What is summed in rows longer than this is stored, at several times the cost.
 LONG_ROW = 32_768
-
-
-def _end_loop(x: Array) -> Array:
-    return jnp.where(jnp.isnan(x), jnp.nan, x)  # a select of twice the same ends the loop
-
-
-@jax.custom_jvp
-@instead(_end_loop)
-def end_loop(x: Array) -> Array:
-    """The sum of a row, as it is, where more follows."""
-    return x
-
-
-end_loop.defjvp(lambda primals, tangents: (end_loop(*primals), tangents[0]))
 
 
 def total_of_masked(x: Array) -> Array:
