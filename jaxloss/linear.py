@@ -26,9 +26,9 @@ from jaxloss._numerics.chunks import chunk_counts, cut, join
 from jaxloss._numerics.rows import Row, predict, sum_below
 from jaxloss._numerics.scores import interpolate, is_zero, weight_of
 from jaxloss._platform import cpu, mesh
-from jaxloss.contract import LABEL, ArrayLike, Holds, Reduction, Units, at_least, loss, mean_over
+from jaxloss.contract import LABEL, ArrayLike, Holds, Reduction, Units, at_least, compiled, loss, mean_over
 
-__all__ = ["linear_cce"]
+__all__ = ["LinearStats", "linear_cce", "linear_cce_stats"]
 
 
 class LinearStats(NamedTuple):
