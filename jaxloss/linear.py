@@ -18,7 +18,6 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._contract import domains, values
-from jaxloss._contract.declare import compiled
 from jaxloss._contract.reduce import reduce, spread
 from jaxloss._contract.refuse import check_constant, check_inputs, check_units
 from jaxloss._contract.types import checking, current_loss, widen
