@@ -71,7 +71,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
       ...     checked(jaxloss.sparse_cce)(labels, logits, from_logits=True)
       ... except ValueError as error:
       ...     print(error)
-      sparse_cce: y_true must be in 0..2: 1 of 3 is not, the first at index (2,), which is 3.
+      sparse_cce: y_true must be in 0..2: 1 of 3 is not, the first at index (2,), which is 3. Leave others out with
+      where=, as in where=y_true != -100.
     """
 
     @functools.wraps(function)
