@@ -333,7 +333,7 @@ def quantile(
     return losses(element, inputs, options={"level": (level, FRACTION), "delta": (delta, at_least(0))}, **units)
 
 
-def _for_each_level(y_true: ArrayLike, y_pred: ArrayLike, level: float | ArrayLike) -> ArrayLike:
+def _for_each_level(y_true: ArrayLike, y_pred: ArrayLike, level: float | Array) -> ArrayLike:
     """The targets, each of which serves its predictions at all levels."""
     y, p = jnp.asarray(y_true), jnp.asarray(y_pred)
     several = p.shape[:-1] == y.shape and jnp.shape(level) == p.shape[-1:] != ()

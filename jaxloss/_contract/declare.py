@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxloss._contract import values
 from jaxloss._contract.refuse import check_constant
-from jaxloss._contract.types import INT32, PROGRAMS, Notes, P, R, checking, fits_32_bits, tracing
+from jaxloss._contract.types import INT32, PROGRAMS, Notes, P, R, checking, debugging_nans, fits_32_bits, tracing
 from jaxloss._names import KEYWORDS
 
 SHARED = tuple(
@@ -103,7 +104,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
                 options[key] = as_array(name, key, value)
                 if isinstance(value, np.generic):
                     numbers[key] = value
-        found = program(jax.config.jax_debug_nans, **constants)
+        found = program(debugging_nans(), **constants)
         given = _in_32_bits(found, arrays, options)
         # As a NumPy constant of a larger program it could not be lowered with and without x64 in one process.
         options = {key: given[key] if key in operands else jnp.asarray(given[key]) for key in options}
@@ -173,7 +174,7 @@ def _settled(value: Any) -> Any:
 
 def _fixed(loss: str, key: str, value: Any) -> Any:
     """An option that chooses the program: a bool, an integer, a string, or several axes."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         raise TypeError(
             f"{loss}: {key} must be a constant, got a traced {value.dtype}. jax.jit traces every argument of the "
             f"function that it is given; close over this one: jax.jit(functools.partial({loss}, {key}=...))."

@@ -112,6 +112,10 @@ Finding: TypeAlias = tuple[str, Array, Array]
 checking = jax.make_user_context(default_value=False)
 
 
+def debugging_nans() -> bool:
+    return jax.config.jax_debug_nans  # pyright: ignore  jax adds it while it is imported
+
+
 class Notes:
     """What the program of a loss learns of its arguments while it is traced: for checks of the next call."""
 
