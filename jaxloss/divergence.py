@@ -269,7 +269,7 @@ def _js_of_probabilities(q: Array, p: Array, w: Array) -> Array:
     return _js(q, log_probability(q), p, log_probability(p), w)
 
 
-def _js_of_logs(a: Array, b: Array, w: Array) -> Array:
+def _js_of_logs(a: Array, b: Array, w: float | Array) -> Array:
     return _js_of_probabilities(jnp.exp(a), jnp.exp(b), w)
 
 

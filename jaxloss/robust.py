@@ -163,7 +163,7 @@ def _half_square(e: Array, c: Array) -> Array:
     return (e / c) * (e / c / 2)
 
 
-def _cauchy(e: Array, c: Array) -> Array:
+def _cauchy(e: Array, c: float | Array) -> Array:
     return log1p_square(saturate(e), math.sqrt(2) * c)
 
 

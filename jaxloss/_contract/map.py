@@ -17,7 +17,17 @@ from jaxloss._contract.outside import guarded
 from jaxloss._contract.reduce import reduce
 from jaxloss._contract.refuse import check_constant, check_inputs, check_members, check_option_shape, check_units
 from jaxloss._contract.sets import loss_of_set
-from jaxloss._contract.types import ArrayLike, Finding, Holds, Reduction, checking, current_loss, current_notes, widen
+from jaxloss._contract.types import (
+    ArrayLike,
+    Finding,
+    Holds,
+    Reduction,
+    checking,
+    current_loss,
+    current_notes,
+    debugging_nans,
+    widen,
+)
 from jaxloss._numerics.derivatives import SAVED
 from jaxloss._platform import cpu, mesh
 
@@ -144,7 +154,7 @@ def losses(
         _, closed_over = jax.closure_convert(example, *cores, *tuned)
         # The derivative with respect to an option sums over all units, so that no unit may hold what makes it NaN.
         # And jax.debug_nans would report what an eager gradient keeps of them.
-        mask = harmless if tuned or closed_over or jax.config.jax_debug_nans else masked
+        mask = harmless if tuned or closed_over or debugging_nans() else masked
         loss = example(*(mask(exists, x) for x in cores), *tuned)
         return jnp.where(mesh.laid_out_as(exists, loss), loss, 0)
 

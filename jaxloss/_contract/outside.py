@@ -27,9 +27,9 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
     def call(*cores: Array, **options: object) -> Array:
         margins = [_margin(h, slack) for h, slack in zip(holds, slacks, strict=True)]
         numbers = [(m, x) for m, x, h in zip(margins, cores, holds, strict=True) if m and h.core == 0]
+        least = _least([m for m, _ in numbers])
+        at = [jax.lax.stop_gradient(x) for _, x in numbers]
         if numbers:
-            least = _least([m for m, _ in numbers])
-            at = [jax.lax.stop_gradient(x) for _, x in numbers]
             cores = tuple(
                 _cut(least)(x, *at) if h.core == 0 and _is_floating(x) else x for h, x in zip(holds, cores, strict=True)
             )
@@ -47,6 +47,7 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
                 loss = loss + zero_or_nan(m(jax.lax.stop_gradient(x))).astype(loss.dtype)
             elif m and h.core:
                 least_in_row = h.domain.least_margin(widened(jax.lax.stop_gradient(x)), slack)
+                assert least_in_row is not None
                 loss = _nan_in_row(least_in_row, loss, whole=h.outside == "unit")
         return loss
 

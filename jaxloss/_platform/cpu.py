@@ -83,8 +83,9 @@ def _batched(
     args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, form: Any, rows: bool, avals: Any
 ) -> tuple[list[Any], list[int]]:
     places = tuple(dims)
-    if rows and None not in places:
-        args = [jnp.moveaxis(x, d, 0) for x, d in zip(args, places, strict=True)]
+    mapped = [d for d in places if d is not None]
+    if rows and len(mapped) == len(places):
+        args = [jnp.moveaxis(x, d, 0) for x, d in zip(args, mapped, strict=True)]
         return _chosen(jax.vmap(reference), form, args, rows), [0] * len(avals)
     return _chosen(jax.vmap(reference, places), jax.vmap(form, places), args, False), [0] * len(avals)
 
