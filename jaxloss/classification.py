@@ -36,7 +36,7 @@ from jaxloss.contract import (
     losses,
 )
 
-__all__ = ["bce", "cce", "nll", "sparse_cce"]
+__all__ = ["ClassStats", "bce", "cce", "cce_stats", "nll", "sparse_cce", "sparse_cce_stats"]
 
 
 @loss

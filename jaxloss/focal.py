@@ -104,7 +104,7 @@ def binary_focal(
         y: Array, score: Array, gamma: float | Array, alpha: float | Array | None, label_smoothing: float | Array
     ) -> Array:
         y = smoothed(y, label_smoothing, 2)
-        loss = (_focal_of_logit if from_logits else _focal_of_probability)(_power(gamma))(y, score, gamma)
+        loss = (_focal_of_logit if from_logits else _focal_of_probability)(gamma)(y, score, gamma)
         return loss if alpha is None else loss * (alpha * y + (1 - alpha) * (1 - y))
 
     inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}
@@ -405,6 +405,15 @@ def _power(gamma: float | Array) -> Callable[[Array, Array], Array]:
     return lambda x, gamma: jnp.where(x > 0, jnp.where(x > 0, x, 1) ** gamma, (gamma == 0).astype(x.dtype))
 
 
+def _d_power(gamma: float | Array) -> Callable[[Array, Array], Array]:
+    """gamma x^(gamma - 1), finite at 0."""
+    if isinstance(gamma, (int, float)) and gamma in range(9):
+        n = int(gamma)
+        return lambda x, _: n * x ** max(n - 1, 0)
+    power = _power(gamma)
+    return lambda x, gamma: gamma * power(x, gamma) / jnp.maximum(x, LEAST_PROBABILITY)
+
+
 class _Error(NamedTuple):
     """The error of a logit, for logits of any size."""
 
@@ -425,7 +434,9 @@ class _Error(NamedTuple):
         return cls(scaled / (1 + small), log, -jnp.tanh(z / 2), (1 - 2 * y) * share)
 
 
-def _focal_of_logit(power: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+def _focal_of_logit(gamma: float | Array) -> Callable[..., Array]:
+    power = _power(gamma)
+
     def d_target(y: Array, z: Array, gamma: Array) -> Array:
         error = _Error.of(y, z)
         ratio = bce_of_logit(y, z) / jnp.maximum(error.e, LEAST_PROBABILITY)
@@ -447,16 +458,16 @@ def _focal_of_logit(power: Callable[[Array, Array], Array]) -> Callable[..., Arr
     return focal
 
 
-def _focal_of_probability(power: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+def _focal_of_probability(gamma: float | Array) -> Callable[..., Array]:
+    power, d_power = _power(gamma), _d_power(gamma)
+
     def error(y: Array, p: Array) -> Array:
-        return jnp.maximum(y * (1 - p) + (1 - y) * p, 0)  # rounding may carry p outside
+        return y * (1 - p) + (1 - y) * p
 
     def along(slope_b: Array, slope_e: Array, y: Array, p: Array, gamma: Array) -> Array:
         """The derivative along a direction in which b and e have these slopes."""
         e = error(y, p)
-        return power(e, gamma) * (
-            slope_b + gamma * bce_of_probability(y, p) * slope_e / jnp.maximum(e, LEAST_PROBABILITY)
-        )
+        return power(e, gamma) * slope_b + d_power(e, gamma) * bce_of_probability(y, p) * slope_e
 
     def d_target(y: Array, p: Array, gamma: Array) -> Array:
         return along(log_complement(p) - log_probability(p), 1 - 2 * p, y, p, gamma)

@@ -27,7 +27,7 @@ from jaxloss._numerics.scores import interpolate, is_zero, weight_of
 from jaxloss._platform import cpu, mesh
 from jaxloss.contract import LABEL, ArrayLike, Holds, Reduction, Units, at_least, compiled, loss, mean_over
 
-__all__ = ["LinearStats", "linear_cce", "linear_cce_stats"]
+__all__ = ["LinearStats", "default_chunk", "linear_cce", "linear_cce_stats"]
 
 
 class LinearStats(NamedTuple):

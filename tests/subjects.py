@@ -235,6 +235,23 @@ CLASS_LOSSES = (
         {**NORMALISED, "least": FOCUS["least"]},
         size=ONE,
     ),
+    Subject(
+        "sparse_focal",
+        LABEL_LOGITS,
+        {**without(OF_CLASSES, "convex"), "least": (at_label, 0.0)},
+        {"convex": FOCUS["convex"]},
+        FROM_LOGITS,
+        ONE,
+    ),
+    Subject("sparse_poly1", LABEL_LOGITS, {**OF_CLASSES, "least": (at_label, 0.0)}, options=FROM_LOGITS, size=ONE),
+    Subject(
+        "sparse_generalized_cce",
+        LABEL_LOGITS,
+        {**without(OF_CLASSES, "convex"), "least": (at_label, 0.0)},
+        {"convex": POLY["convex"]},
+        FROM_LOGITS,
+        ONE,
+    ),
     Subject("generalized_cce-logits", LOGITS, without(OF_CLASSES, "convex"), POLY, FROM_LOGITS, ONE),
     Subject(
         "generalized_cce-probabilities",

@@ -239,7 +239,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         (BOXES, BOXES),
         [
             (1, (1, 3), -1, "the width and height of the boxes in y_pred must be at least 0: 1 of 4 is not, the first "
-             "at index (1, 1), which is -2."),
+             "at index (1, 1), which is -2. Boxes are x1, y1, x2, y2."),
             ("iou_loss_mean", (), -1, "iou_loss_mean must be at least 0, got -1."),
         ],
     ),
@@ -280,7 +280,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         {"bias": np.zeros(3, np.float32), "softcap": np.float32(5)},
         (LABELS, HALF, np.ones((2, 3), np.float32)),
         [
-            (0, 1, 3, "y_true must be in 0..2: 1 of 2 is not, the first at index (1,), which is 3."),
+            (0, 1, 3, f"y_true must be in 0..2: 1 of 2 is not, the first at index (1,), which is 3.{LEAVE_OUT}"),
             (1, (0, 1), NAN, "hidden must be finite: 1 of 4 is not, the first at index (0, 1), which is nan."),
             (2, (1, 2), INF, "kernel must be finite: 1 of 6 is not, the first at index (1, 2), which is inf."),
             ("bias", 0, INF, "bias must be finite or -inf: 1 of 3 is not, the first at index (0,), which is inf."),
@@ -294,7 +294,8 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         (EYE, HALF),
         [
             (0, (0, 0), 2, "y_true must be in [0, 1]: 1 of 3 is not, the first at index (0, 0), which is 2."),
-            (1, (1, 0), NAN, "y_pred must be in [0, 1]: 1 of 3 is not, the first at index (1, 0), which is nan."),
+            (1, (1, 0), NAN, "y_pred must be in [0, 1]: 1 of 3 is not, the first at index (1, 0), which is nan. For "
+             "logits give from_logits=True."),
             (1, (1, 1), NAN, ""),
         ],
     ),

@@ -43,7 +43,7 @@ def fault(
         fault_id = f"{wrong.__name__}-fails-{fails}"
         loss = functools.wraps(right)(wrong)
         if fails == "signature":
-            del loss.__wrapped__  # pyright: ignore
+            del loss.__wrapped__, loss.__signature__  # pyright: ignore
         FAULTS.append(pytest.param(loss, row, fails, because, passes, id=fault_id, marks=marks))
         return loss
 

@@ -41,13 +41,15 @@ def test_any_axes_may_hold_the_pixels():
 def test_masks_without_a_class_axis_are_one_class():
     y, z = (x[..., 0] for x in some_masks())
     for name, loss in SOME.items():
-        single = loss(y, z, axis=(1, 2), reduction="none")
+        single = loss(y, z, axis=(1, 2), class_axis=None, reduction="none")
         assert single.shape == (2,)
         np.testing.assert_allclose(
             single, np.ravel(loss(y[..., None], z[..., None], axis=(1, 2), reduction="none")), 1e-6
         )
         if name != "lovasz_hinge":
-            np.testing.assert_allclose(single, LOSSES[name](y, jax.nn.sigmoid(z), axis=(1, 2), reduction="none"), 1e-6)
+            np.testing.assert_allclose(
+                single, LOSSES[name](y, jax.nn.sigmoid(z), axis=(1, 2), class_axis=None, reduction="none"), 1e-6
+            )
 
 
 def test_a_mask_of_pixels_leaves_them_out():

@@ -119,7 +119,8 @@ def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, e
     A select after the function is not enough for that: its derivative of 0 would be multiplied by the NaN inside.
     """
     function, closed_over = jax.closure_convert(function, exists, *arrays)
-    by_class = frame.outputs and not frame.per_member
+    # Names of their own: a rule that held the frame would hold the tracers of its inputs.
+    per_member, by_class = frame.per_member, bool(frame.outputs) and not frame.per_member
     alone = [entry.holds.alone for entry in frame.inputs]
     alone += [x.shape == frame.outputs for x in arrays[len(alone) :]] + [False] * len(closed_over)
 
@@ -132,7 +133,7 @@ def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, e
         kept, exists, *point = primals
         loss = value(*primals)
         fine = loss == loss
-        fine = fine | ~spread(exists, loss.shape) if frame.per_member else fine
+        fine = fine | ~spread(exists, loss.shape) if per_member else fine
         fine = saved_for_backward(fine & mesh.laid_out_as(_across(kept, loss), loss))
         whole = jnp.all(fine)
         moved = [

@@ -204,7 +204,8 @@ def _findings(name: str, domain: Domain, x: Array, classes: int | None) -> Itera
     slack = domain.slack(x.dtype)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         x = x.astype(jnp.float32)
-    yield f"{name} must be {domain.text}{_CURE}{domain.cure}", domain.holds(x, slack), x
+    if domain != domains.ANY:
+        yield f"{name} must be {domain.text}{_CURE}{domain.cure}", domain.holds(x, slack), x
     if domain is domains.BOX:
         sides = x[2:] - x[:2]
         yield f"the width and height of the boxes in {name} must be at least 0{_CURE}{domain.cure}", sides >= 0, sides
