@@ -139,14 +139,15 @@ def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, e
         moved = [
             tangent
             if tangent.dtype == jax.dtypes.float0
-            else _zero_unless(fine if by_class and each else whole, tangent)
-            for tangent, each in zip(tangents[2:], alone, strict=True)
+            else _zero_unless(fine if by_class and each else whole, tangent, x)
+            for tangent, x, each in zip(tangents[2:], point, alone, strict=True)
         ]
         slope = jax.jvp(lambda *point: function(exists, *point), tuple(point), tuple(moved))[1]
-        return loss, _zero_unless(fine, slope)
+        return loss, _zero_unless(fine, slope, loss)
 
     return value(kept, exists, *arrays, *closed_over)
 
 
-def _zero_unless(fine: Array, x: Array) -> Array:
-    return jnp.where(mesh.laid_out_as(jnp.broadcast_to(fine, x.shape), x), x, 0)
+def _zero_unless(fine: Array, tangent: Array, primal: Array) -> Array:
+    """The tangent of a primal where it is fine; the layout is that of the primal, since a tangent cannot be compared."""
+    return jnp.where(mesh.laid_out_as(jnp.broadcast_to(fine, primal.shape), primal), tangent, 0)
