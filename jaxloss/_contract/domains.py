@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._numerics.elementary import widened
+from jaxloss._platform import cpu
+
 INF = math.inf
 
 
@@ -74,11 +77,13 @@ class Domain(NamedTuple):
     def least_margin(self, row: Array, slack: float = 0.0) -> Array | None:
         """That of the entry of a row which is least inside."""
         if self.values or self.above:
-            margin = self.margin(row, slack)
+            margin = self.margin(widened(row), slack)
             return None if margin is None else jnp.min(margin)
-        # The bounds are compared with the extremes: no further number meets the whole row.
-        ends = [jnp.min(row) - (self.low - slack)] * (self.low > -INF)
-        ends += [(self.high + slack) - jnp.max(row)] * (self.sharp and self.high < INF)
+        # The bounds are compared with the extremes: no further number meets the whole row. Each extreme reads it anew,
+        # since a row of half precision that is widened once for several sums would be stored.
+        row = cpu.opaque(row)
+        ends = [widened(jnp.min(row)) - (self.low - slack)] * (self.low > -INF)
+        ends += [(self.high + slack) - widened(jnp.max(cpu.opaque(row)))] * (self.sharp and self.high < INF)
         return functools.reduce(jnp.minimum, ends) if ends else None
 
     def usable(self, x: Array) -> Array:

@@ -46,7 +46,7 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
             elif m and h.core and h.alone and loss.ndim:
                 loss = loss + zero_or_nan(m(jax.lax.stop_gradient(x))).astype(loss.dtype)
             elif m and h.core:
-                least_in_row = h.domain.least_margin(widened(jax.lax.stop_gradient(x)), slack)
+                least_in_row = h.domain.least_margin(jax.lax.stop_gradient(x), slack)
                 assert least_in_row is not None
                 loss = _nan_in_row(least_in_row, loss, whole=h.outside == "unit")
         return loss

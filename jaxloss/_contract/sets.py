@@ -149,5 +149,5 @@ def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, e
 
 
 def _zero_unless(fine: Array, tangent: Array, primal: Array) -> Array:
-    """The tangent of a primal where it is fine; the layout is that of the primal, since a tangent cannot be compared."""
+    """The tangent of a primal where it is fine, laid out as the primal is: a tangent cannot be compared."""
     return jnp.where(mesh.laid_out_as(jnp.broadcast_to(fine, primal.shape), primal), tangent, 0)

@@ -6,15 +6,18 @@ Scores are logits or probabilities. Both answer the same questions, so that a lo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics import rows
 from jaxloss._numerics.derivatives import stop_gradient_where
-from jaxloss._numerics.elementary import divide, log_probability
+from jaxloss._numerics.elementary import LEAST_PROBABILITY, divide, log_probability
 from jaxloss._numerics.rows import Row, Targets, smoothed, zero_at_zero
+from jaxloss._platform import cpu
 
 
 class Scores(Protocol):
@@ -92,8 +95,7 @@ class Probabilities:
         return -self.each(log_probability, rows.take_label(self.row, label))
 
     def mean_surprisal(self, weight: Array | None) -> Array:
-        s = -self.each(log_probability, self.row.wide)
-        return jnp.mean(s if weight is None else weight * s)
+        return _sum_of_surprisals(self.row, weight) / self.size
 
     def cross_entropy(self, y: Array, label_smoothing: float | Array, weight: Array | None) -> Array:
         y = smoothed(y, label_smoothing, self.size)
@@ -101,6 +103,43 @@ class Probabilities:
 
     def z_loss(self, c: float | Array) -> Array | float:
         return 0.0
+
+
+@jax.custom_jvp
+def _sum_of_surprisals(row: Row, weight: Array | None) -> Array:
+    """sum_k w_k s_k of the probabilities of a row. The value has no select, and the derivative reads the row again."""
+    full, total = _full_and_total(row.wide)
+    p = row.again() / total + (1 - full) / row.size
+    s = -jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
+    return jnp.sum(s if weight is None else weight * s)
+
+
+def _sum_of_surprisals_jvp(primals: tuple[Row, Any], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    # With p = x / T and g = w / max(p, least), it is (sum(g p) sum(dx) - sum(g dx)) / T.
+    (row, weight), (d_row, d_weight) = primals, tangents
+    value, slope = _sum_of_surprisals(row, weight), jnp.zeros_like(row.wide, shape=())
+    if not isinstance(d_row.wide, SymbolicZero):
+        full, total = _full_and_total(row.wide)
+        minute = total < float(jnp.finfo(total.dtype).tiny) ** 0.3  # there the second derivative would overflow
+        first, again, total = (jnp.where(minute, jax.lax.stop_gradient(x), x) for x in (row.wide, row.again(), total))
+        w = 1.0 if weight is None else weight
+        (least,) = cpu.opaque([jnp.asarray(LEAST_PROBABILITY, total.dtype)])
+        mean = jnp.sum(w * jnp.minimum(divide(first, total), least)) / least
+        each = w / jnp.maximum(divide(again, total), LEAST_PROBABILITY)
+        inverse = divide(jnp.ones_like(total), total)
+        slope += full * (mean * jnp.sum(d_row.wide) - jnp.sum(each * d_row.wide)) * inverse
+    if weight is not None and not isinstance(d_weight, SymbolicZero):
+        slope -= jnp.sum(d_weight * Probabilities(row).each(log_probability, row.wide))
+    return value, slope
+
+
+_sum_of_surprisals.defjvp(_sum_of_surprisals_jvp, symbolic_zeros=True)
+
+
+def _full_and_total(x: Array) -> tuple[Array, Array]:
+    """1 where the sum of a row is positive, else 0; and the sum, with 1 in place of what is not positive."""
+    total = jnp.sum(x)
+    return (total > 0).astype(x.dtype), jnp.where(total > 0, total, 1)
 
 
 def is_zero(option: float | Array) -> bool:
