@@ -124,7 +124,10 @@ MEMORY: dict[str, tuple[int, dict[str, Any]]] = {
 def test_integer_labels_never_become_one_hot(case: str, dtype: type):
     """Nor is anything else as large as the scores kept: a one-hot even of bytes would be a quarter of them."""
     copies, options = MEMORY[case]
-    copies += (case, dtype) == ("probabilities, all", jnp.bfloat16)
+    # In half precision the sums of smoothed probabilities share a widened copy: one more than before the domains of rows
+    # were looked at from both ends, see RESULTS.md.
+    extra = {"probabilities, smoothed": 1, "probabilities, all": 2}
+    copies += extra.get(case, 0) if dtype == jnp.bfloat16 else 0
     rows = 512
     shapes = jax.ShapeDtypeStruct((rows,), jnp.int32), jax.ShapeDtypeStruct((rows, CLASSES), dtype)
 

@@ -14,7 +14,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics import rows
-from jaxloss._numerics.derivatives import stop_gradient_where
+from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
 from jaxloss._numerics.elementary import LEAST_PROBABILITY, divide, log_probability
 from jaxloss._numerics.rows import Row, Targets, smoothed, zero_at_zero
 from jaxloss._platform import cpu
@@ -77,7 +77,7 @@ class Probabilities:
 
     def __init__(self, row: Row) -> None:
         self.row, self.size = row, row.size
-        total = jnp.sum(row.wide)
+        total = saved_for_backward(jnp.sum(row.wide))
         self._empty = total <= 0
         self._total = jnp.where(self._empty, 1, total)
 
@@ -138,7 +138,7 @@ _sum_of_surprisals.defjvp(_sum_of_surprisals_jvp, symbolic_zeros=True)
 
 def _full_and_total(x: Array) -> tuple[Array, Array]:
     """1 where the sum of a row is positive, else 0; and the sum, with 1 in place of what is not positive."""
-    total = jnp.sum(x)
+    total = saved_for_backward(jnp.sum(x))
     return (total > 0).astype(x.dtype), jnp.where(total > 0, total, 1)
 
 
