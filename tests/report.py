@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # the tests import one another by their plain names, as pytest has them
 
-import conftest  # noqa: F401
+import conftest
 import contract
 import hard_inputs
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ def named(row_id: str) -> tuple[Row, Callable[..., object]]:
 
 def judged(row_id: str) -> hard_inputs.Result:
     """A row at its hard inputs, in all dtypes."""
+    conftest.pytest_runtest_setup()
     row, loss = named(row_id)
     results = [hard_inputs.judge(row, loss), hard_inputs.judge(row, loss, (jnp.bfloat16,))]
     if row is next(other for other in ROWS if other.hard and other.name == row.name):  # in float64 one row of each loss
@@ -60,6 +61,7 @@ def judged(row_id: str) -> hard_inputs.Result:
 
 
 def mixed(row_id: str) -> list[str]:
+    conftest.pytest_runtest_setup()
     return hard_inputs.mixed(*named(row_id))
 
 

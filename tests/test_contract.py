@@ -16,8 +16,8 @@ import jaxloss
 @pytest.mark.parametrize(
     ("check", "row"),
     [
-        pytest.param(name, row, id=f"{name}-{row.id}", marks=[pytest.mark.slow] if seldom else [])
-        for name, row, seldom in cells(ROWS)
+        pytest.param(name, row, id=f"{name}-{row.id}", marks=[pytest.mark.slow] * seldom + [pytest.mark.again] * again)
+        for name, row, seldom, again in cells(ROWS)
     ],
 )
 def test_contract(check: str, row: Row):

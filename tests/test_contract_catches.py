@@ -398,6 +398,12 @@ def compares_itself_with_nothing(y_true, y_pred, **options):
     return mse(y_true, y_pred, **options)
 
 
+@fault("mse", "documentation", "has a gap")
+def is_written_tomorrow(y_true, y_pred, **options):
+    return mse(y_true, y_pred, **options)
+
+
+is_written_tomorrow.__doc__ = (mse.__doc__ or "").replace("Gauss 1821", "TODO")
 compares_itself_with_nothing.__doc__ = (mse.__doc__ or "").replace("Agrees with", "Unlike")
 
 

@@ -78,7 +78,7 @@ def draft(name: str, loss: Callable[..., Any]) -> str:
     family, call, options = row_of(name, loss)
     text = inspect.getdoc(loss) or ""
     definition = text.partition("\n")[0].partition(": ")[2].rstrip(".")
-    unit = re.search(r"one loss an? (\w+)", text)
+    unit = re.search(r"one loss (?:per|an?) (\w+)", text)
     return f"### {family}\n| {call} | {definition} | {options} | {unit[1] if unit else ''} |"
 
 

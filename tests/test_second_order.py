@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from contract import x64
-from mpmath import mp
 
 import jaxloss
+
+mp: Any = mpmath.mp  # its functions are not all in its types
 
 
 def bce(z: Any) -> Any:
