@@ -179,10 +179,15 @@ class Result:
         more = self.programs["jaxloss"].temporaries - self.programs[self.best or ""].temporaries
         return self.ratio > limit or more > SLACK
 
+    @property
+    def known(self) -> bool:
+        """Whether it is no worse than what `KNOWN` admits."""
+        return not self.above(KNOWN.get(self.key.split(" ")[0], 0))
+
     def row(self, limit: float) -> list[str]:
         mine, peer = self.programs["jaxloss"], self.programs[self.best or ""]
         return [
-            "ABOVE" if self.above(limit) else "",
+            ("known" if self.known else "ABOVE") if self.above(limit) else "",
             self.key,
             f"{self.ratio:.2f}",
             self.best or "",
@@ -193,11 +198,14 @@ class Result:
         ]
 
 
+# Losses that miss the limit, by how much at most, and why: RESULTS.md. A cell that is worse fails all the same.
+KNOWN = {"cosine_distance": 2.1, "linear_cce": 1.25}
+
 HEAD = ("", "cell", "ratio", "best peer", "kernels", "MB moved", "MB stored", "kilocycles")
 
 
 def report(results: Sequence[Result], limit: float, everything: bool) -> int:
-    """Prints the table and returns how many cells are above the limit."""
+    """Prints the table and returns how many cells are above the limit and not among the known ones."""
     counted = [result for result in results if result.counts]
     for result in results:
         for name, program in result.programs.items():
@@ -207,9 +215,9 @@ def report(results: Sequence[Result], limit: float, everything: bool) -> int:
     shown = [result for result in ordered if everything or result.above(limit)]
     if shown:
         print(f"jaxloss / best peer\n\n{table(HEAD, [result.row(limit) for result in shown])}\n")
-    above = sum(result.above(limit) for result in counted)
-    print(f"{len(counted) - above} of {len(counted)} cells within {limit} of the best peer")
-    return above
+    above = [result for result in counted if result.above(limit)]
+    print(f"{len(counted) - len(above)} of {len(counted)} cells within {limit} of the best peer")
+    return sum(not result.known for result in above)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -325,6 +325,8 @@ def of_rows(size: Sizes) -> Iterator[Cell]:
     )
     yield cell("poly1", plain.poly1)
     yield logits("poly1", plain.poly1_logits, lambda y, z: optax.poly_loss_cross_entropy(z, y, epsilon=1.0), "logits")
+    for name in ("sparse_focal", "sparse_poly1", "sparse_generalized_cce"):
+        yield cell(name, getattr(plain, name), None, "logits", label, from_logits=True)
     yield cell("generalized_cce", plain.generalized_cce)
     yield logits("generalized_cce", plain.generalized_cce_logits, None, "logits")
     yield cell("categorical_hinge", plain.categorical_hinge, kinds=("one-hot", "real"))

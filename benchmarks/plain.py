@@ -239,6 +239,20 @@ def poly1_logits(y: Array, z: Array) -> Array:
     return jnp.sum(y * (1 - jnp.exp(log_p) - log_p), -1)
 
 
+def sparse_focal(y: Array, z: Array, gamma: float = 2.0) -> Array:
+    log_p = picked(log_softmax(z), y)
+    return -((1 - jnp.exp(log_p)) ** gamma) * log_p
+
+
+def sparse_poly1(y: Array, z: Array) -> Array:
+    log_p = picked(log_softmax(z), y)
+    return 1 - jnp.exp(log_p) - log_p
+
+
+def sparse_generalized_cce(y: Array, z: Array, power: float = 0.7) -> Array:
+    return (1 - jnp.exp(power * picked(log_softmax(z), y))) / power
+
+
 def generalized_cce(y: Array, p: Array, power: float = 0.7) -> Array:
     return jnp.sum(y * (1 - shares(p) ** power) / power, -1)
 

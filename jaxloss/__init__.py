@@ -1,6 +1,31 @@
-"""Losses for JAX: pure functions under one contract. `help(jaxloss.cce)` shows one; the README states the contract.
+"""Losses for JAX: pure functions under one contract, which is this page. `help(jaxloss.cce)` shows one of them.
 
-Every loss has the form `loss(y_true, y_pred, *, <its own options>, weights=None, where=None, reduction="mean")`.
+    loss(y_true, y_pred, *, <its own options>, weights=None, where=None, reduction="mean")
+
+**Arrays** are those of jax or NumPy, numbers, or lists. Shapes must be equal; nothing is broadcast. Half precision is
+computed in float32 and returns float32; gradients have the dtype of their input.
+
+**Units** are what a loss gives one value for: an element, an example, a box, a sequence, a class of an image. The
+Returns of each loss names its unit. Three options are the same for all of them:
+
+- `weights`: a factor for each unit. Their shape is a leading part of that of the units: (batch,) fits (batch, time).
+- `where`: which units exist (bool), of a shape as for `weights`. Masking equals leaving out: what lies under the mask,
+  be it NaN or a label of -100, reaches neither the loss nor any gradient.
+- `reduction`: "mean" is sum(w l) / sum(w) over the units that exist; "sum"; "none"; "sum_over_batch_size" divides by the
+  number of units; "sum_and_weight" is the pair (sum(w l), sum(w)); or a function of (losses, weights). Where nothing is
+  left, a mean is 0 with zero gradient.
+
+**Options** of a loss are constants if they are Python numbers: another value is another program. An array is traced, and
+differentiated where the formula is: one number, or one for each unit, matched from the right as NumPy does: (K,) is
+one for each entry of the last axis.
+
+**Domains.** A value outside the domain of its argument (a label that is no class, a probability of 1.2) makes the loss
+of its unit NaN, with zero gradient: never a plausible number. `jaxloss.checked(loss)` raises an error that names it.
+
+**Kinks** have the derivative 0 at the tie.
+
+`LOSSES` has every loss by name, `mean_over` is the mean over the devices of `jax.shard_map`, and `jaxloss.contract` is
+what the losses are made of, for writing one's own.
 """
 
 from importlib.metadata import version as _version
