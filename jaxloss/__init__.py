@@ -12,8 +12,8 @@ Returns of each loss names its unit. Three options are the same for all of them:
 - `where`: which units exist (bool), of a shape as for `weights`. Masking equals leaving out: what lies under the
   mask, be it NaN or a label of -100, reaches neither the loss nor any gradient.
 - `reduction`: "mean" is sum(w l) / sum(w) over the units that exist; "sum"; "none"; "sum_over_batch_size" divides
-  by the number of units; "sum_and_weight" is the pair (sum(w l), sum(w)); or a function of (losses, weights). Where
-  nothing is left, a mean is 0 with zero gradient.
+  by the number of units; "sum_and_weight" is the pair (sum(w l), sum(w)); or a function of (losses, weights).
+  Where nothing is left, a mean is 0 with zero gradient.
 
 **Options** of a loss are constants if they are Python numbers: another value is another program. An array is traced, and
 differentiated where the formula is: one number, or one for each unit, matched from the right as NumPy does: (K,) is
