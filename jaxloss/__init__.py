@@ -15,9 +15,9 @@ Returns of each loss names its unit. Three options are the same for all of them:
   by the number of units; "sum_and_weight" is the pair (sum(w l), sum(w)); or a function of (losses, weights).
   Where nothing is left, a mean is 0 with zero gradient.
 
-**Options** of a loss are constants if they are Python numbers: another value is another program. An array is traced, and
-differentiated where the formula is: one number, or one for each unit, matched from the right as NumPy does: (K,) is
-one for each entry of the last axis.
+**Options** of a loss are constants if they are Python numbers: another value is another program. An array is traced,
+and differentiated where the formula is: one number, or one for each unit, matched from the right as NumPy does, so that
+(K,) is one for each entry of the last axis.
 
 **Domains.** A value outside the domain of its argument (a label that is no class, a probability of 1.2) makes the loss
 of its unit NaN, with zero gradient: never a plausible number. `jaxloss.checked(loss)` raises an error that names it.
