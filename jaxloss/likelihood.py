@@ -85,7 +85,8 @@ def _gaussian_d_variance(e: Array, variance: Array, eps: Array) -> Array:
     # v - e^2 is exact where the two are close, but e^2 may overflow.
     moderate = jnp.abs(e) < 2.0**60
     some = jnp.where(moderate, e, 0)
-    return divide(jnp.where(moderate, divide(v - some * some, v), 1 - e * saturate(divide(e, v))), v) / 2
+    # Finite and halved first: 1 / v may vanish, and 2 v overflow.
+    return divide(jnp.where(moderate, divide(v - some * some, v), saturate(1 - e * saturate(divide(e, v)))) / 2, v)
 
 
 @partials(_gaussian_d_residual, _gaussian_d_variance, _constant)

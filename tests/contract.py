@@ -581,11 +581,12 @@ def traced_options(row: Row, loss: Loss) -> None:
     others = {key: _another(row, key, value) for key, value in traced.items()}
     lists = {key: value.tolist() for key, value in traced.items()}
 
-    def all_ways(traced: Any) -> Any:
+    # The arrays are arguments: XLA of jax 0.7.2 folds constants of such programs wrongly.
+    def all_ways(arrays: Any, traced: Any) -> Any:
         one = lambda options: loss(*arrays, **{**row.options, **options}, reduction="none")  # noqa: E731
         return one(lists), one(traced), jax.vmap(one)({k: jnp.stack([v, others[k]]) for k, v in traced.items()})
 
-    constant, array, swept = run(all_ways, traced)
+    constant, array, swept = run(all_ways, arrays, traced)
     close(constant, row.losses(arrays), "constants")
     close(array, constant, "arrays")
     close(swept[0], constant, "vmap")

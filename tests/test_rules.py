@@ -707,7 +707,8 @@ def functions_over_devices() -> None:
     y, z = np.zeros(8, np.float32), np.arange(8, dtype=np.float32)
 
     def mean(losses: Any, weights: Any) -> Any:
-        sums = jax.lax.psum((jnp.sum(losses * weights), jnp.sum(weights)), "data")
+        # As one array: of a pair, jax 0.7.2 cannot differentiate the first alone.
+        sums = jax.lax.psum(jnp.stack([jnp.sum(losses * weights), jnp.sum(weights)]), "data")
         return sums[0] / sums[1]
 
     def local(y: Any, z: Any, where: Any) -> Any:

@@ -169,7 +169,8 @@ def losses(
     # The derivative is recomputed from the inputs: nothing as large as they are is stored for it.
     policy = jax.checkpoint_policies.save_only_these_names(SAVED)
     again = jax.checkpoint(lambda *arrays: mapped(*cpu.reread(arrays)), policy=policy, prevent_cse=False)
-    found = frame.in_order(again(where, *(entry.x for entry in given), *(knob.value for knob in traced)))
+    with mesh.current(*(entry.x for entry in given)):
+        found = frame.in_order(again(where, *(entry.x for entry in given), *(knob.value for knob in traced)))
     if checking.value:
         values.inspect_losses(found)
     return reduce(found, weights, there, reduction)

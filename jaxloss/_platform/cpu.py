@@ -25,7 +25,7 @@ from jax import Array
 from jax.extend.core import Literal, Primitive, Var
 from jax.interpreters import ad, batching, mlir, partial_eval
 
-from jaxloss._platform.mesh import in_explicit_mesh
+from jaxloss._platform.mesh import current, in_explicit_mesh
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One form for the CPU, another elsewhere
@@ -75,7 +75,8 @@ def instead(form: Callable[..., Any], rows: bool = False) -> Callable[[Callable[
 
 
 def _chosen(reference: Callable[..., Any], form: Callable[..., Any], args: Sequence[Any], rows: bool) -> list[Any]:
-    avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
+    with current(*args):
+        avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
     return _choice.bind(*args, reference=reference, form=form, rows=rows, avals=avals)
 
 

@@ -81,10 +81,11 @@ def anywhere(condition: Array, axis_name: Any) -> Array:
     return jax.lax.psum(condition.astype(jnp.int32), axis_name) > 0
 
 
-def current(x: Array) -> contextlib.AbstractContextManager[Any]:
-    """Make the mesh of an array the current one, as a scan demands that is mapped: jax does not take it from arrays."""
-    if in_explicit_mesh(x) and jax.sharding.get_abstract_mesh().empty:
-        return jax.sharding.use_abstract_mesh(jax.typeof(x).sharding.mesh)
+def current(*arrays: Array) -> contextlib.AbstractContextManager[Any]:
+    """Make the mesh of arrays the current one, as a scan demands that is mapped: jax does not take it from arrays."""
+    mesh = mesh_of(*arrays)
+    if mesh is not None and jax.sharding.get_abstract_mesh().empty:
+        return jax.sharding.use_abstract_mesh(mesh)
     return contextlib.nullcontext()
 
 
