@@ -51,7 +51,6 @@ LISTED: dict[str, list[tuple[str, str]]] = {
         ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF),
         (r"gradient by y_true .* y_pred -?(88|104)\.0", BOUNDED),
     ],
-    "gaussian_nll": [(r"gradient by variance is .*\(-inf\).* e?.*variance 1.0\d*e\+30", "the loss itself overflows")],
     "poisson_nll-full": [
         (
             "gradient by rate .* y_true 1.0, rate (1.0000000031710769e-30|9.98402083170343e-31)",
