@@ -76,15 +76,21 @@ class Domain(NamedTuple):
 
     def least_margin(self, row: Array, slack: float = 0.0) -> Array | None:
         """That of the entry of a row which is least inside."""
-        if self.values or self.above:
-            margin = self.margin(widened(row), slack)
-            return None if margin is None else jnp.min(margin)
-        # The bounds are compared with the extremes: no further number meets the whole row. Each extreme reads it anew,
-        # since a row of half precision that is widened once for several sums would be stored.
-        row = cpu.opaque(row)
-        ends = [widened(jnp.min(row)) - (self.low - slack)] * (self.low > -INF)
-        ends += [(self.high + slack) - widened(jnp.max(cpu.opaque(row)))] * (self.sharp and self.high < INF)
-        return functools.reduce(jnp.minimum, ends) if ends else None
+        if self.margin(jnp.zeros(())) is None:
+            return None
+
+        def of_each(row: Array) -> Array:
+            return jnp.min(self.margin(widened(row), slack))  # pyright: ignore
+
+        def of_extremes(row: Array) -> Array:
+            # The bounds are compared with the extremes: no further number meets the whole row. Each extreme reads it
+            # anew, since a row of half precision that is widened once for several sums would be stored.
+            row = cpu.opaque(row)
+            ends = [widened(jnp.min(row)) - (self.low - slack)] * (self.low > -INF)
+            ends += [(self.high + slack) - widened(jnp.max(cpu.opaque(row)))] * (self.sharp and self.high < INF)
+            return functools.reduce(jnp.minimum, ends)
+
+        return of_each(row) if self.values or self.above else cpu.instead(of_extremes)(of_each)(row)
 
     def usable(self, x: Array) -> Array:
         """An option, or some number inside the domain in its place: no formula shall meet one that is outside."""
