@@ -30,7 +30,6 @@ from jaxloss._contract.refuse import check_constant
 from jaxloss._contract.types import current_loss
 from jaxloss._numerics.elementary import abs0, at_least_tiny, divide_or_zero, power0
 from jaxloss._numerics.pair import Pair, aspect, compare, distance, log_iou
-from jaxloss._platform import kernels
 from jaxloss.contract import AT_LEAST_0, BOXES, FRACTION, POSITIVE, ArrayLike, Units, at_least, loss, losses
 
 __all__ = [
@@ -58,10 +57,10 @@ def from_cxcywh(boxes: ArrayLike) -> Array:
       >>> print(from_cxcywh([5.0, 5.0, 4.0, 2.0]))
       [3. 4. 7. 6.]
     """
-    given = jnp.asarray(boxes)
-    if not jnp.issubdtype(given.dtype, jnp.floating):
-        given = given.astype(jnp.float32)
-    centre, half = given[..., :2], given[..., 2:] / 2
+    boxes = jnp.asarray(boxes)
+    if not jnp.issubdtype(boxes.dtype, jnp.floating):
+        boxes = boxes.astype(jnp.float32)
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return jnp.concatenate([centre - half, centre + half], axis=-1)
 
 
@@ -117,7 +116,7 @@ def iou_log(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Arr
     """
 
     def pair(b: Pair) -> Array:
-        return jnp.where(b.iou <= 0, jnp.inf, -log_iou(b))
+        return -log_iou(b)
 
     return _of_pairs(pair, y_true, y_pred, **units)
 
@@ -309,7 +308,8 @@ def alpha_iou(
     def pair(b: Pair, power: float | Array) -> Array:
         missed = b.missed
         if not (isinstance(power, int | float) and power == 1):
-            missed = jnp.where(b.iou <= 0, missed, -jnp.expm1(power * log_iou(b)))
+            some = jnp.where(b.iou > 0, log_iou(b), 0)
+            missed = jnp.where(b.iou > 0, -jnp.expm1(jnp.asarray(power, some.dtype) * some), missed)
         return missed + sum(power0(penalty, power) for penalty in _penalties(b, base))
 
     return _of_pairs(pair, y_true, y_pred, {"power": (power, POSITIVE)}, **units)
@@ -535,7 +535,7 @@ def _of_pairs(
     def example(target: Array, box: Array, **options: Any) -> Array:
         if box.shape != (4,):
             raise ValueError(f"{current_loss()}: the last axis must hold x1, y1, x2, y2, but its size is {box.size}.")
-        return kernels.together(formula(compare(target, box), **options))
+        return formula(compare(target, box), **options)
 
     return losses(example, {"y_true": (y_true, BOXES), "y_pred": (y_pred, BOXES)}, options=options, **units)
 

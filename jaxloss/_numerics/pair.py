@@ -12,7 +12,6 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.elementary import angle, at_least_tiny, divide_or_zero
-from jaxloss._platform import kernels
 
 
 class Pair(NamedTuple):
@@ -35,41 +34,33 @@ class Pair(NamedTuple):
 
 def compare(target: Array, box: Array) -> Pair:
     """From the corners x1 y1 x2 y2 of both. A corner that is not finite makes `missed` NaN."""
-    (a1, b1, a2, b2), (x1, y1, x2, y2) = _corners(target), _corners(box)
-    x, y = _Side.of(x1, x2, a1, a2), _Side.of(y1, y2, b1, b2)
+    x_ends, y_ends = ((box[i], box[i + 2], target[i], target[i + 2]) for i in (0, 1))
+    around_w, around_h = _around(*x_ends), _around(*y_ends)
     # Every loss here is that of the same boxes in other units, so the unit may count as a constant.
-    per_unit = _inverse_unit(jnp.maximum(x.around, y.around))
-    x, y = (_Side(*(length * per_unit for length in side)) for side in (x, y))
-    iou, missed = _agreement(x, y)
+    unit = _inverse_unit(jnp.maximum(around_w, around_h))
+    x, y = _Side.of(x_ends, unit), _Side.of(y_ends, unit)
+    around_w, around_h = around_w * unit, around_h * unit
+    iou, missed = _agreement(x_ends, y_ends, unit)
     covered = jax.nn.relu(x.length) * jax.nn.relu(y.length) + jax.nn.relu(x.target) * jax.nn.relu(y.target)
-    overlap = (x.shared > 0) & (y.shared > 0)
     return Pair(
         x.length,
         y.length,
         x.target,
         y.target,
-        dw=x.growth,
-        dh=y.growth,
-        dx=x.offset,
-        dy=y.offset,
-        around_w=x.around,
-        around_h=y.around,
-        spare=jnp.where(overlap, x.beyond * y.short + x.short * y.beyond, x.around * y.around - covered),
+        dw=x.high - x.low,
+        dh=y.high - y.low,
+        dx=(x.low + x.high) / -2,
+        dy=(y.low + y.high) / -2,
+        around_w=around_w,
+        around_h=around_h,
+        spare=jnp.where(
+            (x.shared > 0) & (y.shared > 0),
+            x.beyond * y.short + x.short * y.beyond,
+            around_w * around_h - covered,
+        ),
         iou=iou,
         missed=missed,
     )
-
-
-@jax.custom_jvp
-def _corners(box: Array) -> list[Array]:
-    return [box[i] for i in range(4)]
-
-
-@_corners.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[list[Array], list[Array]]:
-    # Transposed, this puts the derivatives of the four corners together, each computed once.
-    places = jnp.arange(4)
-    return _corners(*primals), [kernels.cut(jnp.sum(jnp.where(places == i, tangents[0], 0))) for i in range(4)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,33 +95,10 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return _smaller(a, b), da + _share(a - b) * (db - da)
 
 
-class _Side(NamedTuple):
-    """Two intervals: what they have in common, and what not."""
-
-    length: Array
-    target: Array
-    growth: Array  # length - target
-    offset: Array  # from the centre to that of the target
-    shared: Array  # negative if they are apart
-    around: Array  # the length that holds both; in an inverted box the low end is the higher one
-    beyond: Array  # how far the interval reaches beyond the target, and how much of the target it leaves out
-    short: Array
-
-    @classmethod
-    def of(cls, low: Array, high: Array, target_low: Array, target_high: Array) -> _Side:
-        first, last = _smaller(low, target_low), _larger(high, target_high)
-        start, end = _larger(low, target_low), _smaller(high, target_high)
-        # Differences of coordinates are exact where the boxes are near each other; those of centres or areas are not.
-        return cls(
-            high - low,
-            target_high - target_low,
-            growth=(high - target_high) - (low - target_low),
-            offset=((high - target_high) + (low - target_low)) / -2,
-            shared=end - start,
-            around=_larger(last, start) - _smaller(first, end),
-            beyond=(last - target_high) + (target_low - first),
-            short=(start - target_low) + (target_high - end),
-        )
+def _around(low: Array, high: Array, target_low: Array, target_high: Array) -> Array:
+    """The length that holds both. In an inverted box the low end is the higher one."""
+    highest = _larger(_larger(low, high), _larger(target_low, target_high))
+    return highest - _smaller(_smaller(low, high), _smaller(target_low, target_high))
 
 
 def _inverse_unit(size: Array) -> Array:
@@ -145,13 +113,44 @@ def _inverse_unit(size: Array) -> Array:
     return jax.lax.bitcast_convert_type(~bits & exponent, size.dtype)
 
 
+class _Side(NamedTuple):
+    """Two intervals, one axis of two boxes, in the unit of the pair."""
+
+    length: Array
+    target: Array
+    low: Array  # from the lower end of the target to the lower end
+    high: Array
+    shared: Array  # negative if they are apart
+
+    @classmethod
+    def of(cls, ends: tuple[Array, ...], unit: Array) -> _Side:
+        low, high, target_low, target_high = ends
+        # Differences of coordinates are exact where the boxes are near each other; those of centres or areas are not.
+        shared = jnp.minimum(high, target_high) - jnp.maximum(low, target_low)
+        lengths = (high - low, target_high - target_low, low - target_low, high - target_high, shared)
+        return cls(*(x * unit for x in lengths))
+
+    @property
+    def beyond(self) -> Array:
+        """How far the predicted interval reaches beyond the target."""
+        zero = jnp.zeros_like(self.low)
+        return _larger(self.high, zero) - _smaller(self.low, zero)
+
+    @property
+    def short(self) -> Array:
+        """How much of the target it leaves out, if they overlap."""
+        zero = jnp.zeros_like(self.low)
+        return _larger(self.low, zero) - _smaller(self.high, zero)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # IoU
 
 
 @jax.custom_jvp
-def _agreement(x: _Side, y: _Side) -> tuple[Array, Array]:
-    """IoU, and 1 - IoU."""
+def _agreement(x_ends: tuple[Array, ...], y_ends: tuple[Array, ...], unit: Array) -> tuple[Array, Array]:
+    """IoU, and 1 - IoU, of the ends low, high, target_low, target_high along each axis; NaN if an end is not finite."""
+    x, y = _Side.of(x_ends, unit), _Side.of(y_ends, unit)
     shared, union, apart = _areas(x, y)
     disjoint = shared <= 0  # which NaN is not
     return jnp.where(disjoint, 0, shared / union), jnp.where(disjoint, 1, apart / union)
@@ -161,26 +160,27 @@ def _areas(x: _Side, y: _Side) -> tuple[Array, Array, Array]:
     """Of the intersection, of the union, and of what belongs to one box alone; only the first if they are disjoint."""
     w, h = jnp.maximum(x.shared, 0), jnp.maximum(y.shared, 0)
     # A sum of positive products: length_x length_y - w h = (length_x - w) length_y + w (length_y - h), and so on.
-    apart = x.beyond * y.length + x.short * y.target + w * (y.beyond + y.short)
+    apart = x.beyond * y.length + x.short * y.target + w * (jnp.abs(y.low) + jnp.abs(y.high))
     return w * h, w * h + apart, apart
 
 
-def _agreement_slope(primals: tuple[_Side, _Side], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
-    # With S = w h and U = A + A' - S, 1 - S / U changes by (IoU (dA + dA') - (1 + IoU) dS) / U.
-    x, y = primals
-    iou, missed = _agreement(x, y)
+def _agreement_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    # Moved outwards, the end of a box adds the length h of its other side to its area A, and the other side h' of the
+    # intersection to S, if it lies inside the target: 1 - S / (A + A' - S) changes by (IoU h - (1 + IoU) h') / union.
+    x_ends, y_ends, unit = primals
+    x, y = _Side.of(x_ends, unit), _Side.of(y_ends, unit)
+    iou, missed = _agreement(*primals)
     _, union, _ = _areas(x, y)
-    inverse = divide_or_zero(((x.shared > 0) & (y.shared > 0)).astype(union.dtype), union)
+    inverse = divide_or_zero(jnp.where((x.shared > 0) & (y.shared > 0), unit, 0), union)
     slope = jnp.zeros_like(iou)
-    for other, moved in ((y, tangents[0]), (x, tangents[1])):
-        # The inverse first: the derivative of a logarithm, times it, might overflow.
-        for rate, t in (
-            (inverse * iou * other.length, moved.length),
-            (inverse * iou * other.target, moved.target),
-            (-inverse * (1 + iou) * other.shared, moved.shared),
-        ):
+    for along, other, moved in ((x, y, tangents[0]), (y, x, tangents[1])):
+        height = other.shared * (1 + iou)
+        lengths = other.length, other.length, other.target, other.target
+        depths = along.low, -along.high, -along.low, along.high  # how far each end lies inside
+        for length, depth, sign, t in zip(lengths, depths, (-1, 1, -1, 1), moved, strict=True):
             if not isinstance(t, SymbolicZero):
-                slope += rate * t
+                # The inverse first: the derivative of a logarithm, times it, might overflow.
+                slope += ((iou * length - _share(depth) * height) * inverse) * (sign * t)
     return (iou, missed), (-slope, slope)
 
 
@@ -188,9 +188,10 @@ _agreement.defjvp(_agreement_slope, symbolic_zeros=True)
 
 
 def log_iou(b: Pair) -> Array:
-    """log(iou), exact near 1 too; 0 where the boxes do not overlap."""
+    """log(iou), exact near 1 too; -inf with derivative 0 where the boxes do not overlap."""
     near = jnp.log1p(-jnp.minimum(b.missed, 0.5))
-    return jnp.where(b.missed < 0.5, near, jnp.log(jnp.where(b.iou <= 0, 1, b.iou)))
+    far = jnp.where(b.iou <= 0, -jnp.inf, jnp.log(jnp.where(b.iou <= 0, 1, b.iou)))
+    return jnp.where(b.missed < 0.5, near, far)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,15 +205,14 @@ def distance(b: Pair) -> Array:
 
 def aspect(b: Pair, gate: float | Array | None) -> Array:
     """The term `alpha v` of CIoU."""
-    turn = _turn(*(jax.nn.relu(side) for side in (b.w, b.h, b.target_w, b.target_h)))
-    v = jnp.where((b.dw == 0) & (b.dh == 0), 0, turn * turn)  # there rounding may leave a small turn
+    v = _squared_turn(*(jax.nn.relu(side) for side in (b.w, b.h, b.target_w, b.target_h)))
+    v = jnp.where((b.dw == 0) & (b.dh == 0), 0, v)  # else a product that is not rounded before the sum leaves an error
     alpha = jax.lax.stop_gradient(divide_or_zero(v, b.missed + v))
     if gate is not None:
         alpha = jnp.where(b.iou < gate, 0, alpha)
     return alpha * v
 
 
-@jax.custom_jvp
 def _turn(w: Array, h: Array, target_w: Array, target_h: Array) -> Array:
     """atan2(h, w) less that of the target, over pi / 2: as one angle. A point has the aspect of a vertical line."""
     (w, h, _), (target_w, target_h, _) = _direction(w, h), _direction(target_w, target_h)
@@ -221,22 +221,28 @@ def _turn(w: Array, h: Array, target_w: Array, target_h: Array) -> Array:
 
 def _direction(w: Array, h: Array) -> tuple[Array, Array, Array]:
     """The sides in units of (about) the longer one, and the inverse of that unit."""
-    longer = jnp.maximum(w, h)
-    point = longer == 0
-    per_unit = jnp.where(point, 0, _inverse_unit(longer))
-    return w * per_unit, jnp.where(point, 1, h * per_unit), per_unit
+    point = (w == 0) & (h == 0)
+    unit = jnp.where(point, 0, _inverse_unit(jnp.maximum(w, h)))
+    return w * unit, jnp.where(point, 1, h * unit), unit
 
 
-def _turn_slope(sides: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+@jax.custom_jvp
+def _squared_turn(w: Array, h: Array, target_w: Array, target_h: Array) -> Array:
+    turn = _turn(w, h, target_w, target_h)
+    return turn * turn
+
+
+def _squared_turn_slope(sides: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     # atan2(h, w) changes by (w dh - h dw) / (w^2 + h^2).
-    slope = jnp.zeros_like(sides[0])
+    turn = _turn(*sides)
+    slope = jnp.zeros_like(turn)
     for at, sign in ((0, 1), (2, -1)):
-        w, h, per_unit = _direction(*sides[at : at + 2])
-        rate = sign * (2 / math.pi) * per_unit / (w * w + h * h)
+        w, h, unit = _direction(*sides[at : at + 2])
+        rate = sign * (4 / math.pi) * turn * unit / (w * w + h * h)
         for side, t in ((-h, tangents[at]), (w, tangents[at + 1])):
             if not isinstance(t, SymbolicZero):
                 slope += rate * side * t
-    return _turn(*sides), slope
+    return _squared_turn(*sides), slope
 
 
-_turn.defjvp(_turn_slope, symbolic_zeros=True)
+_squared_turn.defjvp(_squared_turn_slope, symbolic_zeros=True)
