@@ -439,12 +439,13 @@ def _focal_of_logit(gamma: float | Array) -> Callable[..., Array]:
 
     def d_target(y: Array, z: Array, gamma: Array) -> Array:
         error = _Error.of(y, z)
-        ratio = bce_of_logit(y, z) / jnp.maximum(error.e, LEAST_PROBABILITY)
-        return power(error.e, gamma) * (gamma * ratio * error.tilt - z)
+        # The cross-entropy last: it may be as large as the largest number.
+        slope = gamma * (power(error.e, gamma) / jnp.maximum(error.e, LEAST_PROBABILITY)) * error.tilt
+        return slope * bce_of_logit(y, z) - power(error.e, gamma) * z
 
     def d_logit(y: Array, z: Array, gamma: Array) -> Array:
         error = _Error.of(y, z)
-        return power(error.e, gamma) * (d_bce_of_logit(y, z) + gamma * bce_of_logit(y, z) * error.pull)
+        return power(error.e, gamma) * (d_bce_of_logit(y, z) + gamma * (bce_of_logit(y, z) * error.pull))
 
     def d_gamma(y: Array, z: Array, gamma: Array) -> Array:
         error = _Error.of(y, z)
