@@ -254,16 +254,28 @@ def _js(q: Array, log_q: Array, p: Array, log_p: Array, w: Array) -> Array:
     return w * q * (log_q - log_m) + (1 - w) * p * (log_p - log_m)
 
 
-def _log_over_mixture(x: Array, q: Array, p: Array, w: Array) -> Array:
-    """log(x / m), and 0 where m is 0."""
+def _over_least(x: Array) -> Array:
+    """x times the derivative of its logarithm: 1, but less where that is bounded."""
+    return x / jnp.maximum(x, LEAST_PROBABILITY)
+
+
+def _d_entry(x: Array, m: Array) -> Array:
+    """log(x / m) and what the bounds of the logarithms leave; 0 where m is 0."""
+    slope = log_probability(x) - log_probability(m) + (_over_least(x) - _over_least(m))
+    return jnp.where(m == 0, 0, slope)
+
+
+def _d_weight(q: Array, p: Array, w: Array) -> Array:
     m = w * q + (1 - w) * p
-    return jnp.where(m == 0, 0, log_probability(x) - log_probability(m))
+    log_m = log_probability(m)
+    slope = q * (log_probability(q) - log_m) - p * (log_probability(p) - log_m) - (q - p) * _over_least(m)
+    return jnp.where(m == 0, 0, slope)
 
 
 @partials(
-    lambda q, p, w: w * _log_over_mixture(q, q, p, w),
-    lambda q, p, w: (1 - w) * _log_over_mixture(p, q, p, w),
-    lambda q, p, w: q * _log_over_mixture(q, q, p, w) - p * _log_over_mixture(p, q, p, w) - (q - p),
+    lambda q, p, w: w * _d_entry(q, w * q + (1 - w) * p),
+    lambda q, p, w: (1 - w) * _d_entry(p, w * q + (1 - w) * p),
+    _d_weight,
 )
 def _js_of_probabilities(q: Array, p: Array, w: Array) -> Array:
     return _js(q, log_probability(q), p, log_probability(p), w)
