@@ -298,8 +298,8 @@ def _scaled(logits: Array, t: Array) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 # KL(q, p) of softmaxes, q of a and p of b, exact also where the two almost agree
 #
-# With x = log p - log q it is A = sum q (exp(x) - 1 - x), whose terms are never negative: nothing cancels. But x, the
-# difference of b - a and of two logsumexps, is wrong by the rounding of these, the same for all classes. Then
+# With x = log p - log q it is A = sum q (exp(x) - 1 - x), whose terms are never negative: nothing cancels. But x, of
+# which two logsumexps are taken off, is wrong by the rounding of these, the same for all classes. Then
 # u = sum q (exp(x) - 1) is not the 0 that it should be, and log(1 + u) is what x is too large by. Since sum q = 1, what
 # belongs to the right x is
 #     log(sum q exp(x)) - sum q x  =  log(1 + u) - (u - A)  =  A - (u - log(1 + u)).
@@ -342,8 +342,9 @@ def _compared(a: Array, b: Array, offset: Array) -> tuple[Array, Array, Array, A
     excluded = jnp.isneginf(a)
     (m_a, e_a), (m_b, e_b) = exp_sum(Row.of(a)), exp_sum(Row.of(b))
     q, p = jnp.exp(a - m_a) / (1 + e_a), jnp.exp(b - m_b) / (1 + e_b)
-    difference = jnp.where(excluded, 0, b) - _zero_if_infinite(a)
-    x = (difference - (m_b - m_a)) - ((jnp.log1p(e_b) - jnp.log1p(e_a)) + offset)
+    # Each below its own maximum: exact near it, and no difference of the two overflows.
+    below_a, below_b = _zero_if_infinite(a) - m_a, jnp.where(excluded, 0, b) - m_b
+    x = (below_b - below_a) - ((jnp.log1p(e_b) - jnp.log1p(e_a)) + offset)
     x = jnp.where(excluded, 0, x)
     # Close to q, p is best had from it.
     gain = jnp.where(excluded | (x > 1), p - q, q * jnp.expm1(jnp.minimum(x, 1)))
