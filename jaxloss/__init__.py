@@ -173,6 +173,6 @@ __all__ = [
 
 if not _TYPE_CHECKING:  # a type checker knows all names without it
 
-    def __getattr__(name):
+    def __getattr__(name: str) -> object:
         cure = "" if name.startswith("_") else _did_you_mean(name, __all__)
         raise AttributeError(f"module 'jaxloss' has no attribute {name!r}.{cure}")
