@@ -353,7 +353,7 @@ def tweedie(
 def _power(x: Array, k: Array, log_rate: bool) -> Array:
     """m^k, which is finite where k is negative: 0 times it is 0."""
     if not log_rate:
-        return jnp.abs(x) ** k  # the square root, where k is a constant 1/2, of a number that can have one
+        return jnp.maximum(x, 0) ** k  # the square root, where k is a constant 1/2, of a number that can have one
     power = jnp.exp(k * x)
     return jnp.where(k < 0, jnp.minimum(power, jnp.finfo(x.dtype).max), power)
 

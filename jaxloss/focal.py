@@ -19,6 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import (
     LEAST_PROBABILITY,
+    at_least_tiny,
     bce_of_logit,
     bce_of_probability,
     d_bce_of_logit,
@@ -104,8 +105,8 @@ def binary_focal(
         y: Array, score: Array, gamma: float | Array, alpha: float | Array | None, label_smoothing: float | Array
     ) -> Array:
         y = smoothed(y, label_smoothing, 2)
-        loss = (_focal_of_logit if from_logits else _focal_of_probability)(gamma)(y, score, gamma)
-        return loss if alpha is None else loss * (alpha * y + (1 - alpha) * (1 - y))
+        focal = (_focal_of_logit if from_logits else _focal_of_probability)(gamma, balanced=alpha is not None)
+        return focal(y, score, gamma, 0.5 if alpha is None else alpha)
 
     inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}
     options = {
@@ -392,7 +393,7 @@ def sparse_generalized_cce(
 # ---------------------------------------------------------------------------------------------------------------------
 # Two classes
 #
-# With the cross-entropy b and the error e = 1 - p_t = y (1 - p) + (1 - y) p the loss is b e^gamma. From logits,
+# With the cross-entropy b and the error e = 1 - p_t = y (1 - p) + (1 - y) p the loss is a b e^gamma. From logits,
 #   db/dz = p - y,    de/dz = (1 - 2 y) p (1 - p),    db/dy = -z,    de/dy = (1 - p) - p = -tanh(z / 2).
 # e^(gamma - 1), which may be infinite, never stands alone: p (1 - p) / e is at most 1, and b / e is finite too.
 
@@ -434,55 +435,69 @@ class _Error(NamedTuple):
         return cls(scaled / (1 + small), log, -jnp.tanh(z / 2), (1 - 2 * y) * share)
 
 
-def _focal_of_logit(gamma: float | Array) -> Callable[..., Array]:
+def _balance(y: Array, alpha: Array, balanced: bool) -> tuple[Array | float, Array | float]:
+    """The factor a and its derivative da/dy."""
+    return (alpha * y + (1 - alpha) * (1 - y), 2 * alpha - 1) if balanced else (1.0, 0.0)
+
+
+def _focal_of_logit(gamma: float | Array, balanced: bool) -> Callable[..., Array]:
     power = _power(gamma)
 
-    def d_target(y: Array, z: Array, gamma: Array) -> Array:
-        error = _Error.of(y, z)
-        # The cross-entropy last: it may be as large as the largest number.
-        slope = gamma * (power(error.e, gamma) / jnp.maximum(error.e, LEAST_PROBABILITY)) * error.tilt
-        return slope * bce_of_logit(y, z) - power(error.e, gamma) * z
+    def d_target(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:
+        error, (a, slope_a) = _Error.of(y, z), _balance(y, alpha, balanced)
+        # The cross-entropy last, and once: it may be as large as the largest number.
+        slope = a * gamma * (power(error.e, gamma) / at_least_tiny(error.e)) * error.tilt
+        return (slope + slope_a * power(error.e, gamma)) * bce_of_logit(y, z) - a * power(error.e, gamma) * z
 
-    def d_logit(y: Array, z: Array, gamma: Array) -> Array:
-        error = _Error.of(y, z)
-        return power(error.e, gamma) * (d_bce_of_logit(y, z) + gamma * (bce_of_logit(y, z) * error.pull))
+    def d_logit(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:
+        error, (a, _) = _Error.of(y, z), _balance(y, alpha, balanced)
+        return a * power(error.e, gamma) * (d_bce_of_logit(y, z) + gamma * (bce_of_logit(y, z) * error.pull))
 
-    def d_gamma(y: Array, z: Array, gamma: Array) -> Array:
-        error = _Error.of(y, z)
+    def d_gamma(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:
+        error, (a, _) = _Error.of(y, z), _balance(y, alpha, balanced)
         # Where the logarithm is below that, the cross-entropy that it is multiplied with is 0.
-        return bce_of_logit(y, z) * power(error.e, gamma) * jnp.maximum(error.log, -1e4)
+        return bce_of_logit(y, z) * a * power(error.e, gamma) * jnp.maximum(error.log, -1e4)
 
-    @partials(d_target, d_logit, d_gamma)
-    def focal(y: Array, z: Array, gamma: Array) -> Array:
-        return bce_of_logit(y, z) * power(y * jax.nn.sigmoid(-z) + (1 - y) * jax.nn.sigmoid(z), gamma)
+    def d_alpha(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:
+        return bce_of_logit(y, z) * power(_Error.of(y, z).e, gamma) * (2 * y - 1)
+
+    @partials(d_target, d_logit, d_gamma, d_alpha)
+    def focal(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:
+        error = y * jax.nn.sigmoid(-z) + (1 - y) * jax.nn.sigmoid(z)
+        return bce_of_logit(y, z) * power(error, gamma) * _balance(y, alpha, balanced)[0]
 
     return focal
 
 
-def _focal_of_probability(gamma: float | Array) -> Callable[..., Array]:
+def _focal_of_probability(gamma: float | Array, balanced: bool) -> Callable[..., Array]:
     power, d_power = _power(gamma), _d_power(gamma)
 
     def error(y: Array, p: Array) -> Array:
         return y * (1 - p) + (1 - y) * p
 
     def along(slope_b: Array, slope_e: Array, y: Array, p: Array, gamma: Array) -> Array:
-        """The derivative along a direction in which b and e have these slopes."""
+        """The derivative of b e^gamma along a direction in which b and e have these slopes."""
         e = error(y, p)
         return power(e, gamma) * slope_b + d_power(e, gamma) * bce_of_probability(y, p) * slope_e
 
-    def d_target(y: Array, p: Array, gamma: Array) -> Array:
-        return along(log_complement(p) - log_probability(p), 1 - 2 * p, y, p, gamma)
+    def d_target(y: Array, p: Array, gamma: Array, alpha: Array) -> Array:
+        a, slope_a = _balance(y, alpha, balanced)
+        slope = along(log_complement(p) - log_probability(p), 1 - 2 * p, y, p, gamma)
+        return a * slope + slope_a * (bce_of_probability(y, p) * power(error(y, p), gamma))
 
-    def d_probability(y: Array, p: Array, gamma: Array) -> Array:
-        return along(d_bce_of_probability(y, p), 1 - 2 * y, y, p, gamma)
+    def d_probability(y: Array, p: Array, gamma: Array, alpha: Array) -> Array:
+        return _balance(y, alpha, balanced)[0] * along(d_bce_of_probability(y, p), 1 - 2 * y, y, p, gamma)
 
-    def d_gamma(y: Array, p: Array, gamma: Array) -> Array:
+    def d_gamma(y: Array, p: Array, gamma: Array, alpha: Array) -> Array:
         e = error(y, p)
-        return bce_of_probability(y, p) * power(e, gamma) * log_probability(e)
+        return bce_of_probability(y, p) * power(e, gamma) * log_probability(e) * _balance(y, alpha, balanced)[0]
 
-    @partials(d_target, d_probability, d_gamma)
-    def focal(y: Array, p: Array, gamma: Array) -> Array:
-        return bce_of_probability(y, p) * power(error(y, p), gamma)
+    def d_alpha(y: Array, p: Array, gamma: Array, alpha: Array) -> Array:
+        return bce_of_probability(y, p) * power(error(y, p), gamma) * (2 * y - 1)
+
+    @partials(d_target, d_probability, d_gamma, d_alpha)
+    def focal(y: Array, p: Array, gamma: Array, alpha: Array) -> Array:
+        return bce_of_probability(y, p) * power(error(y, p), gamma) * _balance(y, alpha, balanced)[0]
 
     return focal
 
