@@ -554,10 +554,12 @@ def _of_surprisal(s: Array) -> Classes:
 
 
 def _of_probability(rule: _Rule, p: Array, option: Array) -> Array:
-    @partials(
-        lambda p, option: -rule.d_s(_classes(p), option) / jnp.maximum(p, LEAST_PROBABILITY),
-        lambda p, option: rule.d_option(_classes(p), option),
-    )
+    def d_p(p: Array, option: Array) -> Array:
+        # ds/dp = -1 / p is bounded, but not what else df/ds has with the factor p.
+        k = _classes(p)._replace(p=jnp.maximum(p, LEAST_PROBABILITY))
+        return -rule.d_s(k, option) / k.p
+
+    @partials(d_p, lambda p, option: rule.d_option(_classes(p), option))
     def f(p: Array, option: Array) -> Array:
         return rule.f(_classes(p), option)
 

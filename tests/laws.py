@@ -173,6 +173,9 @@ LOGITS = Domain(st.tuples(ROWS_OF_SHARES, ROWS_OF_SCORES), OF_LOGITS, moves=(1,)
 ONE_HOT_LOGITS = Domain(st.tuples(LABELS.map(one_hot), ROWS_OF_SCORES), OF_LOGITS, moves=(1,))
 SET_LOGITS = Domain(st.tuples(each(BIT, K), ROWS_OF_SCORES), OF_LOGITS, moves=(1,))
 LABEL_LOGITS = Domain(st.tuples(LABELS, ROWS_OF_SCORES), OF_LOGITS, moves=(1,), relabel=relabel_label)
+LABEL_LOGS = Domain(
+    st.tuples(LABELS, ROWS_OF_SCORES.map(lambda x: -np.abs(x))), OF_LOGITS, moves=(1,), relabel=relabel_label
+)
 LOGIT_PAIRS = Domain(pairs(ROWS_OF_SCORES), (*OF_LOGITS, "symmetric"))
 PLACED = Domain(pairs(each(REAL), each(POSITIVE)), OF_RESIDUALS)
 OF_COUNTS = ("convex", "least", "non_negative", "homogeneous")

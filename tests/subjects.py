@@ -15,6 +15,7 @@ from laws import (
     FRAMES,
     LABEL_COUNT,
     LABEL_LOGITS,
+    LABEL_LOGS,
     LOG_COUNTS,
     LOG_DISPERSED,
     LOGIT_PAIRS,
@@ -210,13 +211,9 @@ CLASS_LOSSES = (
     ),
     Subject(
         "nll",
-        LABEL_LOGITS,
-        {"convex": True, "relabelled": True},
-        {
-            "least": "it is linear",
-            "non_negative": "numbers above 0 are no log-probabilities, but are taken as they are",
-            "shifted": "nothing is normalised",
-        },
+        LABEL_LOGS,
+        {"convex": True, "non_negative": True, "relabelled": True},
+        {"least": "it is linear", "shifted": "nothing is normalised"},
     ),
     Subject("categorical_focal-logits", LOGITS, without(OF_CLASSES, "convex"), FOCUS, FROM_LOGITS, ONE),
     Subject(

@@ -6,12 +6,13 @@ from __future__ import annotations
 import importlib
 import unittest
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 
 import jaxloss as jl
+from jaxloss.contract import NUMBER, Units, loss, losses
 from peers import Result, rerouted
 
 
@@ -89,6 +90,12 @@ def from_the_left(x: Any, values: Any) -> Any:
     return x
 
 
+@loss
+def numbers(values: Any, **units: Unpack[Units]) -> Any:
+    """Numbers that are losses already."""
+    return losses(lambda value: value, {"values": (values, NUMBER)}, **units)
+
+
 def reduce_weighted_values(
     values: Any,
     sample_weight: Any = None,
@@ -96,13 +103,12 @@ def reduce_weighted_values(
     reduction: Any = "sum_over_batch_size",
     dtype: Any = None,
 ) -> Any:
-    """Numbers that are losses already, reduced by ours: `nll` of a single class is its score with the other sign."""
+    """Numbers that are losses already, reduced by ours."""
     names: dict[Any, Any] = {None: "none", "mean": "sum_over_batch_size", "mean_with_sample_weight": "mean"}
     values = jnp.asarray(values)
     weights = None if sample_weight is None else from_the_left(jnp.asarray(sample_weight), values)
     where = None if mask is None else from_the_left(jnp.asarray(mask).astype(bool), values)
-    labels = jnp.zeros(values.shape, int)
-    return jl.nll(labels, -values[..., None], weights=weights, where=where, reduction=names.get(reduction, reduction))
+    return numbers(values, weights=weights, where=where, reduction=names.get(reduction, reduction))
 
 
 LOSSES = {

@@ -212,6 +212,23 @@ def poisson_mended(
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 
+def multilabel_soft_margin_mended(scores: Any, y: Any, weight: Any = None, reduction: str = "mean") -> Any:
+    """NaN for a target outside [0, 1]."""
+    import torch
+
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(scores, y, weight=weight, reduction="none")
+    losses = torch.where((y >= 0) & (y <= 1), losses, torch.nan).mean(-1)
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def nll_mended(scores: Any, labels: Any, **options: Any) -> Any:
+    """NaN for a row with a number above 0, which is no log-probability."""
+    import torch
+
+    outside = (scores > 0).any(1 if scores.ndim > 1 else 0, keepdim=True)
+    return torch.nn.functional.nll_loss(torch.where(outside, torch.nan, scores), labels, **options)
+
+
 def multilabel_mended(scores: Any, labels: Any, reduction: str = "mean") -> Any:
     """Every class once."""
     import torch
@@ -258,8 +275,8 @@ OURS = {
     "mse_loss": Ours(elements(jl.mse), (0, 1)),
     "multi_margin_loss": Ours(multi_margin),
     "multilabel_margin_loss": Ours(multilabel_margin, mended=multilabel_mended),
-    "multilabel_soft_margin_loss": Ours(multilabel_soft_margin),
-    "nll_loss": Ours(of_labels(jl.nll)),
+    "multilabel_soft_margin_loss": Ours(multilabel_soft_margin, mended=multilabel_soft_margin_mended),
+    "nll_loss": Ours(of_labels(jl.nll), mended=nll_mended),
     "poisson_nll_loss": Ours(poisson, mended=poisson_mended),
     "smooth_l1_loss": Ours(elements(jl.smooth_l1), (0, 1)),
     "soft_margin_loss": Ours(elements(jl.soft_margin), mended=soft_margin_mended),
