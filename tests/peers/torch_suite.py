@@ -217,16 +217,18 @@ def multilabel_soft_margin_mended(scores: Any, y: Any, weight: Any = None, reduc
     import torch
 
     losses = torch.nn.functional.binary_cross_entropy_with_logits(scores, y, weight=weight, reduction="none")
-    losses = torch.where((y >= 0) & (y <= 1), losses, torch.nan).mean(-1)
+    inside = (y >= 0) & (y <= 1)
+    if weight is None:  # one loss for each row, with weights one for each element
+        inside = inside.all(-1, keepdim=True)
+    losses = torch.where(inside, losses, torch.nan).mean(-1)
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 
 def nll_mended(scores: Any, labels: Any, **options: Any) -> Any:
-    """NaN for a row with a number above 0, which is no log-probability."""
+    """NaN for a number above 0, which is no log-probability."""
     import torch
 
-    outside = (scores > 0).any(1 if scores.ndim > 1 else 0, keepdim=True)
-    return torch.nn.functional.nll_loss(torch.where(outside, torch.nan, scores), labels, **options)
+    return torch.nn.functional.nll_loss(torch.where(scores > 0, torch.nan, scores), labels, **options)
 
 
 def multilabel_mended(scores: Any, labels: Any, reduction: str = "mean") -> Any:
