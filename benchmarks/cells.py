@@ -169,6 +169,8 @@ def random_input(key: Array, kind: str, shape: Shape, dtype: Any, highest: int) 
         x = 2 * jax.random.normal(key, shape)
     elif kind == "positive":
         x = 2 * x
+    elif kind == "log p":
+        x = jnp.log(x)
     elif kind in ("bit", "sign"):
         x = jnp.where(x > 0.5, 1.0, 0.0 if kind == "bit" else -1.0)
     elif kind == "row":
@@ -253,6 +255,20 @@ def elementwise(size: Sizes) -> Iterator[Cell]:
     )
     yield cell("negative_binomial_nll", plain.negative_binomial_nll, kinds=("positive",) * 3)
     yield cell("tweedie", plain.tweedie, kinds=positive)
+    models = ("log p",) * 4
+    of_policy = {"by": (0, 1)}
+    yield dataclasses.replace(cell("dpo", plain.dpo, kinds=models), **of_policy)
+    yield dataclasses.replace(cell("ipo", plain.ipo, kinds=models), **of_policy)
+    yield dataclasses.replace(cell("simpo", plain.simpo, kinds=models[:2]), **of_policy)
+    yield dataclasses.replace(cell("orpo", plain.orpo, kinds=models[:2]), **of_policy)
+    yield dataclasses.replace(cell("kto", plain.kto, kinds=("bit", *models[:2])), by=(1,))
+    yield dataclasses.replace(
+        cell("grpo", plain.grpo, kinds=("real", *models[:3])), jaxloss=grpo_with_reference, by=(1,)
+    )
+
+
+def grpo_with_reference(advantages: Array, policy: Array, old: Array, reference: Array, **options: Any) -> Array:
+    return jaxloss.grpo(advantages, policy, old, reference=reference, **options)
 
 
 def row(

@@ -143,6 +143,41 @@ def tweedie(y: Array, mean: Array, power: float = 1.5) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# log-probabilities
+
+
+def dpo(chosen: Array, rejected: Array, reference_chosen: Array, reference_rejected: Array, beta: float = 0.1) -> Array:
+    return -log_sigmoid(beta * ((chosen - rejected) - (reference_chosen - reference_rejected)))
+
+
+def ipo(chosen: Array, rejected: Array, reference_chosen: Array, reference_rejected: Array, beta: float = 0.1) -> Array:
+    return ((chosen - rejected) - (reference_chosen - reference_rejected) - 1 / (2 * beta)) ** 2
+
+
+def simpo(chosen: Array, rejected: Array, beta: float = 2.0, gamma: float = 0.5) -> Array:
+    return -log_sigmoid(beta * (chosen - rejected) - gamma)
+
+
+def kto(desirable: Array, policy: Array, reference: Array, beta: float = 0.1, kl: float = 0.0) -> Array:
+    r = policy - reference
+    return jnp.where(desirable == 1, 1 - sigmoid(beta * (r - kl)), 1 - sigmoid(beta * (kl - r)))
+
+
+def orpo(chosen: Array, rejected: Array, beta: float = 0.1) -> Array:
+    log_odds = (chosen - rejected) - (jnp.log1p(-jnp.exp(chosen)) - jnp.log1p(-jnp.exp(rejected)))
+    return -chosen - beta * log_sigmoid(log_odds)
+
+
+def grpo(
+    advantages: Array, policy: Array, old: Array, reference: Array, epsilon: float = 0.2, beta: float = 0.04
+) -> Array:
+    r = jnp.exp(policy - old)
+    clipped = jnp.clip(r, 1 - epsilon, 1 + epsilon)
+    d = reference - policy
+    return -jnp.minimum(r * advantages, clipped * advantages) + beta * (jnp.exp(d) - d - 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # two classes
 
 

@@ -76,6 +76,7 @@ from jaxloss.margin import (
     sparsemax,
     squared_hinge,
 )
+from jaxloss.preference import dpo, grpo, ipo, kto, orpo, simpo
 from jaxloss.regression import balanced_l1, expectile, huber, log_cosh, mae, mse, quantile, smooth_l1
 from jaxloss.relative import cosine_distance, mape, msle, smape
 from jaxloss.robust import barron, cauchy, charbonnier, welsch
@@ -111,6 +112,7 @@ __all__ = [
     "dice",
     "diou",
     "distillation",
+    "dpo",
     "eiou",
     "expectile",
     "focal_eiou",
@@ -119,13 +121,16 @@ __all__ = [
     "generalized_cce",
     "generalized_dice",
     "giou",
+    "grpo",
     "hinge",
     "huber",
     "iou",
     "iou_log",
+    "ipo",
     "jaccard",
     "js_divergence",
     "kl_divergence",
+    "kto",
     "laplace_nll",
     "linear_cce",
     "linear_cce_stats",
@@ -143,11 +148,13 @@ __all__ = [
     "multilabel_soft_margin",
     "negative_binomial_nll",
     "nll",
+    "orpo",
     "perceptron",
     "poisson_nll",
     "poly1",
     "quantile",
     "rnnt",
+    "simpo",
     "siou",
     "smape",
     "smooth_l1",

@@ -494,4 +494,42 @@ SEQUENCES = (
     ),
 )
 
-LIMITS = (*REGRESSION, *CLASSES, *DIVERGENCES, *LIKELIHOODS, *BOXES, *MASKS, *SEQUENCES)
+
+def alone(policy: Any, old: Any) -> Any:
+    """Without a reference, and with the advantage 1, the ratio, however large."""
+    return -of("grpo", epsilon=1e30)(jnp.ones_like(policy), policy, old)
+
+
+PREFERENCES = (
+    Limit(
+        "dpo-bce",
+        laws.PAIRS_AND_REFERENCE,
+        of("dpo", beta=0.5, label_smoothing=0.25),
+        lambda c, r, rc, rr: of("bce", **FROM_LOGITS)(jnp.full_like(c, 0.75), 0.5 * ((c - rc) - (r - rr))),
+        size=lambda c, r, rc, rr: np.abs((c - rc) - (r - rr)),
+    ),
+    Limit(
+        "dpo-simpo",
+        laws.PAIRS,
+        lambda c, r: of("dpo", beta=2.0)(c, r, jnp.zeros_like(c), jnp.zeros_like(r)),
+        of("simpo", beta=2.0, gamma=0.0),
+    ),
+    Limit(
+        "kto-both kinds",
+        laws.PAIRS,
+        lambda p, r: of("kto", beta=0.5, kl=3.0)(jnp.ones_like(p), p, r),
+        lambda p, r: 1 - of("kto", beta=0.5, kl=3.0)(jnp.zeros_like(p), p, r),
+        size=lambda p, r: 1.0,
+    ),
+    Limit("grpo-the ratio", laws.PAIRS, alone, lambda p, old: jnp.exp(p - old)),
+    Limit(
+        "orpo-soft margin of logits",
+        Domain(pairs(each(Numbers((-1.0, -2.0, -0.5), (-8, -0.1)))), ()),
+        lambda p, q: of("orpo", beta=1.0)(p, q) + p,
+        # The odds of a probability are the exponential of its logit.
+        lambda p, q: jax.nn.softplus((q - jnp.log(-jnp.expm1(q))) - (p - jnp.log(-jnp.expm1(p)))),
+        size=lambda p, q: 1 + np.abs(p) + np.abs(q),
+    ),
+)
+
+LIMITS = (*REGRESSION, *CLASSES, *DIVERGENCES, *LIKELIHOODS, *BOXES, *MASKS, *SEQUENCES, *PREFERENCES)
