@@ -427,6 +427,20 @@ def segmentation(size: Sizes) -> Iterator[Cell]:
     yield cell("lovasz_softmax", "bit", logits=True)
 
 
+def ranking(size: Sizes) -> Iterator[Cell]:
+    def cell(loss: str, relevance: str, shape: Shape, optax: Units | None = None) -> Cell:
+        inputs = ((shape, relevance), (shape, "real"))
+        key, ours, units = "x".join(map(str, shape)), jaxloss.LOSSES[loss], getattr(plain, loss)
+        return Cell(loss, "", key, inputs, shape, ours, units, optax, masks_itself=True)
+
+    def optax_softmax(y: Array, z: Array) -> Array:
+        return optax.ranking_softmax_loss(z, y, reduce_fn=None)
+
+    yield cell("list_softmax", "probability", size.classes, optax_softmax)
+    for loss in ("ranknet", "pairwise_hinge", "list_mle", "approx_ndcg", "lambda_rank"):
+        yield cell(loss, "probability", size.labels)
+
+
 def optax_ctc(labels: Array, logits: Array, label_lengths: Array, logit_lengths: Array) -> Array:
     def padding(lengths: Array, n: int) -> Array:
         return (jnp.arange(n) >= lengths[:, None]).astype(jnp.float32)
@@ -477,7 +491,7 @@ def of_lengths(loss: Callable[..., Array]) -> Callable[..., Array]:
 
 def cells(size: Sizes) -> Iterator[Cell]:
     """Each without a mask and with one."""
-    for family in (elementwise, of_rows, boxes, segmentation, others):
+    for family in (elementwise, of_rows, boxes, segmentation, ranking, others):
         for cell in family(size):
             cell = cell if optax is not None else dataclasses.replace(cell, optax=None)
             yield cell

@@ -77,6 +77,7 @@ from jaxloss.margin import (
     squared_hinge,
 )
 from jaxloss.preference import dpo, grpo, ipo, kto, orpo, simpo
+from jaxloss.ranking import approx_ndcg, lambda_rank, list_mle, list_softmax, pairwise_hinge, ranknet
 from jaxloss.regression import balanced_l1, expectile, huber, log_cosh, mae, mse, quantile, smooth_l1
 from jaxloss.relative import cosine_distance, mape, msle, smape
 from jaxloss.robust import barron, cauchy, charbonnier, welsch
@@ -95,6 +96,7 @@ __all__ = [
     "ClassStats",
     "LinearStats",
     "alpha_iou",
+    "approx_ndcg",
     "balanced_l1",
     "barron",
     "bce",
@@ -131,9 +133,12 @@ __all__ = [
     "js_divergence",
     "kl_divergence",
     "kto",
+    "lambda_rank",
     "laplace_nll",
     "linear_cce",
     "linear_cce_stats",
+    "list_mle",
+    "list_softmax",
     "log_cosh",
     "lovasz_hinge",
     "lovasz_softmax",
@@ -149,10 +154,12 @@ __all__ = [
     "negative_binomial_nll",
     "nll",
     "orpo",
+    "pairwise_hinge",
     "perceptron",
     "poisson_nll",
     "poly1",
     "quantile",
+    "ranknet",
     "rnnt",
     "simpo",
     "siou",

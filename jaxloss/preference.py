@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import LEAST_PROBABILITY, at_least_tiny, power_series, saturate, softplus
+from jaxloss._numerics.elementary import LEAST_PROBABILITY, at_least_tiny, power_series, saturate, sigmoid, softplus
 from jaxloss._numerics.rows import zero_at_zero
 from jaxloss._numerics.scores import interpolate
 from jaxloss.contract import (
@@ -249,7 +249,7 @@ def kto(
         r = (policy - reference) - jax.lax.stop_gradient(jnp.asarray(kl, policy.dtype))
         wanted = desirable > 0
         weight = jnp.where(wanted, desirable_weight, undesirable_weight)
-        return weight * _sigmoid(beta * jnp.where(wanted, -r, r))
+        return weight * sigmoid(beta * jnp.where(wanted, -r, r))
 
     inputs = {
         "desirable": (desirable, Holds(domain=BINARY)),
@@ -388,16 +388,6 @@ def _logistic_slope(z: Array, a: Array) -> Array:
 def _logistic(z: Array, a: Array) -> Array:
     """-(1 - a) log sigmoid(z) - a log sigmoid(-z)."""
     return interpolate(a, softplus(-z), lambda: softplus(z))
-
-
-def _sigmoid_slope(x: Array) -> Array:
-    small = jnp.exp(-jnp.abs(x))
-    return small / (1 + small) ** 2
-
-
-@partials(_sigmoid_slope)
-def _sigmoid(x: Array) -> Array:
-    return jax.nn.sigmoid(x)
 
 
 # With the complements of both probabilities, p' = 1 - p and q' = 1 - q, the loss of the odds is

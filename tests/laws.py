@@ -223,6 +223,13 @@ TOKENS = Domain(
     ("convex", "non_negative", "translated"),
     moves=(1, 2, 3),
 )
+LISTS = Domain(
+    st.tuples(drawn(Numbers(whole(0, 4)), PIXELS, UNITS, K), drawn(SCORE, PIXELS, UNITS, K)),
+    ("convex", "non_negative", "translated", "relabelled"),
+    moves=(1,),
+    relabel=lambda arrays, order: tuple(x[[*order, *range(K, PIXELS)]] for x in arrays),  # the items have no order
+    pixels=True,
+)
 BLANK, LABEL_COUNT = 1, 2
 
 

@@ -532,4 +532,47 @@ PREFERENCES = (
     ),
 )
 
-LIMITS = (*REGRESSION, *CLASSES, *DIVERGENCES, *LIKELIHOODS, *BOXES, *MASKS, *SEQUENCES, *PREFERENCES)
+RELEVANT = Numbers((0.0, 1.0), (0, 1))
+SCORED = Domain(
+    st.tuples(laws.drawn(RELEVANT, laws.PIXELS, laws.UNITS), laws.drawn(SMALL, laws.PIXELS, laws.UNITS)), ()
+)
+TWO_ITEMS = Domain(pairs(each(SMALL)), ())
+
+
+def of_two(name: str, **options: Any) -> Callable[..., Any]:
+    """The loss of lists of two items, of which the first one is more relevant."""
+    return lambda a, b: of(name, axis=0, **options)(jnp.stack([1 + 0 * a, 0 * b]), jnp.stack([a, b]))
+
+
+RANKINGS = (
+    Limit(
+        "list_softmax-cce",
+        SCORED,
+        of("list_softmax", axis=0),
+        of("cce", axis=0, **FROM_LOGITS),
+        size=lambda y, z: np.float64(200),
+    ),
+    Limit("ranknet-soft_margin", TWO_ITEMS, of_two("ranknet"), lambda a, b: of("soft_margin")(0 * a + 1, a - b)),
+    Limit(
+        "pairwise_hinge-hinge",
+        TWO_ITEMS,
+        of_two("pairwise_hinge", margin=0.5),
+        lambda a, b: of("hinge", margin=0.5)(0 * a + 1, a - b),
+    ),
+    Limit("list_mle-ranknet", TWO_ITEMS, of_two("list_mle"), of_two("ranknet"), size=ONE),
+    Limit(
+        "lambda_rank-ranknet",
+        TWO_ITEMS,
+        of_two("lambda_rank"),
+        times(1 - float(np.log(2) / np.log(3)), of_two("ranknet")),
+    ),
+    Limit(
+        "approx_ndcg-a sigmoid",
+        TWO_ITEMS,
+        of_two("approx_ndcg"),
+        lambda a, b: 1 - jnp.log(2.0) / jnp.log(2 + jax.nn.sigmoid(b - a)),
+        size=ONE,
+    ),
+)
+
+LIMITS = (*REGRESSION, *CLASSES, *DIVERGENCES, *LIKELIHOODS, *BOXES, *MASKS, *SEQUENCES, *PREFERENCES, *RANKINGS)

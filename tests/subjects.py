@@ -16,6 +16,7 @@ from laws import (
     JUDGED,
     LABEL_COUNT,
     LABEL_LOGITS,
+    LISTS,
     LOG_COUNTS,
     LOG_DISPERSED,
     LOGIT_PAIRS,
@@ -541,6 +542,30 @@ PREFERENCES = (
     ),
 )
 
+
+def range_of_scores(y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """How far the scores of a list lie apart, as often as they are summed."""
+    return (1 + y.sum(0) + len(z)) * (1 + np.ptp(z, axis=0))
+
+
+OF_LISTS = {**CONVEX, "relabelled": True}
+COUNTED_RANKS = {"convex": "the ranks change the weights of the pairs"}
+RANKINGS = (
+    Subject("list_softmax", LISTS, OF_LISTS, options=AXIS, size=range_of_scores),
+    Subject("ranknet", LISTS, OF_LISTS, options=AXIS, size=ONE),
+    Subject("pairwise_hinge", LISTS, OF_LISTS, options=AXIS, size=ONE),
+    Subject("list_mle", LISTS, OF_LISTS, options=AXIS, size=range_of_scores),
+    Subject(
+        "approx_ndcg",
+        LISTS,
+        without(OF_LISTS, "convex"),
+        {"convex": "it is at most 1"},
+        AXIS,
+        ONE,
+    ),
+    Subject("lambda_rank", LISTS, without(OF_LISTS, "convex"), COUNTED_RANKS, AXIS, range_of_scores),
+)
+
 SUBJECTS = (
     *BINARY_LOSSES,
     *CLASS_LOSSES,
@@ -551,4 +576,5 @@ SUBJECTS = (
     *MASK_LOSSES,
     *SEQUENCE_LOSSES,
     *PREFERENCES,
+    *RANKINGS,
 )

@@ -14,6 +14,7 @@ from cases import (
     linear,
     margin,
     preference,
+    ranking,
     regression,
     relative,
     robust,
@@ -36,6 +37,7 @@ FAMILIES = (
     boxes,
     segmentation,
     preference,
+    ranking,
 )
 ROWS = tuple(row for family in FAMILIES for row in family.ROWS)
 
