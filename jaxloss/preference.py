@@ -21,7 +21,7 @@ from jax import Array
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import LEAST_PROBABILITY, at_least_tiny, power_series, saturate, sigmoid, softplus
 from jaxloss._numerics.rows import zero_at_zero
-from jaxloss._numerics.scores import interpolate
+from jaxloss._numerics.scores import interpolate, is_zero
 from jaxloss.contract import (
     AT_LEAST_0,
     BINARY,
@@ -97,7 +97,8 @@ def dpo(
         label_smoothing: float | Array,
     ) -> Array:
         h = _preference(chosen, rejected, reference_chosen, reference_rejected)
-        return _logistic(beta * saturate(h), label_smoothing)
+        z = beta * saturate(h)
+        return softplus(-z) if is_zero(label_smoothing) else _logistic(z, label_smoothing)
 
     inputs = {
         "chosen": (chosen, LOG_P),

@@ -17,7 +17,9 @@ from contract import close, refuses, run
 import jaxloss as jl
 from jaxloss.ranking import __all__ as NAMES
 
-PAIRED = [name for name in NAMES if name != "list_softmax"]
+QUICK = ("list_softmax", "lambda_rank")
+EACH = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES]
+PAIRED = [name for name in EACH if name.values != ("list_softmax",)]
 
 
 def lists(batch: int = 5, items: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,7 +39,7 @@ def graded(name: str, y: Any, z: Any, **options: Any) -> Any:
     return losses, jax.grad(lambda z: jl.LOSSES[name](y, z, **options, reduction="sum"))(z)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_padding_means_nothing(name: str):
     """Lists of different length in one array, padded with anything, have the losses that they have alone."""
     y, z, where = lists()
@@ -53,7 +55,7 @@ def test_padding_means_nothing(name: str):
         assert (slopes[~where] == 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_lists_with_nothing_to_learn(name: str):
     """One item costs 0; a list without any is not counted."""
     y, z = np.array([[2.0, 1.0], [3.0, 0.0], [1.0, 2.0]]), np.array([[0.5, -0.25], [4.0, 1.0], [1.0, 3.0]])
@@ -67,7 +69,7 @@ def test_lists_with_nothing_to_learn(name: str):
     assert jl.LOSSES[name](y[:, :0], z[:, :0]) == 0
 
 
-@pytest.mark.parametrize("name", ["ranknet", "pairwise_hinge", "approx_ndcg", "lambda_rank"])
+@pytest.mark.parametrize("name", [name for name in PAIRED if name.values != ("list_mle",)])
 def test_no_pair_costs_nothing(name: str):
     """Equal relevances: of pairs there are none; of ranks any is ideal, so nothing but their smoothness is left."""
     losses, slopes = graded(name, np.zeros((1, 4)), np.array([[0.0, 1.0, 5.0, -2.0]]))
@@ -75,7 +77,7 @@ def test_no_pair_costs_nothing(name: str):
     assert (slopes == 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_equal_items_change_places(name: str):
     """Value and gradient of a list do not depend on how it lies in memory, whatever is tied."""
     y, z = np.array([2.0, 0, 2, 1, 0, 2], np.float32), np.array([1.0, 1, 0, 0, 1, -2], np.float32)
@@ -158,7 +160,7 @@ OUTSIDE = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_outside(name: str):
     """NaN and infinities, also where no pair would notice them; the list beside them does not."""
     good = np.array([[1.0, 0.0]])
