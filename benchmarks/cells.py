@@ -169,6 +169,8 @@ def random_input(key: Array, kind: str, shape: Shape, dtype: Any, highest: int) 
         x = 2 * jax.random.normal(key, shape)
     elif kind == "positive":
         x = 2 * x
+    elif kind == "log p":
+        x = jnp.log(x)
     elif kind in ("bit", "sign"):
         x = jnp.where(x > 0.5, 1.0, 0.0 if kind == "bit" else -1.0)
     elif kind == "row":
@@ -253,6 +255,20 @@ def elementwise(size: Sizes) -> Iterator[Cell]:
     )
     yield cell("negative_binomial_nll", plain.negative_binomial_nll, kinds=("positive",) * 3)
     yield cell("tweedie", plain.tweedie, kinds=positive)
+    models = ("log p",) * 4
+    of_policy = {"by": (0, 1)}
+    yield dataclasses.replace(cell("dpo", plain.dpo, kinds=models), **of_policy)
+    yield dataclasses.replace(cell("ipo", plain.ipo, kinds=models), **of_policy)
+    yield dataclasses.replace(cell("simpo", plain.simpo, kinds=models[:2]), **of_policy)
+    yield dataclasses.replace(cell("orpo", plain.orpo, kinds=models[:2]), **of_policy)
+    yield dataclasses.replace(cell("kto", plain.kto, kinds=("bit", *models[:2])), by=(1,))
+    yield dataclasses.replace(
+        cell("grpo", plain.grpo, kinds=("real", *models[:3])), jaxloss=grpo_with_reference, by=(1,)
+    )
+
+
+def grpo_with_reference(advantages: Array, policy: Array, old: Array, reference: Array, **options: Any) -> Array:
+    return jaxloss.grpo(advantages, policy, old, reference=reference, **options)
 
 
 def row(
@@ -411,6 +427,20 @@ def segmentation(size: Sizes) -> Iterator[Cell]:
     yield cell("lovasz_softmax", "bit", logits=True)
 
 
+def ranking(size: Sizes) -> Iterator[Cell]:
+    def cell(loss: str, relevance: str, shape: Shape, optax: Units | None = None) -> Cell:
+        inputs = ((shape, relevance), (shape, "real"))
+        key, ours, units = "x".join(map(str, shape)), jaxloss.LOSSES[loss], getattr(plain, loss)
+        return Cell(loss, "", key, inputs, shape, ours, units, optax, masks_itself=True)
+
+    def optax_softmax(y: Array, z: Array) -> Array:
+        return optax.ranking_softmax_loss(z, y, reduce_fn=None)
+
+    yield cell("list_softmax", "probability", size.classes, optax_softmax)
+    for loss in ("ranknet", "pairwise_hinge", "list_mle", "approx_ndcg", "lambda_rank"):
+        yield cell(loss, "probability", size.labels)
+
+
 def optax_ctc(labels: Array, logits: Array, label_lengths: Array, logit_lengths: Array) -> Array:
     def padding(lengths: Array, n: int) -> Array:
         return (jnp.arange(n) >= lengths[:, None]).astype(jnp.float32)
@@ -461,7 +491,7 @@ def of_lengths(loss: Callable[..., Array]) -> Callable[..., Array]:
 
 def cells(size: Sizes) -> Iterator[Cell]:
     """Each without a mask and with one."""
-    for family in (elementwise, of_rows, boxes, segmentation, others):
+    for family in (elementwise, of_rows, boxes, segmentation, ranking, others):
         for cell in family(size):
             cell = cell if optax is not None else dataclasses.replace(cell, optax=None)
             yield cell

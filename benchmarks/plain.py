@@ -143,6 +143,41 @@ def tweedie(y: Array, mean: Array, power: float = 1.5) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# log-probabilities
+
+
+def dpo(chosen: Array, rejected: Array, reference_chosen: Array, reference_rejected: Array, beta: float = 0.1) -> Array:
+    return -log_sigmoid(beta * ((chosen - rejected) - (reference_chosen - reference_rejected)))
+
+
+def ipo(chosen: Array, rejected: Array, reference_chosen: Array, reference_rejected: Array, beta: float = 0.1) -> Array:
+    return ((chosen - rejected) - (reference_chosen - reference_rejected) - 1 / (2 * beta)) ** 2
+
+
+def simpo(chosen: Array, rejected: Array, beta: float = 2.0, gamma: float = 0.5) -> Array:
+    return -log_sigmoid(beta * (chosen - rejected) - gamma)
+
+
+def kto(desirable: Array, policy: Array, reference: Array, beta: float = 0.1, kl: float = 0.0) -> Array:
+    r = policy - reference
+    return jnp.where(desirable == 1, 1 - sigmoid(beta * (r - kl)), 1 - sigmoid(beta * (kl - r)))
+
+
+def orpo(chosen: Array, rejected: Array, beta: float = 0.1) -> Array:
+    log_odds = (chosen - rejected) - (jnp.log1p(-jnp.exp(chosen)) - jnp.log1p(-jnp.exp(rejected)))
+    return -chosen - beta * log_sigmoid(log_odds)
+
+
+def grpo(
+    advantages: Array, policy: Array, old: Array, reference: Array, epsilon: float = 0.2, beta: float = 0.04
+) -> Array:
+    r = jnp.exp(policy - old)
+    clipped = jnp.clip(r, 1 - epsilon, 1 + epsilon)
+    d = reference - policy
+    return -jnp.minimum(r * advantages, clipped * advantages) + beta * (jnp.exp(d) - d - 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # two classes
 
 
@@ -455,6 +490,71 @@ def lovasz_hinge(y: Array, z: Array, axis: Axis, where: Array | None = None) -> 
 def lovasz_softmax(y: Array, p: Array, axis: Axis, where: Array | None = None) -> Array:
     del axis
     return lovasz(y, jnp.abs(y - p), where)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# lists, along the last axis
+
+
+def existing_items(y: Array, z: Array, where: Array | None) -> tuple[Array, Array]:
+    """What does not exist has no relevance and the lowest score."""
+    return (y, z) if where is None else (jnp.where(where, y, 0), jnp.where(where, z, -1e30))
+
+
+def list_softmax(y: Array, z: Array, where: Array | None = None) -> Array:
+    y, z = existing_items(y, z, where)
+    return -jnp.sum(y * log_softmax(z), -1)
+
+
+def mean_over_pairs(y: Array, costs: Array, where: Array | None) -> Array:
+    pairs = y[..., :, None] > y[..., None, :]
+    if where is not None:
+        pairs &= where[..., :, None] & where[..., None, :]
+    return jnp.sum(jnp.where(pairs, costs, 0), (-1, -2)) / jnp.maximum(jnp.sum(pairs, (-1, -2)), 1)
+
+
+def ranknet(y: Array, z: Array, where: Array | None = None) -> Array:
+    return mean_over_pairs(y, -log_sigmoid(z[..., :, None] - z[..., None, :]), where)
+
+
+def pairwise_hinge(y: Array, z: Array, where: Array | None = None) -> Array:
+    return mean_over_pairs(y, jnp.maximum(1 - (z[..., :, None] - z[..., None, :]), 0), where)
+
+
+def list_mle(y: Array, z: Array, where: Array | None = None) -> Array:
+    """Equal relevances as they stand."""
+    y = y if where is None else jnp.where(where, y, -1)
+    order = jnp.argsort(y, axis=-1)
+    y, z = (jnp.take_along_axis(x, order, -1) for x in (y, z))
+    exists = y >= 0
+    left = jax.lax.cumlogsumexp(jnp.where(exists, z, -1e30), axis=z.ndim - 1)
+    return jnp.sum(jnp.where(exists, left - z, 0), -1)
+
+
+def ideal_dcg(gains: Array) -> Array:
+    return jnp.sum(-jnp.sort(-gains, axis=-1) / jnp.log2(2.0 + jnp.arange(gains.shape[-1])), -1)
+
+
+def approx_ndcg(y: Array, z: Array, where: Array | None = None) -> Array:
+    y, z = existing_items(y, z, where)
+    gains = 2**y - 1
+    ranks = 0.5 + jnp.sum(sigmoid(z[..., None, :] - z[..., :, None]), -1)
+    ideal = ideal_dcg(gains)
+    return jnp.where(ideal > 0, 1 - jnp.sum(gains / jnp.log2(1 + ranks), -1) / jnp.where(ideal > 0, ideal, 1), 0)
+
+
+def lambda_rank(y: Array, z: Array, where: Array | None = None) -> Array:
+    """Equal scores as they stand."""
+    y, z = existing_items(y, z, where)
+    ranks = 1 + jnp.argsort(jnp.argsort(-jax.lax.stop_gradient(z), axis=-1), axis=-1)
+    gains, discounts = 2**y - 1, 1 / jnp.log2(1.0 + ranks)
+    ideal = ideal_dcg(gains)[..., None, None]
+    change = (gains[..., :, None] - gains[..., None, :]) * (discounts[..., :, None] - discounts[..., None, :]) / ideal
+    pairs = y[..., :, None] > y[..., None, :]
+    if where is not None:
+        pairs &= where[..., :, None] & where[..., None, :]
+    costs = jnp.abs(change) * -log_sigmoid(z[..., :, None] - z[..., None, :])
+    return jnp.sum(jnp.where(pairs, costs, 0), (-1, -2))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

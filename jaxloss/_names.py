@@ -122,6 +122,7 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "multiclass_hinge_loss": ("categorical_hinge", ""),
         "perceptron_loss": ("perceptron", ""),
         "poly_loss_cross_entropy": ("poly1", "from_logits=True, epsilon=2"),
+        "ranking_softmax_loss": ("list_softmax", ""),
         "safe_softmax_cross_entropy": ("cce", _LOGITS),
         "sigmoid_binary_cross_entropy": ("bce", _LOGITS),
         "sigmoid_focal_loss": ("binary_focal", _LOGITS),

@@ -253,7 +253,7 @@ def integers(row: Row, loss: Loss) -> None:
 def _whole(row: Row, targets: np.ndarray) -> np.ndarray:
     """Whole numbers in the domain of the targets."""
     if row.labels is not None or not any(row.cores):
-        return np.array([0, 1, 1, 0])
+        return np.array([0, 1, 1, 0]) if targets.max() > 0 else np.round(targets)
     if targets.min() < 0 or targets.max() > 1:
         return np.round(targets)
     return np.round(targets) if row.pooled else (targets == targets.max(-1, keepdims=True)).astype(targets.dtype)

@@ -214,6 +214,25 @@ MASK_LOGITS = Domain(
     units=MASKS.units,
     pixels=True,
 )
+# Log-probabilities so far from 0 that they may be translated.
+LOG_P = each(Numbers((0.0, *whole(-8, 8), 1e-3), (-62, 62))).map(lambda x: x - np.float32(128))
+PAIRS_AND_REFERENCE = Domain(st.tuples(LOG_P, LOG_P, LOG_P, LOG_P), ("convex", "non_negative", "translated"))
+PAIRS = Domain(st.tuples(LOG_P, LOG_P), ("convex", "non_negative", "translated"))
+JUDGED = Domain(st.tuples(each(BIT), LOG_P, LOG_P), ("convex", "non_negative", "translated"), moves=(1, 2))
+TOKENS = Domain(
+    st.tuples(
+        each(Numbers(whole(-4, 4), (-4, 4))), *(each(Numbers((*whole(-4, 0), 1e-30), (-8, 8))) for _ in range(3))
+    ),
+    ("convex", "non_negative", "translated"),
+    moves=(1, 2, 3),
+)
+LISTS = Domain(
+    st.tuples(drawn(Numbers(whole(0, 4)), PIXELS, UNITS, K), drawn(SCORE, PIXELS, UNITS, K)),
+    ("convex", "non_negative", "translated", "relabelled"),
+    moves=(1,),
+    relabel=lambda arrays, order: tuple(x[[*order, *range(K, PIXELS)]] for x in arrays),  # the items have no order
+    pixels=True,
+)
 BLANK, LABEL_COUNT = 1, 2
 
 

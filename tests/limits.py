@@ -494,4 +494,85 @@ SEQUENCES = (
     ),
 )
 
-LIMITS = (*REGRESSION, *CLASSES, *DIVERGENCES, *LIKELIHOODS, *BOXES, *MASKS, *SEQUENCES)
+
+def alone(policy: Any, old: Any) -> Any:
+    """Without a reference, and with the advantage 1, the ratio, however large."""
+    return -of("grpo", epsilon=1e30)(jnp.ones_like(policy), policy, old)
+
+
+PREFERENCES = (
+    Limit(
+        "dpo-bce",
+        laws.PAIRS_AND_REFERENCE,
+        of("dpo", beta=0.5, label_smoothing=0.25),
+        lambda c, r, rc, rr: of("bce", **FROM_LOGITS)(jnp.full_like(c, 0.75), 0.5 * ((c - rc) - (r - rr))),
+        size=lambda c, r, rc, rr: np.abs((c - rc) - (r - rr)),
+    ),
+    Limit(
+        "dpo-simpo",
+        laws.PAIRS,
+        lambda c, r: of("dpo", beta=2.0)(c, r, jnp.zeros_like(c), jnp.zeros_like(r)),
+        of("simpo", beta=2.0, gamma=0.0),
+    ),
+    Limit(
+        "kto-both kinds",
+        laws.PAIRS,
+        lambda p, r: of("kto", beta=0.5, kl=3.0)(jnp.ones_like(p), p, r),
+        lambda p, r: 1 - of("kto", beta=0.5, kl=3.0)(jnp.zeros_like(p), p, r),
+        size=lambda p, r: 1.0,
+    ),
+    Limit("grpo-the ratio", laws.PAIRS, alone, lambda p, old: jnp.exp(p - old)),
+    Limit(
+        "orpo-soft margin of logits",
+        Domain(pairs(each(Numbers((-1.0, -2.0, -0.5), (-8, -0.1)))), ()),
+        lambda p, q: of("orpo", beta=1.0)(p, q) + p,
+        # The odds of a probability are the exponential of its logit.
+        lambda p, q: jax.nn.softplus((q - jnp.log(-jnp.expm1(q))) - (p - jnp.log(-jnp.expm1(p)))),
+        size=lambda p, q: 1 + np.abs(p) + np.abs(q),
+    ),
+)
+
+RELEVANT = Numbers((0.0, 1.0), (0, 1))
+SCORED = Domain(
+    st.tuples(laws.drawn(RELEVANT, laws.PIXELS, laws.UNITS), laws.drawn(SMALL, laws.PIXELS, laws.UNITS)), ()
+)
+TWO_ITEMS = Domain(pairs(each(SMALL)), ())
+
+
+def of_two(name: str, **options: Any) -> Callable[..., Any]:
+    """The loss of lists of two items, of which the first one is more relevant."""
+    return lambda a, b: of(name, axis=0, **options)(jnp.stack([1 + 0 * a, 0 * b]), jnp.stack([a, b]))
+
+
+RANKINGS = (
+    Limit(
+        "list_softmax-cce",
+        SCORED,
+        of("list_softmax", axis=0),
+        of("cce", axis=0, **FROM_LOGITS),
+        size=lambda y, z: np.float64(200),
+    ),
+    Limit("ranknet-soft_margin", TWO_ITEMS, of_two("ranknet"), lambda a, b: of("soft_margin")(0 * a + 1, a - b)),
+    Limit(
+        "pairwise_hinge-hinge",
+        TWO_ITEMS,
+        of_two("pairwise_hinge", margin=0.5),
+        lambda a, b: of("hinge", margin=0.5)(0 * a + 1, a - b),
+    ),
+    Limit("list_mle-ranknet", TWO_ITEMS, of_two("list_mle"), of_two("ranknet"), size=ONE),
+    Limit(
+        "lambda_rank-ranknet",
+        TWO_ITEMS,
+        of_two("lambda_rank"),
+        times(1 - float(np.log(2) / np.log(3)), of_two("ranknet")),
+    ),
+    Limit(
+        "approx_ndcg-a sigmoid",
+        TWO_ITEMS,
+        of_two("approx_ndcg"),
+        lambda a, b: 1 - jnp.log(2.0) / jnp.log(2 + jax.nn.sigmoid(b - a)),
+        size=ONE,
+    ),
+)
+
+LIMITS = (*REGRESSION, *CLASSES, *DIVERGENCES, *LIKELIHOODS, *BOXES, *MASKS, *SEQUENCES, *PREFERENCES, *RANKINGS)

@@ -13,9 +13,11 @@ from laws import (
     COUNTS,
     DISPERSED,
     FRAMES,
+    JUDGED,
     LABEL_COUNT,
     LABEL_LOGITS,
     LABEL_LOGS,
+    LISTS,
     LOG_COUNTS,
     LOG_DISPERSED,
     LOGIT_PAIRS,
@@ -23,6 +25,8 @@ from laws import (
     MASK_LOGITS,
     MASKS,
     ONE_HOT_LOGITS,
+    PAIRS,
+    PAIRS_AND_REFERENCE,
     PLACED,
     PROBABILITY,
     RATIOS,
@@ -32,6 +36,7 @@ from laws import (
     SIMPLICES,
     TARGET_LOGIT,
     TINY,
+    TOKENS,
     UNITS,
     VECTORS,
     K,
@@ -498,6 +503,66 @@ SEQUENCE_LOSSES = tuple(
     for name, core in (("ctc", (FRAMES,)), ("rnnt", (FRAMES, LABEL_COUNT + 1)))
 )
 
+
+def squared_preference(*log_p: np.ndarray) -> np.ndarray:
+    """What is squared is a difference of log-probabilities, rounded as they are."""
+    return 1 + np.abs(log_p).sum(0) ** 2
+
+
+def ratio(advantages: np.ndarray, policy: np.ndarray, old: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Exponentials of differences of log-probabilities, with the rounding of those."""
+    size = 1 + np.abs(policy) + np.abs(old) + np.abs(reference)
+    return size * (np.abs(advantages) * np.exp(policy - old) + np.exp(reference - policy) + size)
+
+
+CONVEX = {"convex": True, "non_negative": True, "translated": True}
+PREFERENCES = (
+    Subject("dpo", PAIRS_AND_REFERENCE, CONVEX, options={"beta": 0.5}),
+    Subject("dpo-smoothed", PAIRS_AND_REFERENCE, CONVEX, options={"beta": 0.5, "label_smoothing": 0.25}),
+    Subject("ipo", PAIRS_AND_REFERENCE, CONVEX, options={"beta": 0.5}, size=squared_preference),
+    Subject("simpo", PAIRS, CONVEX, size=ONE),
+    Subject(
+        "orpo",
+        PAIRS,
+        without(CONVEX, "translated"),
+        {"translated": "the chosen sequence is imitated"},
+        size=lambda chosen, rejected: np.abs(chosen),
+    ),
+    Subject("kto", JUDGED, without(CONVEX, "convex"), {"convex": "a sigmoid"}, options={"beta": 0.5, "kl": 0.25}),
+    Subject(
+        "grpo",
+        TOKENS,
+        {"translated": True},
+        {"convex": "the ratio is clipped", "non_negative": "an advantage is a gain"},
+        {"beta": 0.5},
+        ratio,
+    ),
+)
+
+
+def range_of_scores(y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """How far the scores of a list lie apart, as often as they are summed."""
+    return (1 + y.sum(0) + len(z)) * (1 + np.ptp(z, axis=0))
+
+
+OF_LISTS = {**CONVEX, "relabelled": True}
+COUNTED_RANKS = {"convex": "the ranks change the weights of the pairs"}
+RANKINGS = (
+    Subject("list_softmax", LISTS, OF_LISTS, options=AXIS, size=range_of_scores),
+    Subject("ranknet", LISTS, OF_LISTS, options=AXIS, size=ONE),
+    Subject("pairwise_hinge", LISTS, OF_LISTS, options=AXIS, size=ONE),
+    Subject("list_mle", LISTS, OF_LISTS, options=AXIS, size=range_of_scores),
+    Subject(
+        "approx_ndcg",
+        LISTS,
+        without(OF_LISTS, "convex"),
+        {"convex": "it is at most 1"},
+        AXIS,
+        ONE,
+    ),
+    Subject("lambda_rank", LISTS, without(OF_LISTS, "convex"), COUNTED_RANKS, AXIS, range_of_scores),
+)
+
 SUBJECTS = (
     *BINARY_LOSSES,
     *CLASS_LOSSES,
@@ -507,4 +572,6 @@ SUBJECTS = (
     *BOX_LOSSES,
     *MASK_LOSSES,
     *SEQUENCE_LOSSES,
+    *PREFERENCES,
+    *RANKINGS,
 )

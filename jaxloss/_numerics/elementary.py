@@ -118,6 +118,17 @@ def softplus(x: Array) -> Array:
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
+def _sigmoid_slope(x: Array) -> Array:
+    small = jnp.exp(-jnp.abs(x))
+    return small / (1 + small) ** 2
+
+
+@partials(_sigmoid_slope)
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), with a derivative that is exact where it is small."""
+    return jax.nn.sigmoid(x)
+
+
 def d_bce_of_logit(y: Array, z: Array) -> Array:
     """sigmoid(z) - y, exact also where the two are almost equal."""
     small = jnp.exp(-jnp.abs(z))

@@ -13,6 +13,8 @@ from cases import (
     likelihood,
     linear,
     margin,
+    preference,
+    ranking,
     regression,
     relative,
     robust,
@@ -34,6 +36,8 @@ FAMILIES = (
     linear,
     boxes,
     segmentation,
+    preference,
+    ranking,
 )
 ROWS = tuple(row for family in FAMILIES for row in family.ROWS)
 

@@ -1,0 +1,350 @@
+"""Ranking losses: of scores `z` that must bring the items of a list into the order of their relevances `y`.
+
+The unit is a list, a set of items whose order in memory means nothing. `axis` says where the items lie, `where` which
+of them exist: lists of different length are padded, with anything. A list without any item does not exist; one in which
+all items are equally relevant has nothing to teach the losses of pairs.
+
+A pair is an item and a less relevant one. Losses of pairs, and those that count ranks, hold a number for each two items
+of a list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._numerics.elementary import divide_or_zero, relu0, sigmoid, softplus
+from jaxloss._numerics.rows import Row, Targets, cross_entropy
+from jaxloss.contract import POSITIVE, ArrayLike, Domain, Holds, Units, all_members, at_least, loss, losses
+
+__all__ = ["approx_ndcg", "lambda_rank", "list_mle", "list_softmax", "pairwise_hinge", "ranknet"]
+
+# Ends of float32 on both sides: a comparison would not notice a NaN or an infinity.
+LARGEST = float(jnp.finfo(jnp.float32).max)
+FINITE = Domain("finite", low=-LARGEST, high=LARGEST)
+SCORES = Holds("score", FINITE)
+ORDERED = Holds(domain=FINITE)
+RELEVANCES = Holds(domain=FINITE._replace(text="finite and at least 0", low=0))
+
+
+@loss
+def list_softmax(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
+    """Softmax cross-entropy of a list: `-sum_i y_i log softmax(z)_i`, the softmax over its items.
+
+    With relevances that sum to 1 it is ListNet, whose own are `jax.nn.softmax(y, where=where)`. A list without a
+    relevant item costs 0.
+
+    Args:
+      y_true: (..., N) relevances, at least 0.
+      y_pred: (..., N) scores.
+      axis: the axis of the items.
+      weights: a factor for each list.
+      where: (..., N) which items exist (bool); the others may hold anything, even NaN.
+
+    Returns:
+      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
+      A negative relevance makes its list NaN, with zero gradient.
+
+    Example:
+      >>> print(list_softmax([[1.0, 0.0], [0.0, 3.0]], [[0.0, 0.0], [2.0, 2.0]]))  # (log 2 + 3 log 2) / 2
+      1.3862944
+
+    Source: Cao et al. 2007, Learning to rank: from pairwise approach to listwise approach, doi 10.1145/1273496.1273513.
+    Agrees with optax.losses.ranking_softmax_loss and rax.softmax_loss.
+    """
+
+    def items(y: Array, z: Array, exists: Array) -> Array:
+        targets = Targets(jnp.where(exists, y, 0), None, None)
+        return cross_entropy(targets, Row.of(jnp.where(exists, z, -jnp.inf)))
+
+    inputs = {"y_true": (y_true, RELEVANCES), "y_pred": (y_pred, SCORES)}
+    return losses(items, inputs, members=axis, **units)
+
+
+@loss
+def ranknet(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
+    """RankNet, pairwise logistic: the mean of `log(1 + exp(-(z_i - z_j)))` over the pairs of a list, `y_i > y_j`.
+
+    A list without a pair costs 0. So that each pair of the batch counts the same, `weights` may hold how many there
+    are.
+
+    Args:
+      y_true: (..., N) relevances, of which only the order counts.
+      y_pred: (..., N) scores.
+      axis: the axis of the items.
+      weights: a factor for each list.
+      where: (..., N) which items exist (bool); the others may hold anything, even NaN.
+
+    Returns:
+      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
+
+    Example:
+      >>> print(ranknet([[2.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]))  # log 2 for each of two pairs
+      0.6931472
+
+    Source: Burges et al. 2005, doi 10.1145/1102351.1102363. Agrees with rax.pairwise_logistic_loss of one list; that of
+    several is the mean over all their pairs.
+    """
+
+    def items(y: Array, z: Array, exists: Array) -> Array:
+        return _mean_over_pairs(lambda ahead: softplus(-ahead), y, z, exists)
+
+    return _of_lists(items, y_true, y_pred, axis, **units)
+
+
+@loss
+def pairwise_hinge(
+    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, axis: int = -1, **units: Unpack[Units]
+) -> Array:
+    """Pairwise hinge: the mean of `max(0, margin - (z_i - z_j))` over the pairs of a list, `y_i > y_j`.
+
+    A list without a pair costs 0. At the kinks the derivative is 0. So that each pair of the batch counts the same,
+    `weights` may hold how many there are.
+
+    Args:
+      y_true: (..., N) relevances, of which only the order counts.
+      y_pred: (..., N) scores.
+      margin: by how much the score of the more relevant item must exceed that of the other, at least 0.
+      axis: the axis of the items.
+      weights: a factor for each list.
+      where: (..., N) which items exist (bool); the others may hold anything, even NaN.
+
+    Returns:
+      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range, a negative margin. TypeError: `y_pred` of integer dtype.
+
+    Example:
+      >>> print(pairwise_hinge([[1.0, 0.0, 0.0]], [[2.0, 1.5, 0.0]]))  # (0.5 + 0) / 2
+      0.25
+
+    Source: Herbrich, Graepel and Obermayer 2000, Large margin rank boundaries for ordinal regression. Agrees with
+    rax.pairwise_hinge_loss of one list; that of several is the mean over all their pairs.
+    """
+
+    def items(y: Array, z: Array, exists: Array, margin: float | Array) -> Array:
+        return _mean_over_pairs(lambda ahead: relu0(margin - ahead), y, z, exists)
+
+    return _of_lists(items, y_true, y_pred, axis, {"margin": (margin, at_least(0))}, **units)
+
+
+@loss
+def list_mle(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
+    """ListMLE: minus the logarithm of the probability that the items are drawn in the order of their relevances.
+
+    Each next one is drawn by a softmax over those that are left: `sum_i (log sum_{j: y_j <= y_i} exp(z_j) - z_i)`.
+
+    For items of equal relevance any order is right. In place of the mean over all of them it has Efron's approximation,
+    the same for each: when k of m such items are drawn, all m count by 1 - k / m in the sum.
+
+    Args:
+      y_true: (..., N) relevances, of which only the order counts.
+      y_pred: (..., N) scores.
+      axis: the axis of the items.
+      weights: a factor for each list.
+      where: (..., N) which items exist (bool); the others may hold anything, even NaN.
+
+    Returns:
+      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
+
+    Example:
+      >>> print(list_mle([[2.0, 1.0, 0.0]], [[0.0, 0.0, 0.0]]))  # log 3 + log 2 + log 1
+      1.7917595
+
+    Source: Xia et al. 2008, doi 10.1145/1390156.1390306; equal relevances: Efron 1977, doi
+    10.1080/01621459.1977.10480613. Agrees with rax.listmle_loss where no two relevances are equal; that function puts
+    equal ones into one order, as they stand or at random.
+    """
+
+    def items(y: Array, z: Array, exists: Array) -> Array:
+        left = (y[None, :] <= y[:, None]) & exists[None, :]
+        equal = (y[None, :] == y[:, None]) & exists[None, :]
+        many = jnp.sum(equal, 1)
+        drawn = jnp.sum(jnp.tril(equal, -1), 1)
+        share = (1 - drawn / jnp.maximum(many, 1)).astype(z.dtype)[:, None]
+        # An item that does not exist has itself, so that no sum is empty.
+        left = left | jnp.eye(z.size, dtype=bool)
+        ahead = _differences(z) + jnp.where(equal, jnp.log(share), 0)
+        return jnp.sum(jnp.where(exists, jax.nn.logsumexp(ahead, axis=1, where=left), 0))
+
+    return _of_lists(items, y_true, y_pred, axis, **units)
+
+
+@loss
+def approx_ndcg(
+    y_true: ArrayLike, y_pred: ArrayLike, *, temperature: float | Array = 1.0, axis: int = -1, **units: Unpack[Units]
+) -> Array:
+    """1 - NDCG, with smooth ranks: `1 - sum_i g_i / log2(1 + r_i) / ideal`, where `g_i = 2^y_i - 1`.
+
+    `r_i = 1 + sum_{j != i} sigmoid((z_j - z_i) / temperature)` is the rank of an item, and `ideal` the largest that the
+    sum over the items can be. A list without a relevant item costs 0. Relevances count as constants.
+
+    Args:
+      y_true: (..., N) relevances y, at least 0.
+      y_pred: (..., N) scores.
+      temperature: the smaller, the closer to true ranks, and the fewer items have a gradient; above 0.
+      axis: the axis of the items.
+      weights: a factor for each list.
+      where: (..., N) which items exist (bool); the others may hold anything, even NaN.
+
+    Returns:
+      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range, a temperature that is not positive. TypeError: `y_pred` of
+      integer dtype. A negative relevance makes its list NaN, with zero gradient.
+
+    Example:
+      >>> print(f"{approx_ndcg([[1.0, 0.0]], [[0.0, 0.0]]):.6f}")  # 1 - 1 / log2(1 + 1.5)
+      0.243529
+
+    Source: Qin, Liu and Li 2010, doi 10.1007/s10791-009-9124-x. Agrees with rax.approx_t12n(rax.ndcg_metric), which
+    leaves out the 1.
+    """
+
+    def items(y: Array, z: Array, exists: Array, temperature: float | Array) -> Array:
+        before, places, gains, ideal = _ideal(y, exists)
+        others = exists[None, :] & ~jnp.eye(z.size, dtype=bool)
+        # How much behind its ideal place an item is, by those that should be before it and by the others: nothing
+        # cancels where all are almost in order.
+        side = jnp.where(before, -1, 1).astype(z.dtype)
+        # Beyond that the sigmoid is 0 or 1, and the quotient might be infinite.
+        ahead = jnp.clip(side * _differences(z), -1000 * temperature, 1000 * temperature)
+        behind = jnp.sum(jnp.where(others, side * sigmoid(ahead / temperature), 0), 1)
+        # 1 / log2(1 + k) - 1 / log2(1 + r), with r = k + behind.
+        log = jnp.log1p(places)
+        lost = math.log(2) * jnp.log1p(behind / (1 + places)) / (log * jnp.log1p(places + behind))
+        return divide_or_zero(jnp.sum(gains * lost), ideal)
+
+    return _of_lists(items, y_true, y_pred, axis, {"temperature": (temperature, POSITIVE)}, RELEVANCES, **units)
+
+
+@loss
+def lambda_rank(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
+    """LambdaRank for NDCG: the sum over the pairs of `abs(dNDCG_ij) log(1 + exp(-(z_i - z_j)))`, `y_i > y_j`.
+
+    `dNDCG_ij = (g_i - g_j) (1 / log2(1 + r_i) - 1 / log2(1 + r_j)) / ideal` is what it would change if the two items
+    changed places; g and `ideal` as in `approx_ndcg`, r the true ranks by the scores. The derivative takes it for a
+    constant. Of items with equal scores it is the mean over their orders, so that a model which starts with equal
+    scores learns.
+
+    Args:
+      y_true: (..., N) relevances y, at least 0.
+      y_pred: (..., N) scores.
+      axis: the axis of the items.
+      weights: a factor for each list.
+      where: (..., N) which items exist (bool); the others may hold anything, even NaN.
+
+    Returns:
+      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
+      A negative relevance makes its list NaN, with zero gradient.
+
+    Example:
+      >>> print(f"{lambda_rank([[1.0, 0.0]], [[0.0, 0.0]]):.6f}")  # (1 - 1 / log2(3)) log 2
+      0.255820
+
+    Source: Burges, Ragno and Le 2006, Learning to rank with nonsmooth cost functions; as a loss: Wang et al. 2018, doi
+    10.1145/3269206.3271784. Agrees with rax.pairwise_logistic_loss of one list, with dcg_lambdaweight(normalize=True)
+    and reduce_fn=jnp.sum, over the number of items; there equal scores are ranked as they stand.
+    """
+
+    def items(y: Array, z: Array, exists: Array) -> Array:
+        _, _, gains, ideal = _ideal(y, exists)
+        change = jnp.abs(gains[:, None] - gains[None, :]) * _discount_changes(jax.lax.stop_gradient(z), exists)
+        change = divide_or_zero(change, jnp.broadcast_to(ideal, change.shape))
+        costs = softplus(z[None, :] - z[:, None])
+        return jnp.sum(jnp.where(_pairs(y, exists) & (change > 0), change * costs, 0))
+
+    return _of_lists(items, y_true, y_pred, axis, None, RELEVANCES, **units)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pieces
+
+
+def _of_lists(
+    formula: Callable[..., Array],
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    axis: int,
+    options: Mapping[str, Any] | None = None,
+    relevances: Holds = ORDERED,
+    **units: Unpack[Units],
+) -> Array:
+    """The loss of a batch of lists, from the formula for one of them, which compares its items."""
+
+    def items(y: Array, z: Array, exists: Array, **options: Any) -> Array:
+        y, z, exists = all_members(jax.lax.stop_gradient(y), z, exists)
+        return formula(y, z, exists, **options)
+
+    inputs = {"y_true": (y_true, relevances), "y_pred": (y_pred, SCORES)}
+    return losses(items, inputs, options=options, members=axis, **units)
+
+
+def _pairs(y: Array, exists: Array) -> Array:
+    """Which item (by row) is more relevant than which (by column)."""
+    return (y[:, None] > y[None, :]) & exists[:, None] & exists[None, :]
+
+
+def _differences(z: Array) -> Array:
+    """z_j - z_i (j by column), the largest number in place of an infinite one."""
+    ahead = z[None, :] - z[:, None]
+    return jnp.where(jnp.isinf(ahead), jnp.sign(ahead) * float(jnp.finfo(z.dtype).max), ahead)
+
+
+def _mean_over_pairs(cost: Callable[[Array], Array], y: Array, z: Array, exists: Array) -> Array:
+    pairs = _pairs(y, exists)
+    count = jnp.maximum(jnp.sum(pairs.astype(z.dtype)), 1)
+    return jnp.sum(jnp.where(pairs, cost(z[:, None] - z[None, :]) / count, 0))
+
+
+def _ideal(y: Array, exists: Array) -> tuple[Array, Array, Array, Array]:
+    """Which item (by column) should stand before which, their places from 1 on, their gains, and the DCG of that order.
+
+    The gains 2^y - 1 are in units of the largest of them, which no number may hold.
+    """
+    equal = y[None, :] == y[:, None]
+    before = ((y[None, :] > y[:, None]) | jnp.tril(equal, -1)) & exists[None, :]
+    places = 1 + jnp.sum(before.astype(y.dtype), 1)
+    y = jnp.where(exists, y, 0)
+    top = jnp.max(y)
+    shares = divide_or_zero(-jnp.expm1(-math.log(2) * y), jnp.broadcast_to(-jnp.expm1(-math.log(2) * top), y.shape))
+    gains = jnp.exp2(y - top) * shares
+    return before, places, gains, jnp.sum(gains / jnp.log2(1 + places))
+
+
+def _discounts(like: Array) -> Array:
+    """1 / log2(1 + rank) of all ranks, the first one first."""
+    return 1 / jnp.log2(2 + jnp.arange(like.size, dtype=like.dtype))
+
+
+def _discount_changes(z: Array, exists: Array) -> Array:
+    """By how much the discounts of any two items differ; of items with equal scores in the mean over their orders."""
+    first = jnp.sum((z[None, :] > z[:, None]) & exists[None, :], 1)
+    many = jnp.sum((z[None, :] == z[:, None]) & exists[None, :], 1)
+    place = jnp.arange(z.size)[None, :] - first[:, None]
+    takes = (place >= 0) & (place < many[:, None])
+    discounts = jnp.where(takes, _discounts(z)[None, :], 0)
+    mean = jnp.sum(discounts, 1) / jnp.maximum(many, 1).astype(z.dtype)
+    # Of m numbers in descending order the mean difference of two is sum_k (m - 1 - 2 k) x_k / (m (m - 1) / 2).
+    ahead = (many[:, None] - 1 - 2 * place).astype(z.dtype)
+    spread = jnp.sum(ahead * discounts, 1) / jnp.maximum(many * (many - 1) / 2, 1).astype(z.dtype)
+    return jnp.where(z[:, None] == z[None, :], spread[:, None], jnp.abs(mean[:, None] - mean[None, :]))
