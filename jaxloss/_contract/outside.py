@@ -33,8 +33,13 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
             cores = tuple(
                 _cut(least)(x, *at) if h.core == 0 and _is_floating(x) else x for h, x in zip(holds, cores, strict=True)
             )
+        entries = [(m, x) for m, h, x in zip(margins, holds, cores, strict=True) if m and h.core and _by_entry(h)]
         cores = tuple(
-            _cut(m)(x, jax.lax.stop_gradient(x)) if m and h.core and (h.alone or h.outside == "entry") else x
+            _without_gradient_outside(
+                x, [(m, x)] if m and h.alone else [(n, y) for n, y in entries if y.shape == x.shape]
+            )
+            if h.core and _is_floating(x)
+            else x
             for m, h, x in zip(margins, holds, cores, strict=True)
         )
         loss = formula(*cores, **options)
@@ -52,6 +57,15 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
         return loss
 
     return call
+
+
+def _by_entry(holds: Holds) -> bool:
+    return holds.outside == "entry" and not holds.alone
+
+
+def _without_gradient_outside(x: Array, known: list[tuple[Callable[[Array], Array], Array]]) -> Array:
+    """An input whose entries have no gradient where one of those in the same place lies outside."""
+    return _cut(_least([m for m, _ in known]))(x, *(jax.lax.stop_gradient(y) for _, y in known)) if known else x
 
 
 def _is_floating(x: Array) -> bool:
