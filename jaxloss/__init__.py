@@ -8,7 +8,8 @@ computed in float32 and returns float32; gradients have the dtype of their input
 **Units** are what a loss gives one value for: an element, an example, a box, a sequence, a class of an image. The
 Returns of each loss names its unit. Three options are the same for all of them:
 
-- `weights`: a factor for each unit. Their shape is a leading part of that of the units: (batch,) fits (batch, time).
+- `weights`: a factor for each unit, which may be negative. Their shape is a leading part of that of the units: (batch,)
+  fits (batch, time).
 - `where`: which units exist (bool), of a shape as for `weights`. Masking equals leaving out: what lies under the
   mask, be it NaN or a label of -100, reaches neither the loss nor any gradient.
 - `reduction`: "mean" is sum(w l) / sum(w) over the units that exist; "sum"; "none"; "sum_over_batch_size" divides

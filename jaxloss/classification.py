@@ -117,7 +117,8 @@ def sparse_cce(
       y_true: (...) integer labels in 0..K-1.
       y_pred: (..., K) probabilities, or logits if `from_logits`.
       from_logits, label_smoothing, class_weights, z_loss, axis: as for `cce`. With smoothing a the loss is
-        `(1 - a) w[y] s[y] + a mean_k(w[k] s[k])` where `s = -log p` and w are the class weights.
+        `(1 - a) w[y] s[y] + a mean_k(w[k] s[k])` where `s = -log p` and w are the class weights. The smoothing b of T5,
+        which is spread over the K - 1 wrong classes only, is `b K / (K - 1)` here.
 
     Returns:
       The mean over examples; with `reduction="none"` one loss per example, shape (...).

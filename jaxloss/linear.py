@@ -216,7 +216,7 @@ def _loss_and_stats(
     constants = {name: x for name, x in options.items() if name not in traced}
     for name, x in constants.items():
         check_constant(name, x, _DOMAINS[name])
-    _check_chunk(chunk)
+    _check_chunk(chunk, label.shape)
     weights, where = check_units(label.shape, weights, where, reduction)
     if checking.value:
         values.inspect(given, where, classes=kernel.shape[1])
@@ -274,7 +274,12 @@ def _check_option(name: str, option: Any, kernel: Array) -> Array:
     return option
 
 
-def _check_chunk(chunk: int | None) -> None:
+def _check_chunk(chunk: int | None, shape: tuple[int, ...]) -> None:
+    if not all(isinstance(n, int) for n in shape):
+        raise ValueError(
+            f"{current_loss()}: y_true has shape {shape}. To cut it into chunks its sizes must be known. Export it for "
+            "given sizes, or use sparse_cce of hidden @ kernel."
+        )
     if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool)):
         raise TypeError(f"{current_loss()}: chunk must be an int or None, got {chunk!r}.")
     check_constant("chunk", chunk, at_least(1))

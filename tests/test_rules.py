@@ -38,11 +38,12 @@ RULES: dict[str, list[Any]] = {}
 
 
 def rule(
-    title: str, cases: Iterable[Any] = ((),), alike: Callable[..., Any] | None = None
+    title: str, cases: Iterable[Any] = ((),), alike: Callable[..., Any] | None = None, slow: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Enter a rule in the table, with what it is tried on: tuples of arguments, the first of which name the case.
 
     alike: what makes two cases alike; the first is tried each time, the others when the slow tests run.
+    slow: whether all of them are.
     """
 
     def enter(test: Callable[..., None]) -> Callable[..., None]:
@@ -51,7 +52,7 @@ def rule(
             case = case if isinstance(case, tuple) else (case,)
             name = "-".join(str(getattr(x, "id", x)) for x in case if isinstance(x, (str, Row))) or test.__name__
             kind = alike(*case) if alike else name
-            marks = [pytest.mark.slow] if kind in seen else []
+            marks = [pytest.mark.slow] if slow or kind in seen else []
             seen.add(kind)
             RULES.setdefault(title, []).append(pytest.param(test, case, id=f"{title.split()[0]} {name}", marks=marks))
         return test
@@ -91,11 +92,12 @@ def of(*families: str) -> list[Row]:
 
 
 ROW_OF = {row.name: row for row in of(*FAMILIES)}
+PER_CLASS = {("categorical_focal", "alpha"), ("sparse_focal", "alpha")}
 PAIRS = [
     (row, key)
     for row in ROW_OF.values()
     for key in KNOBS
-    if key in inspect.signature(jl.LOSSES[row.name]).parameters and (row.name, key) != ("categorical_focal", "alpha")
+    if key in inspect.signature(jl.LOSSES[row.name]).parameters and (row.name, key) not in PER_CLASS
 ]
 
 
@@ -894,12 +896,16 @@ def wrong_axis_name() -> None:
 # Exported
 
 
-@rule("10 a batch of any size is exported", [(row,) for row in ROW_OF.values()], alike=same_family)
+ONE_OF_EACH = {row.name: row for row in reversed(ROWS) if row.name != "linear_cce"}
+
+
+@rule("10 a batch of any size is exported", [(row,) for row in ONE_OF_EACH.values()], alike=same_family)
 def exported(row: Row) -> None:
     """`jax.export` with a symbolic batch: every reduction and gradient, with a mask and weights; the numbers stay."""
-    loss, arrays = jl.LOSSES[row.name], row.make((3, 2))
+    loss, arrays = row.judged(jl.LOSSES[row.name]), row.make((3, 2))
     units = row.losses(arrays).shape
     given = {"where": np.arange(6).reshape(3, 2) % 4 != 1, "weights": distinct(units)}
+    batch = 1 if row.pooled else 0
 
     def all_ways(given: Any, *arrays: Any) -> Any:
         def call(*arrays: Any, **more: Any) -> Any:
@@ -914,9 +920,62 @@ def exported(row: Row) -> None:
         )
 
     (size,) = jax.export.symbolic_shape("b")
-    kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), (given, *arrays))
+
+    def open_along(axis: int, x: Any) -> Any:
+        return jax.ShapeDtypeStruct((*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
+
+    kinds = (
+        {"where": open_along(batch, given["where"]), "weights": open_along(0, given["weights"])},
+        *(open_along(batch, x) for x in arrays),
+    )
     program = jax.export.export(jax.jit(all_ways))(*kinds)
     close(jax.tree.map(np.asarray, program.call(given, *arrays)), run(all_ways, given, *arrays), "exported")
+
+
+@rule("10 a batch of any size is exported")
+def chunks_need_a_size() -> None:
+    """The chunks of linear_cce are cut from a batch of known size: it says so."""
+    (size,) = jax.export.symbolic_shape("b")
+    labels, hidden = jax.ShapeDtypeStruct((size,), jnp.int32), jax.ShapeDtypeStruct((size, 3), jnp.float32)
+    words = ("linear_cce: y_true has shape (b,)", "use sparse_cce of hidden @ kernel")
+    program = jax.export.export(jax.jit(lambda y, h: jl.linear_cce(y, h, np.ones((3, 5), np.float32))))
+    refuses(ValueError, words, program, labels, hidden)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Many
+
+
+@rule("12 more than 2^24 units", slow=True)
+def twenty_million() -> None:
+    """Counts and weights of masked units are exact: in float32 ones, added one by one, end at 2^24."""
+    n = 20_000_001
+    kept = 2 * n // 3 + (n % 3 > 0)
+
+    def all_ways(y: Any, p: Any) -> Any:
+        where = jnp.arange(n) % 3 < 2
+        w = jnp.where(where, 1.0, jnp.nan)
+        square = lambda p: jl.mse(y, p, where=where)  # noqa: E731
+        value, slope = jax.value_and_grad(square)(p)
+        return {
+            "mean": (value, jnp.sum(slope[:3]), jl.mse(y, p, where=where, weights=w)),
+            "all": (jl.mse(y, p), jl.mse(y, p, weights=jnp.ones(n))),
+            "pair": jl.mse(y, p, where=where, reduction="sum_and_weight"),
+            "weighted pair": jl.mse(y, p, where=where, weights=w, reduction="sum_and_weight"),
+            "size": jl.mse(y, p, where=where, reduction="sum_over_batch_size"),
+            "labels": jl.sparse_cce(jnp.zeros(n, jnp.int32), jnp.zeros((n, 1)), where=where, from_logits=True),
+        }
+
+    # Under the mask lies NaN.
+    p = jnp.where(jnp.arange(n) % 3 < 2, 2.0, jnp.nan).astype(jnp.float32)
+    got = run(all_ways, jnp.zeros(n), p)
+    assert np.isnan(got["all"]).all()
+    tolerance = {"rtol": 2 * np.finfo(np.float32).eps}
+    np.testing.assert_allclose(got["mean"], [4, 2 * 4 / kept, 4], **tolerance)
+    np.testing.assert_allclose(got["pair"], [4 * kept, kept], **tolerance)
+    np.testing.assert_allclose(got["weighted pair"], [4 * kept, kept], **tolerance)
+    np.testing.assert_allclose(got["size"], 4, **tolerance)
+    assert got["labels"] == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -930,7 +989,7 @@ def test_rules(test: Callable[..., None], case: tuple[Any, ...]):
 def main() -> int:
     print(f"{'rule':60} tried passed")
     good = True
-    for title, cases in RULES.items():
+    for title, cases in sorted(RULES.items(), key=lambda entry: int(entry[0].split()[0])):
         passed = 0
         for case in cases:
             test, arguments = case.values

@@ -41,7 +41,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Make a loss, or a function that calls losses, raise an error for bad values, also where it is compiled.
 
     Bad values are labels that are no class, probabilities outside [0, 1] or rows of them that do not sum to 1 (by more
-    than rounding: 1e-3 for the sum), NaN, infinities other than the -inf of an excluded class, inverted boxes, negative
+    than rounding: 1e-3 for the sum, more for what half precision can hold), NaN, infinities other than the -inf of an excluded class, inverted boxes, negative
     counts, rates, scales and variances, targets other than -1 and +1 (and 0) where a sign is needed, sequences that are
     too short for their labels, and traced options outside their range. What `where` masks is never one.
 
@@ -211,8 +211,19 @@ def _findings(name: str, domain: Domain, x: Array, classes: int | None) -> Itera
         yield f"the width and height of the boxes in {name} must be at least 0{_CURE}{domain.cure}", sides >= 0, sides
     if domain.sum:
         total = jnp.sum(widened(domain.sum(x)))
-        near = max(slack, 1e-3) if domain.rounds else 0
-        yield f"the sum of each row of {name} must be 1", jnp.abs(total - 1) <= near, total
+        near = 8 * _rounding(x) if domain.rounds else 0
+        yield f"the sum of each row of {name} must be 1", jnp.abs(total - 1) <= jnp.maximum(near, 1e-3), total
+
+
+def _rounding(row: Array) -> Array:
+    """The eps of the dtype that a row was made in, which may be one of half precision, widened since."""
+    info = jnp.finfo(row.dtype)
+    eps = jnp.full((), info.eps, jnp.float32)
+    for half in map(jnp.finfo, (jnp.float16, jnp.bfloat16)):
+        if half.nmant < info.nmant:
+            kept = jax.lax.reduce_precision(row, info.nexp, half.nmant) == row
+            eps = jnp.where(jnp.all(kept), jnp.float32(half.eps), eps)
+    return eps
 
 
 def inspect_option(name: str, value: Any, domain: Domain) -> None:
