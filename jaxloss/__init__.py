@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from jaxloss._contract.declare import declared as _declared
 from jaxloss._contract.reduce import mean_of_means
+from jaxloss._contract.types import ClassStats
 from jaxloss._contract.values import BadValueError, checked
 from jaxloss._names import Table as _Table
 from jaxloss._names import did_you_mean as _did_you_mean
@@ -52,7 +53,7 @@ from jaxloss.boxes import (
     wiou_v2,
     wiou_v3,
 )
-from jaxloss.classification import ClassStats, bce, cce, cce_stats, nll, sparse_cce, sparse_cce_stats
+from jaxloss.classification import bce, cce, cce_stats, nll, sparse_cce, sparse_cce_stats
 from jaxloss.counts import negative_binomial_nll, poisson_nll, tweedie
 from jaxloss.divergence import distillation, js_divergence, kl_divergence, total_variation
 from jaxloss.focal import (
@@ -65,7 +66,7 @@ from jaxloss.focal import (
     sparse_poly1,
 )
 from jaxloss.likelihood import gaussian_nll, laplace_nll, student_t_nll
-from jaxloss.linear import LinearStats, linear_cce, linear_cce_stats
+from jaxloss.linear import linear_cce, linear_cce_stats
 from jaxloss.margin import (
     categorical_hinge,
     hinge,
@@ -93,7 +94,6 @@ __all__ = [
     "LOSSES",
     "BadValueError",
     "ClassStats",
-    "LinearStats",
     "alpha_iou",
     "balanced_l1",
     "barron",

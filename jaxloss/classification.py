@@ -6,12 +6,13 @@ The unit is an example, which consumes the class axis; for `bce` it is an elemen
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._contract.types import ClassStats
 from jaxloss._numerics.elementary import bce_of_logit, bce_of_probability, log_probability, softplus
 from jaxloss._numerics.rows import Row, normaliser, smoothed, take_label
 from jaxloss._numerics.scores import Logits, interpolate, read, weight_of
@@ -36,7 +37,7 @@ from jaxloss.contract import (
     losses,
 )
 
-__all__ = ["ClassStats", "bce", "cce", "cce_stats", "nll", "sparse_cce", "sparse_cce_stats"]
+__all__ = ["bce", "cce", "cce_stats", "nll", "sparse_cce", "sparse_cce_stats"]
 
 
 @loss
@@ -159,24 +160,6 @@ def _shared(label_smoothing: float | Array, class_weights: ArrayLike | None, z_l
         "class_weights": (class_weights, PER_CLASS),
         "z_loss": (z_loss, ANY),
     }
-
-
-class ClassStats(NamedTuple):
-    """What a trainer logs, reduced as the loss is. Nothing is differentiated through it.
-
-    cross_entropy: the loss without the z-loss.
-    z_loss: the rest.
-    logsumexp: of the logits.
-    correct: 1 where no logit exceeds that of the label (of dense targets, of the largest), else 0: its mean is the
-      accuracy.
-    entropy: of the prediction.
-    """
-
-    cross_entropy: Array
-    z_loss: Array
-    logsumexp: Array
-    correct: Array
-    entropy: Array
 
 
 @compiled

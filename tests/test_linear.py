@@ -302,7 +302,8 @@ def test_statistics_from_the_same_pass():
     lse = np.log(np.exp(z).sum(-1))
     ce = lse - np.take_along_axis(z, labels[..., None], -1)[..., 0]
     right = z.argmax(-1) == labels
-    want = tuple(x[mask].mean() for x in (ce, 0.1 * lse**2, lse, right))
+    p = np.exp(z - lse[..., None])
+    want = tuple(x[mask].mean() for x in (ce, 0.1 * lse**2, lse, right, -(p * np.log(p)).sum(-1)))
     close(tuple(stats), want, "means", rtol=1e-5)
     _, units = linear_cce_stats(labels, hidden, kernel, bias=bias, **given, reduction="none")
     close(units.correct, np.where(mask, right, 0), "a token each")

@@ -175,6 +175,60 @@ def options_over_devices(row: Row, kind: AxisType) -> None:
         close(run(both, jax.device_put(knob, NamedSharding(mesh, at)), *spread), want, f"the option over {at}")
 
 
+@rule(
+    "1 options match the units from the right",
+    [(key, chunk) for key in ("label_smoothing", "z_loss", "softcap") for chunk in (None, 1, 4)],
+    alike=lambda key, chunk: chunk is not None,
+)
+def options_of_tokens(key: str, chunk: int | None) -> None:
+    """The options of linear_cce, whatever its chunks: equal to those of one token at a time, NaN under the mask."""
+    rng = np.random.default_rng(0)
+    labels, mask = rng.integers(0, 5, (4, 3)), np.arange(12).reshape(4, 3) % 4 != 1
+    hidden, kernel = rng.normal(size=(4, 3, 6)).astype(np.float32), rng.normal(size=(6, 5)).astype(np.float32)
+    column = np.array(
+        {"label_smoothing": [0, 0.2, 0.5], "z_loss": [0, 0.01, 0.5], "softcap": [1, 2, 5]}[key], np.float32
+    )
+    each = np.stack([column, column[::-1], column, column + np.float32(0.125)])
+    spoiled = np.where(mask, each, np.float32(np.nan))
+
+    def call(knob: Any, hidden: Any, kernel: Any, **more: Any) -> Any:
+        return jl.linear_cce(labels, hidden, kernel, **{key: knob}, chunk=chunk, **more)
+
+    def singly(knob: Any, hidden: Any, kernel: Any) -> Any:
+        def one(y: Any, h: Any, k: Any) -> Any:
+            return jl.linear_cce(y, h, kernel, **{key: k})
+
+        return jax.vmap(jax.vmap(one))(labels, hidden, knob)
+
+    def mean_singly(*given: Any) -> Any:
+        return jnp.sum(jnp.where(mask, singly(*given), 0)) / float(mask.sum())
+
+    def all_ways(column: Any, each: Any, spoiled: Any, hidden: Any, kernel: Any) -> Any:
+        masked = lambda *a: call(*a, where=mask)  # noqa: E731
+        got = (
+            call(column, hidden, kernel, reduction="none"),
+            call(each, hidden, kernel, reduction="none"),
+            jax.value_and_grad(masked, (0, 1, 2))(spoiled, hidden, kernel),
+            jax.grad(lambda *a: call(*a, where=mask, reduction=jl.mean_of_means((0, 1))), (0, 1))(
+                spoiled, hidden, kernel
+            ),
+        )
+        value, slopes = jax.value_and_grad(mean_singly, (0, 1, 2))(each, hidden, kernel)
+        want = (
+            singly(jnp.broadcast_to(column, (4, 3)), hidden, kernel),
+            singly(each, hidden, kernel),
+            (value, slopes),
+            slopes[:2],
+        )
+        return got, want
+
+    got, want = run(all_ways, column, each, spoiled, hidden, kernel)
+    close(got, want, key, rtol=2e-5, atol=1e-6)
+    words = (f"linear_cce: {key} has shape (4,)", "the losses have shape (4, 3)", f"{key}[:, None]")
+    refuses(ValueError, words, call, each[:, 0], hidden, kernel)
+    refuses(ValueError, (f"linear_cce: {key} has shape (1,)",), call, column[:1], hidden, kernel)
+
+
 @rule("1 options match the units from the right")
 def options_checked() -> None:
     """`checked` says which entry of an option is outside."""

@@ -32,6 +32,24 @@ PROGRAMS = 128
 REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size", "sum_and_weight")
 
 
+class ClassStats(NamedTuple):
+    """What a trainer logs, reduced as the loss is. Nothing is differentiated through it.
+
+    cross_entropy: the loss without the z-loss.
+    z_loss: the rest.
+    logsumexp: of the logits.
+    correct: 1 where no logit exceeds that of the label (of dense targets, of the largest), else 0: its mean is the
+      accuracy.
+    entropy: of the prediction.
+    """
+
+    cross_entropy: Array
+    z_loss: Array
+    logsumexp: Array
+    correct: Array
+    entropy: Array
+
+
 class Units(TypedDict, total=False):
     """The options that all losses share: which units count, how much, and how their losses become one."""
 

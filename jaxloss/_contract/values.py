@@ -41,9 +41,10 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Make a loss, or a function that calls losses, raise an error for bad values, also where it is compiled.
 
     Bad values are labels that are no class, probabilities outside [0, 1] or rows of them that do not sum to 1 (by more
-    than rounding: 1e-3 for the sum, more for what half precision can hold), NaN, infinities other than the -inf of an excluded class, inverted boxes, negative
-    counts, rates, scales and variances, targets other than -1 and +1 (and 0) where a sign is needed, sequences that are
-    too short for their labels, and traced options outside their range. What `where` masks is never one.
+    than rounding: 1e-3 for the sum, more for what half precision can hold), NaN, infinities other than the -inf of an
+    excluded class, inverted boxes, negative counts, rates, scales and variances, targets other than -1 and +1 (and 0)
+    where a sign is needed, sequences that are too short for their labels, and traced options outside their range. What
+    `where` masks is never one, nor is a negative weight.
 
     The result is that of the function, compiled as by `jax.jit`. It costs a look at all inputs and, at each call, a
     wait for the devices, so it is for finding errors. Wrap the outermost function: `checked(jax.jit(step))`,
