@@ -63,6 +63,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     Raises:
       BadValueError: (a ValueError) when called with bad values: the argument, the rule, how many entries break it,
       and the first of them.
+      TypeError: where the function changes an argument in place, as a step of flax.nnx does: the change would be lost.
       RuntimeError: when called inside `jax.jit`, `jax.lax.scan` and the like, from where no error can come out.
 
     Example:
@@ -89,8 +90,14 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         # What does not fit must reach the loss as it is, which knows a label from a number.
         program = _program.__wrapped__ if any(isinstance(x, np.ndarray) for x in rest) else _program
         with checking(True):
-            error, result = program(function, structure, *rest)(arrays)
+            error, (result, changed) = program(function, structure, *rest)(arrays)
         _raise(error)
+        if not all(_equal(arrays[i], x) for i, x in changed.items()):
+            raise TypeError(
+                "jaxloss.checked: the function changes an argument in place, and that change would be lost. Let it "
+                "return what it changes. With flax.nnx: nnx.split the model before, nnx.merge it inside, return "
+                "nnx.state(model), and give that to nnx.update."
+            )
         return result
 
     return call
@@ -115,10 +122,24 @@ def _program(function: Callable[..., Any], structure: Any, *rest: Any) -> Callab
     def run(arrays: list[Array]) -> Any:
         given = iter(arrays)
         args, kwargs = jax.tree.unflatten(structure, [next(given) if x is _ARRAY else x for x in rest])
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        after, same = jax.tree.flatten((args, kwargs))
+        after = [x for x, given in zip(after, rest, strict=False) if given is _ARRAY] if same == structure else arrays
+        # Some transformations of objects put back what did not change: only its value tells.
+        return result, {i: x for i, (x, before) in enumerate(zip(after, arrays, strict=True)) if x is not before}
 
     # User checks only: the automatic ones take legitimate infinities for errors, and fail in some versions of jax.
     return jax.jit(checkify.checkify(run, errors=checkify.user_checks))
+
+
+def _equal(before: Array, after: Array) -> bool:
+    """Whether an argument is what it was; not known of one that is traced."""
+    if isinstance(after, Tracer):
+        return True
+    if jnp.issubdtype(before.dtype, jax.dtypes.prng_key):
+        before, after = jax.random.key_data(before), jax.random.key_data(after)
+    same = before.shape == after.shape and before.dtype == after.dtype
+    return same and bool(jnp.all((before == after) | ((before != before) & (after != after))))
 
 
 def _raise(error: Any) -> None:
