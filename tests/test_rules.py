@@ -1220,6 +1220,156 @@ def twenty_million() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# What the suites of others expect, of packages that need not be here
+
+SEVEN = np.array([-2, -1, -0.5, 0, 0.5, 1, 2], np.float32)
+HUNDREDS = 100 * np.eye(3, dtype=np.float32)
+BCE_OF_SCENIC = np.logaddexp(0, [[1, -2, -3], [-4, 5, -6]])
+FOCAL_OF_SCENIC = [[0.75, 0.25, 0.25], [0.25, 0.75, 0.25]] * (1 / (1 + np.exp([[-1, 2, 3], [4, -5, 6]]))) ** 2
+TWO_SEQUENCES = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], bool)
+WEIGHTS_OF_T5X = np.array([[0.5, 1, 0.25, 2, 0], [1, 1, 0, 0, 0]], np.float32)
+
+
+def expectiles(level: float) -> Any:
+    both = jax.vmap(jax.value_and_grad(lambda p: jl.expectile(0.0, p, level=level)))
+    return both(SEVEN)
+
+
+def quantiles_of_rlax(**options: Any) -> Any:
+    """The mean over target samples, the sum over those of the source."""
+    shape = (2, 2, 3)
+    source, level = np.array([[-1.0, 3], [-1, 3]]), np.array([[0.2, 0.7], [0, 0.4]])
+    y, p = np.broadcast_to(np.array([-3.0, 4, 2]), shape), np.broadcast_to(source[..., None], shape)
+    level = np.broadcast_to(level[..., None], shape)
+    losses = jl.quantile(*(x.astype(np.float32) for x in (y, p)), level=level, reduction="none", **options)
+    return losses.mean(-1).sum(-1)
+
+
+def dice_of_scenic(rows: slice) -> Any:
+    """Two objects in quarters of an image; the first is predicted at these rows."""
+    truth, seen = np.zeros((2, 1, 2, 16, 16), np.float32)
+    truth[0, 0, :8, :8] = truth[0, 1, 8:, 8:] = seen[0, 0, rows, :8] = seen[0, 1, 8:, 8:] = 1
+    logits = (seen - 0.5) * np.float32(1e6)
+    return jl.dice(truth, jax.nn.sigmoid(logits), class_axis=1, reduction="none")
+
+
+def mean_over_sequences(losses: Any, **given: Any) -> Any:
+    return jl.mae(np.zeros((2, 5), np.float32), losses, where=TWO_SEQUENCES, reduction=jl.mean_of_means(), **given)
+
+
+def smoothed_of_t5(losses: float, classes: int) -> float:
+    """The smoothing of the T5 family is over the wrong classes only."""
+    return losses * classes / (classes - 1)
+
+
+WITNESSES: list[tuple[str, Callable[[], Any], Any]] = [
+    ("rlax, expectile 0.5", lambda: expectiles(0.5), (SEVEN**2 / 2, SEVEN)),
+    ("rlax, expectile 0", lambda: expectiles(0.0), ([0, 0, 0, 0, 0.25, 1, 4], [0, 0, 0, 0, 1, 2, 4])),
+    ("rlax, expectile 1", lambda: expectiles(1.0), ([4, 1, 0.25, 0, 0, 0, 0], [-4, -2, -1, 0, 0, 0, 0])),
+    (
+        "rlax, expectile 0.75",
+        lambda: expectiles(0.75),
+        ([3, 0.75, 0.1875, 0, 0.0625, 0.25, 1], [-3, -1.5, -0.75, 0, 0.25, 0.5, 1]),
+    ),
+    ("rlax, l2", lambda: jl.mse(0 * SEVEN, SEVEN, reduction="none") / 2, [2, 0.5, 0.125, 0, 0.125, 0.5, 2]),
+    ("rlax, log loss", lambda: jl.bce([1, 0, 1, 0], [1.0, 0.0, 0.5, 0.5], reduction="none"), [0, 0, *[np.log(2)] * 2]),
+    ("rlax, quantiles", quantiles_of_rlax, [2, 2.2]),
+    ("rlax, quantiles of Huber", lambda: quantiles_of_rlax(delta=2.0), [2.5, 8.5 / 3]),
+    (
+        "scenic, l1",
+        lambda: jl.mae([[0.5, -1.3], [0.9, 1.2]], [[0.1, 0.3], [-1, 0.2]], reduction="none"),
+        [[0.4, 1.6], [1.9, 1]],
+    ),
+    (
+        "scenic, sigmoid",
+        lambda: jl.bce([[0, 1, 1], [1, 0, 1]], [[1.0, 2, 3], [4, 5, 6]], from_logits=True, reduction="none"),
+        BCE_OF_SCENIC,
+    ),
+    (
+        "scenic, weights of labels",
+        lambda: jl.bce(
+            [[0, 1, 1], [1, 0, 1]], [[1.0, 2, 3], [4, 5, 6]], from_logits=True, reduction="none",
+            weights=jnp.broadcast_to(jnp.array([1.0, 2, 3]), (2, 3)) * jnp.array([[1.0], [0]]),
+        ),
+        BCE_OF_SCENIC * [[1, 2, 3], [0, 0, 0]],
+    ),
+    (
+        "scenic, focal",
+        lambda: jl.binary_focal(
+            [[0, 1, 1], [1, 0, 1]], [[1.0, 2, 3], [4, 5, 6]], alpha=0.25, from_logits=True, reduction="none"
+        ),
+        BCE_OF_SCENIC * FOCAL_OF_SCENIC,
+    ),
+    ("scenic, dice", lambda: dice_of_scenic(slice(8)), [[0, 0]]),
+    ("scenic, dice, half", lambda: dice_of_scenic(slice(4, 12)), [[0.5, 0]]),
+    ("scenic, dice, apart", lambda: dice_of_scenic(slice(8, 16)), [[1, 0]]),
+    (
+        "t5x, average of sequences",
+        lambda: mean_over_sequences(np.arange(10, dtype=np.float32).reshape(2, 5)),
+        ((0 + 1 + 2 + 3) / 4 + (5 + 6) / 2) / 2,
+    ),
+    (
+        "t5x, average of weighted sequences",
+        lambda: mean_over_sequences(np.arange(10, dtype=np.float32).reshape(2, 5), weights=WEIGHTS_OF_T5X),
+        ((0 + 1 + 0.5 + 6) / 3.75 + (5 + 6) / 2) / 2,
+    ),
+    ("axlearn, certain", lambda: jl.sparse_cce([0, 1, 2], HUNDREDS, from_logits=True), 0),
+    (
+        "axlearn, smoothing of T5",
+        lambda: jl.sparse_cce([0, 1, 2], 100 * np.eye(4, dtype=np.float32)[:3], from_logits=True,
+                              label_smoothing=smoothed_of_t5(0.3, 4)),
+        30,
+    ),
+    ("axlearn, z-loss", lambda: jl.sparse_cce([0, 1, 2], HUNDREDS, from_logits=True, z_loss=1.0), 1e4),
+    (
+        "axlearn, live targets",
+        lambda: jl.sparse_cce([0, -1, 100], 0 * HUNDREDS + HUNDREDS[0], from_logits=True, where=[True, False, False]),
+        0,
+    ),
+    (
+        "axlearn, soft targets",
+        lambda: jl.cce([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]], HUNDREDS, from_logits=True,
+                       where=[False, True, True]),
+        (20 + 90) / 2,
+    ),
+    ("axlearn, l1", lambda: jl.mae([5, 7, 13], [1.0, 2, 3]), 19 / 3),
+    ("axlearn, squares", lambda: jl.mse([1.0, 2, 3, 4, 5], [0.0, 1, 2, 3, 4], reduction="sum_and_weight"), (5, 5)),
+    (
+        "axlearn, squares with weights",
+        lambda: jl.mse([3, 2, 13], [7.0, 5, 11], weights=[2, 0, 1], reduction="sum_and_weight"),
+        (36, 3),
+    ),
+    (
+        "axlearn, no targets",
+        lambda: jl.mse([np.nan] * 3, [0.0, 1, 2], where=[False] * 3, reduction="sum_and_weight"),
+        (0, 0),
+    ),
+    ("axlearn, nothing", lambda: jl.mse(ONES[:0], ONES[:0], reduction="sum_and_weight"), (0, 0)),
+    ("jaxopt, logistic", lambda: jl.bce([0, 1], [-1e5, 1e5], from_logits=True, reduction="none"), [0, 0]),
+    ("jaxopt, multiclass", lambda: jl.sparse_cce([0], [[1e5, 0, 0]], from_logits=True), 0),
+    ("jaxopt, Huber", lambda: jl.huber([0.0, 1, 4], [0.0, 1, 3], delta=0.1, reduction="none"), [0, 0, 0.095]),
+    (
+        "jaxopt, slope",
+        lambda: jax.grad(lambda z: jl.bce([0, 1], z, from_logits=True, reduction="sum"))(jnp.full(2, 1.2)),
+        [1 / (1 + np.exp(-1.2)), 1 / (1 + np.exp(-1.2)) - 1],
+    ),
+    (
+        "levanter, large vocabulary",
+        lambda: jl.linear_cce_stats(np.zeros((4, 5), int), np.ones((4, 5, 6), np.float32),
+                                    np.ones((6, 12), np.float32), chunk=3)[1][:3],
+        (np.log(12), 0, 6 + np.log(12)),
+    ),
+]  # fmt: skip
+
+
+@rule("17 suites of others", WITNESSES)
+def witnesses(_: str, call: Callable[[], Any], want: Any) -> None:
+    """What they expect, worked out by hand where they compare with another library."""
+    as_arrays = lambda x: jax.tree.map(np.asarray, x, is_leaf=lambda x: isinstance(x, list))  # noqa: E731
+    close(as_arrays(call()), as_arrays(want), "what they expect", rtol=2e-6, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("test", "case"), [case for cases in RULES.values() for case in cases])
