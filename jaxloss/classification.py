@@ -46,9 +46,9 @@ def cce(
     y_pred: ArrayLike,
     *,
     from_logits: bool = False,
-    label_smoothing: float | Array = 0.0,
+    label_smoothing: float | ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
-    z_loss: float | Array = 0.0,
+    z_loss: float | ArrayLike = 0.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> Array:
@@ -104,9 +104,9 @@ def sparse_cce(
     y_pred: ArrayLike,
     *,
     from_logits: bool = False,
-    label_smoothing: float | Array = 0.0,
+    label_smoothing: float | ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
-    z_loss: float | Array = 0.0,
+    z_loss: float | ArrayLike = 0.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> Array:
@@ -154,7 +154,7 @@ def sparse_cce(
     return losses(example, inputs, options=options, axis=axis, sibling="cce", **units)
 
 
-def _shared(label_smoothing: float | Array, class_weights: ArrayLike | None, z_loss: float | Array) -> dict[str, Any]:
+def _shared(label_smoothing: ArrayLike, class_weights: ArrayLike | None, z_loss: ArrayLike) -> dict[str, Any]:
     return {
         "label_smoothing": (label_smoothing, FRACTION),
         "class_weights": (class_weights, PER_CLASS),
@@ -167,9 +167,9 @@ def sparse_cce_stats(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    label_smoothing: float | Array = 0.0,
+    label_smoothing: float | ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
-    z_loss: float | Array = 0.0,
+    z_loss: float | ArrayLike = 0.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> tuple[Array, ClassStats]:
@@ -206,9 +206,9 @@ def cce_stats(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    label_smoothing: float | Array = 0.0,
+    label_smoothing: float | ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
-    z_loss: float | Array = 0.0,
+    z_loss: float | ArrayLike = 0.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> tuple[Array, ClassStats]:
@@ -277,8 +277,8 @@ def bce(
     y_pred: ArrayLike,
     *,
     from_logits: bool = False,
-    label_smoothing: float | Array = 0.0,
-    pos_weight: float | Array | None = None,
+    label_smoothing: float | ArrayLike = 0.0,
+    pos_weight: float | ArrayLike | None = None,
     **units: Unpack[Units],
 ) -> Array:
     """Binary cross-entropy: `-y log p - (1 - y) log(1 - p)`.

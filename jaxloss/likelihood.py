@@ -42,7 +42,7 @@ def gaussian_nll(
     *,
     log_variance: bool = False,
     full: bool = False,
-    eps: float | Array = 1e-6,
+    eps: float | ArrayLike = 1e-6,
     **units: Unpack[Units],
 ) -> Array:
     """Gaussian negative log-likelihood: `(log v + e^2 / v) / 2` with `v = max(variance, eps)`, `e = mean - y_true`.
@@ -136,7 +136,7 @@ def laplace_nll(
     scale: ArrayLike,
     *,
     full: bool = False,
-    eps: float | Array = 1e-6,
+    eps: float | ArrayLike = 1e-6,
     **units: Unpack[Units],
 ) -> Array:
     """Laplace negative log-likelihood: `log b + abs(e) / b` with `b = max(scale, eps)`, `e = location - y_true`.
@@ -188,9 +188,9 @@ def student_t_nll(
     location: ArrayLike,
     scale: ArrayLike,
     *,
-    df: float | Array = 4.0,
+    df: float | ArrayLike = 4.0,
     full: bool = False,
-    eps: float | Array = 1e-6,
+    eps: float | ArrayLike = 1e-6,
     **units: Unpack[Units],
 ) -> Array:
     """Student's t negative log-likelihood: `log s + (df + 1) / 2 log(1 + (e / s)^2 / df)`.

@@ -1211,11 +1211,11 @@ def twenty_million() -> None:
     p = jnp.where(jnp.arange(n) % 3 < 2, 2.0, jnp.nan).astype(jnp.float32)
     got = run(all_ways, jnp.zeros(n), p)
     assert np.isnan(got["all"]).all()
-    tolerance = {"rtol": 2 * np.finfo(np.float32).eps}
-    np.testing.assert_allclose(got["mean"], [4, 2 * 4 / kept, 4], **tolerance)
-    np.testing.assert_allclose(got["pair"], [4 * kept, kept], **tolerance)
-    np.testing.assert_allclose(got["weighted pair"], [4 * kept, kept], **tolerance)
-    np.testing.assert_allclose(got["size"], 4, **tolerance)
+    rtol = 2 * float(np.finfo(np.float32).eps)
+    np.testing.assert_allclose(got["mean"], [4, 2 * 4 / kept, 4], rtol)
+    np.testing.assert_allclose(got["pair"], [4 * kept, kept], rtol)
+    np.testing.assert_allclose(got["weighted pair"], [4 * kept, kept], rtol)
+    np.testing.assert_allclose(got["size"], 4, rtol)
     assert got["labels"] == 0
 
 
