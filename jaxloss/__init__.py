@@ -3,7 +3,9 @@
     loss(y_true, y_pred, *, <its own options>, weights=None, where=None, reduction="mean")
 
 **Arrays** are those of jax or NumPy, numbers, or lists. Shapes must be equal; nothing is broadcast. Half precision is
-computed in float32 and returns float32; gradients have the dtype of their input.
+computed in float32 and returns float32; gradients have the dtype of their input. The prediction comes second:
+`jax.grad(loss, argnums=1)`. An option that chooses the program is closed over where the loss itself is compiled:
+`jax.jit(functools.partial(loss, from_logits=True))`.
 
 **Units** are what a loss gives one value for: an element, an example, a box, a sequence, a class of an image. The
 Returns of each loss names its unit. Three options are the same for all of them:
@@ -21,7 +23,8 @@ and differentiated where the formula is: one number, or one for each unit, match
 (K,) is one for each entry of the last axis.
 
 **Domains.** A value outside the domain of its argument (a label that is no class, a probability of 1.2) makes the loss
-of its unit NaN, with zero gradient: never a plausible number. `jaxloss.checked(loss)` raises an error that names it.
+of its unit NaN, with zero gradient: never a plausible number. So watch the loss, not the gradient.
+`jaxloss.checked(loss)` raises an error that names the value.
 
 **Kinks** have the derivative 0 at the tie.
 

@@ -60,7 +60,8 @@ def cce(
     Args:
       y_true: (..., K) target distributions, one-hot or soft.
       y_pred: (..., K) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits; they are more exact than probabilities.
+      from_logits: whether `y_pred` holds logits; they are more exact than probabilities. Nothing can tell probabilities
+        that are said to be logits.
       label_smoothing: a in [0, 1]; the targets become `(1 - a) y + a / K`.
       class_weights: (K,) factors of the terms of the sum.
       z_loss: c; adds `c logsumexp(z)^2`, which keeps the normaliser of logits near 1.
@@ -289,7 +290,8 @@ def bce(
     Args:
       y_true: (...) targets in [0, 1].
       y_pred: (...) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits; they are more exact than probabilities.
+      from_logits: whether `y_pred` holds logits; they are more exact than probabilities. Nothing can tell probabilities
+        that are said to be logits.
       label_smoothing: a in [0, 1]; the targets become `(1 - a) y + a / 2`.
       pos_weight: factor of the term `y log p`: a number, or one for each entry of the last axis.
 

@@ -18,7 +18,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._contract import domains, values
-from jaxloss._contract.reduce import reduce, spread
+from jaxloss._contract.reduce import mean_of_means, reduce, spread
 from jaxloss._contract.refuse import check_constant, check_inputs, check_option_shape, check_units
 from jaxloss._contract.types import ClassStats, checking, current_loss, widen
 from jaxloss._numerics.chunks import chunk_counts, cut, join
@@ -49,8 +49,8 @@ def linear_cce(
     Equal to `sparse_cce(y_true, hidden @ kernel + bias, from_logits=True)` in value and gradients, with memory for one
     chunk of logits beside the gradients. Logits and gradients are accumulated in float32, also from bfloat16.
 
-    A named reduction and `mean_over` cost three matrix products for value and gradient together. `"none"` and
-    functions cost four, since the derivative makes the logits again.
+    A named reduction, `mean_over` and `mean_of_means` cost three matrix products for value and gradient together.
+    `"none"` and functions cost four, since the derivative makes the logits again.
 
     On several devices, tokens and vocabulary stay where they are, whichever of them is split. A kernel whose features
     are split (fully sharded parameters) is gathered once before the first chunk, and its gradient summed over the
@@ -170,10 +170,11 @@ def _of_token(
         if isinstance(option, Array):
             inside &= domain.holds(option)
     cross_entropy, penalty, correct = (jnp.where(inside, x, jnp.nan) for x in (cross_entropy, penalty, correct))
-    below = z - largest
-    spread_of_p = log_sum - jnp.sum(jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below))
-    spread_of_p = spread_of_p if entropy else jnp.zeros_like(log_sum)
-    return cross_entropy + penalty, ClassStats(cross_entropy, penalty, logsumexp, correct, spread_of_p)
+    unsure = jnp.zeros_like(log_sum)
+    if entropy:
+        below = z - largest
+        unsure = log_sum - jnp.sum(jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below))
+    return cross_entropy + penalty, ClassStats(cross_entropy, penalty, logsumexp, correct, unsure)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def _loss_and_stats(
         own = mesh.laid_out_as_units(moving[name], label, range(label.ndim))
         own = mesh.laid_out_as(jnp.broadcast_to(own, label.shape), label)
         moving[name] = own if exists is None else jnp.where(exists, own, 1)
-    if callable(reduction) and not isinstance(reduction, mean_over):
+    if callable(reduction) and not isinstance(reduction, (mean_over, mean_of_means)):
         losses, stats = sweep.each(*mesh.varying((tokens, moving)))
         result = reduce(losses, weights, where, reduction)
     else:
@@ -316,6 +317,8 @@ def _shares(weights: Array, exists: Array | None, reduction: Any) -> Array:
     """By what the loss of each token is multiplied in the reduced one: 1 / N in a plain mean."""
     if reduction in ("sum", "sum_and_weight"):
         return weights
+    if isinstance(reduction, mean_of_means):
+        return reduction.shares(weights)
     if reduction == "sum_over_batch_size":
         count = weights.size if exists is None else jnp.sum(exists, dtype=jnp.int32)
         divisor = jnp.asarray(count, weights.dtype)
