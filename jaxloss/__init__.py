@@ -3,12 +3,15 @@
     loss(y_true, y_pred, *, <its own options>, weights=None, where=None, reduction="mean")
 
 **Arrays** are those of jax or NumPy, numbers, or lists. Shapes must be equal; nothing is broadcast. Half precision is
-computed in float32 and returns float32; gradients have the dtype of their input.
+computed in float32 and returns float32; gradients have the dtype of their input. The prediction comes second:
+`jax.grad(loss, argnums=1)`. An option that chooses the program is closed over where the loss itself is compiled:
+`jax.jit(functools.partial(loss, from_logits=True))`.
 
 **Units** are what a loss gives one value for: an element, an example, a box, a sequence, a class of an image. The
 Returns of each loss names its unit. Three options are the same for all of them:
 
-- `weights`: a factor for each unit. Their shape is a leading part of that of the units: (batch,) fits (batch, time).
+- `weights`: a factor for each unit, which may be negative. Their shape is a leading part of that of the units: (batch,)
+  fits (batch, time).
 - `where`: which units exist (bool), of a shape as for `weights`. Masking equals leaving out: what lies under the
   mask, be it NaN or a label of -100, reaches neither the loss nor any gradient.
 - `reduction`: "mean" is sum(w l) / sum(w) over the units that exist; "sum"; "none"; "sum_over_batch_size" divides
@@ -20,9 +23,18 @@ and differentiated where the formula is: one number, or one for each unit, match
 (K,) is one for each entry of the last axis.
 
 **Domains.** A value outside the domain of its argument (a label that is no class, a probability of 1.2) makes the loss
-of its unit NaN, with zero gradient: never a plausible number. `jaxloss.checked(loss)` raises an error that names it.
+of its unit NaN, with zero gradient: never a plausible number. So watch the loss, not the gradient.
+`jaxloss.checked(loss)` raises an error that names the value.
 
 **Kinks** have the derivative 0 at the tie.
+
+**Keras** casts labels to float, and weighs what a loss gives for each example, so that a loss of Keras is:
+
+    @keras.saving.register_keras_serializable("mine")
+    class SparseCCE(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            labels = y_true.reshape(y_pred.shape[:-1]).astype(int)
+            return jaxloss.sparse_cce(labels, y_pred, from_logits=True, reduction="none")
 
 `LOSSES` has every loss by name, `mean_over` is the mean over the devices of `jax.shard_map`, and `jaxloss.contract` is
 what the losses are made of, for writing one's own.
@@ -33,6 +45,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from jaxloss._contract.declare import declared as _declared
 from jaxloss._contract.reduce import mean_of_means
+from jaxloss._contract.types import ClassStats
 from jaxloss._contract.values import BadValueError, checked
 from jaxloss._names import Table as _Table
 from jaxloss._names import did_you_mean as _did_you_mean
@@ -51,7 +64,7 @@ from jaxloss.boxes import (
     wiou_v2,
     wiou_v3,
 )
-from jaxloss.classification import ClassStats, bce, cce, cce_stats, nll, sparse_cce, sparse_cce_stats
+from jaxloss.classification import bce, cce, cce_stats, nll, sparse_cce, sparse_cce_stats
 from jaxloss.counts import negative_binomial_nll, poisson_nll, tweedie
 from jaxloss.divergence import distillation, js_divergence, kl_divergence, total_variation
 from jaxloss.focal import (
@@ -64,7 +77,7 @@ from jaxloss.focal import (
     sparse_poly1,
 )
 from jaxloss.likelihood import gaussian_nll, laplace_nll, student_t_nll
-from jaxloss.linear import LinearStats, linear_cce, linear_cce_stats
+from jaxloss.linear import linear_cce, linear_cce_stats
 from jaxloss.margin import (
     categorical_hinge,
     hinge,
@@ -94,7 +107,6 @@ __all__ = [
     "LOSSES",
     "BadValueError",
     "ClassStats",
-    "LinearStats",
     "alpha_iou",
     "approx_ndcg",
     "balanced_l1",

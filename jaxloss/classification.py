@@ -6,12 +6,13 @@ The unit is an example, which consumes the class axis; for `bce` it is an elemen
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._contract.types import ClassStats
 from jaxloss._numerics.elementary import bce_of_logit, bce_of_probability, log_probability, softplus
 from jaxloss._numerics.rows import Row, normaliser, smoothed, take_label
 from jaxloss._numerics.scores import Logits, interpolate, read, weight_of
@@ -36,7 +37,7 @@ from jaxloss.contract import (
     losses,
 )
 
-__all__ = ["ClassStats", "bce", "cce", "cce_stats", "nll", "sparse_cce", "sparse_cce_stats"]
+__all__ = ["bce", "cce", "cce_stats", "nll", "sparse_cce", "sparse_cce_stats"]
 
 
 @loss
@@ -45,9 +46,9 @@ def cce(
     y_pred: ArrayLike,
     *,
     from_logits: bool = False,
-    label_smoothing: float | Array = 0.0,
+    label_smoothing: float | ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
-    z_loss: float | Array = 0.0,
+    z_loss: float | ArrayLike = 0.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> Array:
@@ -59,7 +60,8 @@ def cce(
     Args:
       y_true: (..., K) target distributions, one-hot or soft.
       y_pred: (..., K) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits; they are more exact than probabilities.
+      from_logits: whether `y_pred` holds logits; they are more exact than probabilities. Nothing can tell probabilities
+        that are said to be logits.
       label_smoothing: a in [0, 1]; the targets become `(1 - a) y + a / K`.
       class_weights: (K,) factors of the terms of the sum.
       z_loss: c; adds `c logsumexp(z)^2`, which keeps the normaliser of logits near 1.
@@ -103,9 +105,9 @@ def sparse_cce(
     y_pred: ArrayLike,
     *,
     from_logits: bool = False,
-    label_smoothing: float | Array = 0.0,
+    label_smoothing: float | ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
-    z_loss: float | Array = 0.0,
+    z_loss: float | ArrayLike = 0.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> Array:
@@ -117,7 +119,8 @@ def sparse_cce(
       y_true: (...) integer labels in 0..K-1.
       y_pred: (..., K) probabilities, or logits if `from_logits`.
       from_logits, label_smoothing, class_weights, z_loss, axis: as for `cce`. With smoothing a the loss is
-        `(1 - a) w[y] s[y] + a mean_k(w[k] s[k])` where `s = -log p` and w are the class weights.
+        `(1 - a) w[y] s[y] + a mean_k(w[k] s[k])` where `s = -log p` and w are the class weights. The smoothing b of T5,
+        which is spread over the K - 1 wrong classes only, is `b K / (K - 1)` here.
 
     Returns:
       The mean over examples; with `reduction="none"` one loss per example, shape (...).
@@ -152,7 +155,7 @@ def sparse_cce(
     return losses(example, inputs, options=options, axis=axis, sibling="cce", **units)
 
 
-def _shared(label_smoothing: float | Array, class_weights: ArrayLike | None, z_loss: float | Array) -> dict[str, Any]:
+def _shared(label_smoothing: ArrayLike, class_weights: ArrayLike | None, z_loss: ArrayLike) -> dict[str, Any]:
     return {
         "label_smoothing": (label_smoothing, FRACTION),
         "class_weights": (class_weights, PER_CLASS),
@@ -160,32 +163,14 @@ def _shared(label_smoothing: float | Array, class_weights: ArrayLike | None, z_l
     }
 
 
-class ClassStats(NamedTuple):
-    """What a trainer logs, reduced as the loss is. Nothing is differentiated through it.
-
-    cross_entropy: the loss without the z-loss.
-    z_loss: the rest.
-    logsumexp: of the logits.
-    correct: 1 where no logit exceeds that of the label (of dense targets, of the largest), else 0: its mean is the
-      accuracy.
-    entropy: of the prediction.
-    """
-
-    cross_entropy: Array
-    z_loss: Array
-    logsumexp: Array
-    correct: Array
-    entropy: Array
-
-
 @compiled
 def sparse_cce_stats(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    label_smoothing: float | Array = 0.0,
+    label_smoothing: float | ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
-    z_loss: float | Array = 0.0,
+    z_loss: float | ArrayLike = 0.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> tuple[Array, ClassStats]:
@@ -222,9 +207,9 @@ def cce_stats(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    label_smoothing: float | Array = 0.0,
+    label_smoothing: float | ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
-    z_loss: float | Array = 0.0,
+    z_loss: float | ArrayLike = 0.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> tuple[Array, ClassStats]:
@@ -293,8 +278,8 @@ def bce(
     y_pred: ArrayLike,
     *,
     from_logits: bool = False,
-    label_smoothing: float | Array = 0.0,
-    pos_weight: float | Array | None = None,
+    label_smoothing: float | ArrayLike = 0.0,
+    pos_weight: float | ArrayLike | None = None,
     **units: Unpack[Units],
 ) -> Array:
     """Binary cross-entropy: `-y log p - (1 - y) log(1 - p)`.
@@ -305,7 +290,8 @@ def bce(
     Args:
       y_true: (...) targets in [0, 1].
       y_pred: (...) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits; they are more exact than probabilities.
+      from_logits: whether `y_pred` holds logits; they are more exact than probabilities. Nothing can tell probabilities
+        that are said to be logits.
       label_smoothing: a in [0, 1]; the targets become `(1 - a) y + a / 2`.
       pos_weight: factor of the term `y log p`: a number, or one for each entry of the last axis.
 

@@ -23,6 +23,8 @@ it, half precision, `vmap`, `grad`, `hessian`, sharded batches, `jaxloss.checked
     ... except ValueError as error:
     ...     print(error)
     quartic: scale must be above 0 and finite, got -1.0.
+
+`help(jaxloss.contract.check)` shows how to hold it to all of that in a test.
 """
 
 from jaxloss._contract.declare import compiled, loss
@@ -70,6 +72,7 @@ from jaxloss._contract.types import (
     Units,
     current_loss,
 )
+from jaxloss._laws import check
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import widened
 from jaxloss._platform.mesh import all_members
@@ -115,6 +118,7 @@ __all__ = [
     "all_members",
     "at_least",
     "between",
+    "check",
     "compiled",
     "current_loss",
     "loss",

@@ -308,7 +308,7 @@ def tweedie(
     y_true: ArrayLike,
     mean: ArrayLike,
     *,
-    power: float | Array = 1.5,
+    power: float | ArrayLike = 1.5,
     log_rate: bool = False,
     full: bool = False,
     **units: Unpack[Units],

@@ -102,7 +102,7 @@ def js_divergence(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    weight: float | Array = 0.5,
+    weight: float | ArrayLike = 0.5,
     from_logs: bool = False,
     axis: int = -1,
     **units: Unpack[Units],
@@ -175,7 +175,12 @@ def total_variation(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **u
 
 @loss
 def distillation(
-    y_true: ArrayLike, y_pred: ArrayLike, *, temperature: float | Array = 1.0, axis: int = -1, **units: Unpack[Units]
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    temperature: float | ArrayLike = 1.0,
+    axis: int = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """Knowledge distillation: `T^2 KL(softmax(teacher / T), softmax(student / T))`.
 

@@ -40,8 +40,9 @@ def gaussian_nll(
     mean: ArrayLike,
     variance: ArrayLike,
     *,
+    log_variance: bool = False,
     full: bool = False,
-    eps: float | Array = 1e-6,
+    eps: float | ArrayLike = 1e-6,
     **units: Unpack[Units],
 ) -> Array:
     """Gaussian negative log-likelihood: `(log v + e^2 / v) / 2` with `v = max(variance, eps)`, `e = mean - y_true`.
@@ -49,7 +50,8 @@ def gaussian_nll(
     Args:
       y_true: (...) observations.
       mean: (...) predicted means.
-      variance: (...) predicted variances (not standard deviations), at least 0.
+      variance: (...) predicted variances (not standard deviations), at least 0, or their logarithms if `log_variance`.
+      log_variance: whether `variance` holds logarithms; no variance can then be negative.
       full: whether the constant `log(2 pi) / 2` is added.
       eps: smaller variances count as this one, at least 0. There the gradient is that at eps, so that it still pushes
         the variance up.
@@ -69,10 +71,14 @@ def gaussian_nll(
     """
 
     def element(y: Array, mean: Array, variance: Array, eps: float | Array) -> Array:
-        loss = _gaussian(mean - y, variance, eps)
+        loss = (_gaussian_of_log if log_variance else _gaussian)(mean - y, variance, eps)
         return loss + HALF_LOG_TWO_PI if full else loss
 
-    inputs = {"y_true": (y_true, NUMBER), "mean": (mean, NUMBER), "variance": (variance, AMOUNT)}
+    inputs = {
+        "y_true": (y_true, NUMBER),
+        "mean": (mean, NUMBER),
+        "variance": (variance, NUMBER if log_variance else AMOUNT),
+    }
     return losses(element, inputs, options={"eps": (eps, at_least(0))}, **units)
 
 
@@ -95,6 +101,34 @@ def _gaussian(e: Array, variance: Array, eps: Array) -> Array:
     return (jnp.log(v) + e * (e / v)) / 2
 
 
+# With s = log v and r = exp(-s / 4), e^2 / v is the square of t = e r r. In this order it overflows only if it should,
+# and e = 0 meets no infinite factor.
+
+
+def _root_of_deviation(s: Array, eps: Array) -> Array:
+    """r, at most that of eps."""
+    largest = jnp.finfo(s.dtype).max ** 0.99
+    return jnp.minimum(jnp.exp(-s / 4), jnp.minimum(jnp.asarray(eps, s.dtype) ** -0.25, largest))
+
+
+def _gaussian_of_log_d_residual(e: Array, s: Array, eps: Array) -> Array:
+    r = _root_of_deviation(s, eps)
+    return saturate(saturate(e) * r * r * r * r)
+
+
+def _gaussian_of_log_d_log(e: Array, s: Array, eps: Array) -> Array:
+    r = _root_of_deviation(s, eps)
+    t = saturate(e) * r * r
+    return saturate((1 - t) * ((1 + t) / 2))
+
+
+@partials(_gaussian_of_log_d_residual, _gaussian_of_log_d_log, _constant)
+def _gaussian_of_log(e: Array, s: Array, eps: Array) -> Array:
+    r = _root_of_deviation(s, eps)
+    t = saturate(e) * r * r
+    return jnp.maximum(s, jnp.log(eps)) / 2 + t * (t / 2)
+
+
 @loss
 def laplace_nll(
     y_true: ArrayLike,
@@ -102,7 +136,7 @@ def laplace_nll(
     scale: ArrayLike,
     *,
     full: bool = False,
-    eps: float | Array = 1e-6,
+    eps: float | ArrayLike = 1e-6,
     **units: Unpack[Units],
 ) -> Array:
     """Laplace negative log-likelihood: `log b + abs(e) / b` with `b = max(scale, eps)`, `e = location - y_true`.
@@ -154,9 +188,9 @@ def student_t_nll(
     location: ArrayLike,
     scale: ArrayLike,
     *,
-    df: float | Array = 4.0,
+    df: float | ArrayLike = 4.0,
     full: bool = False,
-    eps: float | Array = 1e-6,
+    eps: float | ArrayLike = 1e-6,
     **units: Unpack[Units],
 ) -> Array:
     """Student's t negative log-likelihood: `log s + (df + 1) / 2 log(1 + (e / s)^2 / df)`.

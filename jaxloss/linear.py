@@ -18,31 +18,16 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._contract import domains, values
-from jaxloss._contract.reduce import reduce, spread
-from jaxloss._contract.refuse import check_constant, check_inputs, check_units
-from jaxloss._contract.types import checking, current_loss, widen
+from jaxloss._contract.reduce import mean_of_means, reduce, spread
+from jaxloss._contract.refuse import check_constant, check_inputs, check_option_shape, check_units
+from jaxloss._contract.types import ClassStats, checking, current_loss, widen
 from jaxloss._numerics.chunks import chunk_counts, cut, join
 from jaxloss._numerics.rows import Row, predict, sum_below
 from jaxloss._numerics.scores import interpolate, is_zero, weight_of
 from jaxloss._platform import cpu, mesh
 from jaxloss.contract import LABEL, ArrayLike, Holds, Reduction, Units, at_least, compiled, loss, mean_over
 
-__all__ = ["LinearStats", "default_chunk", "linear_cce", "linear_cce_stats"]
-
-
-class LinearStats(NamedTuple):
-    """What a trainer logs, reduced as the loss is. Nothing is differentiated through it.
-
-    cross_entropy: the loss without the z-loss.
-    z_loss: the rest.
-    logsumexp: of the logits.
-    correct: 1 where no logit exceeds that of the label, else 0; its mean is the accuracy.
-    """
-
-    cross_entropy: Array
-    z_loss: Array
-    logsumexp: Array
-    correct: Array
+__all__ = ["default_chunk", "linear_cce", "linear_cce_stats"]
 
 
 @loss
@@ -52,10 +37,10 @@ def linear_cce(
     kernel: ArrayLike,
     *,
     bias: ArrayLike | None = None,
-    label_smoothing: float | Array = 0.0,
+    label_smoothing: float | ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
-    z_loss: float | Array = 0.0,
-    softcap: float | Array | None = None,
+    z_loss: float | ArrayLike = 0.0,
+    softcap: float | ArrayLike | None = None,
     chunk: int | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -64,8 +49,8 @@ def linear_cce(
     Equal to `sparse_cce(y_true, hidden @ kernel + bias, from_logits=True)` in value and gradients, with memory for one
     chunk of logits beside the gradients. Logits and gradients are accumulated in float32, also from bfloat16.
 
-    A named reduction and `mean_over` cost three matrix products for value and gradient together. `"none"` and
-    functions cost four, since the derivative makes the logits again.
+    A named reduction, `mean_over` and `mean_of_means` cost three matrix products for value and gradient together.
+    `"none"` and functions cost four, since the derivative makes the logits again.
 
     On several devices, tokens and vocabulary stay where they are, whichever of them is split. A kernel whose features
     are split (fully sharded parameters) is gathered once before the first chunk, and its gradient summed over the
@@ -77,7 +62,7 @@ def linear_cce(
       hidden: (..., D) the inputs of the last layer.
       kernel: (D, V) its weights; for embeddings of shape (V, D) give their transpose, which costs nothing.
       bias: (V,) added to the logits; -inf excludes a class.
-      label_smoothing, class_weights, z_loss: as for `sparse_cce`.
+      label_smoothing, class_weights, z_loss: as for `sparse_cce`; the first and the last also one for each token.
       softcap: c; the logits become `c tanh(z / c)`.
       chunk: how many tokens' logits are held at once, about; the default is chosen from the shapes. It changes time
         and memory, not the result.
@@ -105,7 +90,7 @@ def linear_cce(
         "z_loss": z_loss,
         "softcap": softcap,
     }
-    return _loss_and_stats(y_true, hidden, kernel, options, chunk, **units)[0]
+    return _loss_and_stats(y_true, hidden, kernel, options, chunk, entropy=False, **units)[0]
 
 
 @compiled
@@ -115,20 +100,21 @@ def linear_cce_stats(
     kernel: ArrayLike,
     *,
     bias: ArrayLike | None = None,
-    label_smoothing: float | Array = 0.0,
+    label_smoothing: float | ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
-    z_loss: float | Array = 0.0,
-    softcap: float | Array | None = None,
+    z_loss: float | ArrayLike = 0.0,
+    softcap: float | ArrayLike | None = None,
     chunk: int | None = None,
     **units: Unpack[Units],
-) -> tuple[Array, LinearStats]:
+) -> tuple[Array, ClassStats]:
     """`linear_cce`, and from the same pass what trainers log; for `jax.value_and_grad(..., has_aux=True)`.
 
     Args:
       y_true, hidden, kernel, and all options: as for `linear_cce`.
 
     Returns:
-      The mean over tokens and a `LinearStats`: cross_entropy, z_loss, logsumexp and correct, each reduced as the loss.
+      The mean over tokens and a `ClassStats`: cross_entropy, z_loss, logsumexp, correct and entropy, each reduced as
+      the loss.
 
     Example:
       >>> loss, stats = linear_cce_stats([0, 1], [[3.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]])
@@ -142,7 +128,7 @@ def linear_cce_stats(
         "z_loss": z_loss,
         "softcap": softcap,
     }
-    return _loss_and_stats(y_true, hidden, kernel, options, chunk, **units)
+    return _loss_and_stats(y_true, hidden, kernel, options, chunk, entropy=True, **units)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -158,7 +144,8 @@ def _of_token(
     class_weights: Array | None,
     z_loss: float | Array,
     softcap: float | Array | None,
-) -> tuple[Array, LinearStats]:
+    entropy: bool,
+) -> tuple[Array, ClassStats]:
     """The loss of one token, from its row of products `hidden @ kernel`."""
     if bias is not None:
         z = z + bias
@@ -183,7 +170,11 @@ def _of_token(
         if isinstance(option, Array):
             inside &= domain.holds(option)
     cross_entropy, penalty, correct = (jnp.where(inside, x, jnp.nan) for x in (cross_entropy, penalty, correct))
-    return cross_entropy + penalty, LinearStats(cross_entropy, penalty, logsumexp, correct)
+    unsure = jnp.zeros_like(log_sum)
+    if entropy:
+        below = z - largest
+        unsure = log_sum - jnp.sum(jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below))
+    return cross_entropy + penalty, ClassStats(cross_entropy, penalty, logsumexp, correct, unsure)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -196,6 +187,7 @@ _DOMAINS = {
     "z_loss": domains.ANY,
     "softcap": domains.POSITIVE,
 }
+_OF_TOKENS = ("label_smoothing", "z_loss", "softcap")
 _HIDDEN = Holds("score", core=1)
 _KERNEL = Holds("score", core=2)
 
@@ -206,17 +198,18 @@ def _loss_and_stats(
     kernel: ArrayLike,
     options: Mapping[str, Any],
     chunk: int | None,
+    entropy: bool,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
-) -> tuple[Any, LinearStats]:
+) -> tuple[Any, ClassStats]:
     given = check_inputs([("y_true", y_true, LABEL), ("hidden", hidden, _HIDDEN)], -1)
     label, hidden, kernel = given[0].x, given[1].x, _check_kernel(jnp.asarray(kernel), given[1].x)
-    traced = {name: _check_option(name, x, kernel) for name, x in options.items() if hasattr(x, "dtype")}
+    traced = {name: _check_option(name, x, kernel, label) for name, x in options.items() if hasattr(x, "dtype")}
     constants = {name: x for name, x in options.items() if name not in traced}
     for name, x in constants.items():
         check_constant(name, x, _DOMAINS[name])
-    _check_chunk(chunk)
+    _check_chunk(chunk, label.shape)
     weights, where = check_units(label.shape, weights, where, reduction)
     if checking.value:
         values.inspect(given, where, classes=kernel.shape[1])
@@ -228,7 +221,8 @@ def _loss_and_stats(
     wide = jnp.float64 in (hidden.dtype, kernel.dtype, *(traced[k].dtype for k in ("bias",) if k in traced))
     dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
     sweep = _Sweep(
-        formula=functools.partial(_of_token, **constants),
+        formula=functools.partial(_of_token, entropy=entropy, **constants),
+        own=("share", "hidden", *(name for name, x in traced.items() if name in _OF_TOKENS and x.ndim)),
         counts=chunk_counts(label.shape, chunk or default_chunk(*kernel.shape)),
         dtype=dtype,
     )
@@ -239,7 +233,11 @@ def _loss_and_stats(
         "kernel": kernel,
         **{name: x.astype(dtype) for name, x in traced.items()},
     }
-    if callable(reduction) and not isinstance(reduction, mean_over):
+    for name in sweep.own[2:]:
+        own = mesh.laid_out_as_units(moving[name], label, range(label.ndim))
+        own = mesh.laid_out_as(jnp.broadcast_to(own, label.shape), label)
+        moving[name] = own if exists is None else jnp.where(exists, own, 1)
+    if callable(reduction) and not isinstance(reduction, (mean_over, mean_of_means)):
         losses, stats = sweep.each(*mesh.varying((tokens, moving)))
         result = reduce(losses, weights, where, reduction)
     else:
@@ -248,7 +246,7 @@ def _loss_and_stats(
     stats = jax.lax.stop_gradient(stats)
     if checking.value:
         values.inspect_losses(stats.cross_entropy + stats.z_loss)
-    return result, LinearStats(*(reduce(x, weights, where, reduction) for x in stats))
+    return result, ClassStats(*(reduce(x, weights, where, reduction) for x in stats))
 
 
 def _check_kernel(kernel: Array, hidden: Array) -> Array:
@@ -261,20 +259,25 @@ def _check_kernel(kernel: Array, hidden: Array) -> Array:
     return check_inputs([("kernel", kernel, _KERNEL)], -1)[0].x
 
 
-def _check_option(name: str, option: Any, kernel: Array) -> Array:
-    """A traced option as an array: one number for each class, or one for all tokens."""
+def _check_option(name: str, option: Any, kernel: Array, label: Array) -> Array:
+    """A traced option as an array: one number for each class, or for tokens as the options of other losses."""
     option = jnp.asarray(option)
-    shape = kernel.shape[1:] if name in ("bias", "class_weights") else ()
-    if option.shape != shape:
-        rule = f"{shape}, one number for each class" if shape else "(), one number for all tokens"
+    if name in _OF_TOKENS:
+        check_option_shape(name, option.shape, label.shape)
+    elif option.shape != kernel.shape[1:]:
         raise ValueError(
             f"{current_loss()}: {name} has shape {option.shape}, kernel has shape {kernel.shape}. "
-            f"{name} must be of shape {rule}."
+            f"{name} must be of shape {kernel.shape[1:]}, one number for each class."
         )
     return option
 
 
-def _check_chunk(chunk: int | None) -> None:
+def _check_chunk(chunk: int | None, shape: tuple[int, ...]) -> None:
+    if not all(isinstance(n, int) for n in shape):
+        raise ValueError(
+            f"{current_loss()}: y_true has shape {shape}. To cut it into chunks its sizes must be known. Export it for "
+            "given sizes, or use sparse_cce of hidden @ kernel."
+        )
     if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool)):
         raise TypeError(f"{current_loss()}: chunk must be an int or None, got {chunk!r}.")
     check_constant("chunk", chunk, at_least(1))
@@ -296,7 +299,7 @@ def _masked_weights(weights: Array | None, exists: Array | None, shape: tuple[in
 
 def _reduced(
     sweep: _Sweep, tokens: _Tokens, moving: dict[str, Array], weights: Array, reduction: Any
-) -> tuple[Any, LinearStats]:
+) -> tuple[Any, ClassStats]:
     """The reduced loss and the statistics of each token."""
     if reduction == "none":
         tokens, moving, weights = mesh.varying((tokens, moving, weights))
@@ -314,6 +317,8 @@ def _shares(weights: Array, exists: Array | None, reduction: Any) -> Array:
     """By what the loss of each token is multiplied in the reduced one: 1 / N in a plain mean."""
     if reduction in ("sum", "sum_and_weight"):
         return weights
+    if isinstance(reduction, mean_of_means):
+        return reduction.shares(weights)
     if reduction == "sum_over_batch_size":
         count = weights.size if exists is None else jnp.sum(exists, dtype=jnp.int32)
         divisor = jnp.asarray(count, weights.dtype)
@@ -335,10 +340,6 @@ class _Tokens(NamedTuple):
     exists: Array | None
 
 
-# What each token has of its own, of the arrays that the derivative may be taken of; all tokens share the others.
-_OWN = ("share", "hidden")
-
-
 @dataclasses.dataclass(frozen=True)
 class _Sweep:
     """A pass over the tokens, chunk by chunk.
@@ -346,30 +347,32 @@ class _Sweep:
     The arrays that the derivative may be taken of go through it by name: those of each token, the kernel, and options.
     """
 
-    formula: Callable[..., tuple[Array, LinearStats]]  # of one token
+    formula: Callable[..., tuple[Array, ClassStats]]  # of one token
+    own: tuple[str, ...]  # what each token has of its own, of those arrays; all tokens share the others
     counts: tuple[int, ...]  # how many chunks each batch axis is cut into
     dtype: np.dtype
 
-    def each(self, tokens: _Tokens, moving: dict[str, Array]) -> tuple[Array, LinearStats]:
+    def each(self, tokens: _Tokens, moving: dict[str, Array]) -> tuple[Array, ClassStats]:
         """One loss a token. The derivative makes the logits of each chunk again."""
 
-        def run(tokens: _Tokens, moving: dict[str, Array]) -> tuple[Array, LinearStats]:
-            hidden, kernel, options = _parts(moving)
+        def run(tokens: _Tokens, moving: dict[str, Array]) -> tuple[Array, ClassStats]:
+            own, kernel, options = self.parts(moving)
             # The derivative with respect to a kernel of half precision is summed over the chunks in this dtype.
             kernel = kernel.astype(self.dtype)
 
             @jax.checkpoint
-            def losses(tokens: _Tokens, hidden: Array, kernel: Array, options: dict[str, Array]) -> Any:
-                return self.losses(tokens, self.logits(hidden, kernel), options)
+            def losses(tokens: _Tokens, own: dict[str, Array], kernel: Array, options: dict[str, Array]) -> Any:
+                hidden = own.pop("hidden")
+                return self.losses(tokens, self.logits(hidden, kernel), options | own)
 
-            chunks = cut((tokens, hidden), self.counts)
+            chunks = cut((tokens, own), self.counts)
             found = jax.lax.map(lambda chunk: losses(*chunk, kernel, options), chunks)
             return join(found, tokens.label.shape, self.counts)
 
         label = tokens.label
-        return mesh.automatic(run, (label, LinearStats(*[label] * 4)))(tokens, moving)
+        return mesh.automatic(run, (label, ClassStats(*[label] * 5)))(tokens, moving)
 
-    def total(self, tokens: _Tokens, moving: dict[str, Array]) -> tuple[Array, LinearStats]:
+    def total(self, tokens: _Tokens, moving: dict[str, Array]) -> tuple[Array, ClassStats]:
         """sum(share * loss), and the statistics of each token. The pass that finds it finds its derivative, too."""
 
         @jax.custom_jvp
@@ -391,18 +394,19 @@ class _Sweep:
 
     def graded(
         self, tokens: _Tokens, moving: dict[str, Array], wanted: frozenset[str]
-    ) -> tuple[Array, LinearStats, dict[str, Array]]:
+    ) -> tuple[Array, ClassStats, dict[str, Array]]:
         """sum(share * loss), the statistics, and the derivatives with respect to what is wanted, in one pass."""
-        own = {name for name in wanted if name in _OWN}
+        wanted_own = wanted.intersection(self.own)
 
         def run(tokens: _Tokens, moving: dict[str, Array]) -> Any:
-            hidden, kernel, options = _parts(moving)
+            own, kernel, options = self.parts(moving)
 
             # Further derivatives go through this pass. They keep nothing of a chunk either.
             @jax.checkpoint
             def step(sums: Any, chunk: Any) -> Any:
                 value, slopes = sums
-                tokens, share, hidden = chunk
+                tokens, own = chunk
+                hidden, share = own.pop("hidden"), own.pop("share")
 
                 def weighed(z: Array, share: Array, options: dict[str, Array]) -> Any:
                     losses, stats = self.losses(tokens, z, options)
@@ -410,22 +414,22 @@ class _Sweep:
 
                 z = self.logits(hidden, kernel)
                 if not wanted:
-                    more, stats = weighed(z, share, options)
+                    more, stats = weighed(z, share, options | own)
                     return (value + more, slopes), (stats, {})
                 graded = jax.value_and_grad(weighed, (0, 1, 2), has_aux=True)
-                (more, stats), (dz, d_share, d_options) = graded(z, share, options)
+                (more, stats), (dz, d_share, d_options) = graded(z, share, options | own)
                 found = d_options | {"share": d_share}
                 if "kernel" in wanted:
                     found["kernel"] = self.by_kernel(dz, hidden)
                 if "hidden" in wanted:
                     found["hidden"] = self.by_hidden(dz, kernel)
                 slopes = {name: slope + found[name] for name, slope in slopes.items()}
-                return (value + more, slopes), (stats, {name: found[name] for name in own})
+                return (value + more, slopes), (stats, {name: found[name] for name in wanted_own})
 
             zero = jnp.zeros((), self.dtype)
-            slopes = {name: jnp.zeros(moving[name].shape, self.dtype) for name in wanted - own}
+            slopes = {name: jnp.zeros(moving[name].shape, self.dtype) for name in wanted - wanted_own}
             start = mesh.varying((zero, slopes), like=moving)
-            chunks = cut((tokens, moving["share"], hidden), self.counts)
+            chunks = cut((tokens, own), self.counts)
             (value, slopes), found = jax.lax.scan(step, start, chunks)
             if "kernel" in slopes:  # summed over the devices here, not in each chunk
                 slopes["kernel"] = mesh.whole_along(0, slopes["kernel"])
@@ -433,8 +437,17 @@ class _Sweep:
             return value, stats, slopes | own_slopes
 
         label = tokens.label
-        places = (None, LinearStats(*[label] * 4), {name: moving[name] for name in wanted})
+        places = (None, ClassStats(*[label] * 5), {name: moving[name] for name in wanted})
         return mesh.automatic(run, places)(tokens, moving)
+
+    def parts(self, moving: dict[str, Array]) -> tuple[dict[str, Array], Array, dict[str, Array]]:
+        """What tokens have of their own, the kernel, and the options that they share.
+
+        A kernel whose features are split is gathered here, not in each chunk.
+        """
+        own = {name: x for name, x in moving.items() if name in self.own}
+        shared = {name: x for name, x in moving.items() if name not in (*self.own, "kernel")}
+        return own, mesh.whole_along(0, moving["kernel"]), shared
 
     # Of one chunk:
 
@@ -448,22 +461,18 @@ class _Sweep:
         batch = tuple(range(dz.ndim - 1))
         return _product(hidden, dz, batch, batch, self.dtype)
 
-    def losses(self, tokens: _Tokens, z: Array, options: dict[str, Array]) -> tuple[Array, LinearStats]:
+    def losses(self, tokens: _Tokens, z: Array, options: dict[str, Array]) -> tuple[Array, ClassStats]:
         """The losses and the statistics of its tokens; 0 where there is none."""
 
-        def of_token(z: Array, label: Array) -> tuple[Array, LinearStats]:
-            return self.formula(z, label, **options)
+        own = {name: x for name, x in options.items() if name in self.own}
+
+        def of_token(z: Array, label: Array, own: dict[str, Array]) -> tuple[Array, ClassStats]:
+            return self.formula(z, label, **options | own)
 
         for _ in range(z.ndim - 1):
             of_token = jax.vmap(of_token)
-        found, exists = of_token(z, tokens.label), tokens.exists
+        found, exists = of_token(z, tokens.label, own), tokens.exists
         return found if exists is None else jax.tree.map(lambda x: jnp.where(exists, x, 0), found)
-
-
-def _parts(moving: dict[str, Array]) -> tuple[Array, Array, dict[str, Array]]:
-    """hidden, kernel, and the options. A kernel whose features are split is gathered here, not in each chunk."""
-    options = {name: x for name, x in moving.items() if name not in (*_OWN, "kernel")}
-    return moving["hidden"], mesh.whole_along(0, moving["kernel"]), options
 
 
 def _product(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: np.dtype) -> Array:

@@ -84,7 +84,7 @@ def _soft_margin(y: Array, z: Array) -> Array:
 
 
 @loss
-def hinge(y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, **units: Unpack[Units]) -> Array:
+def hinge(y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | ArrayLike = 1.0, **units: Unpack[Units]) -> Array:
     """Hinge loss: `max(0, margin - y z)`, with derivative 0 at the kink `y z = margin`.
 
     Args:
@@ -116,7 +116,7 @@ def hinge(y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, 
 
 @loss
 def squared_hinge(
-    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, **units: Unpack[Units]
+    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | ArrayLike = 1.0, **units: Unpack[Units]
 ) -> Array:
     """Squared hinge loss: `max(0, margin - y z)^2`.
 
@@ -244,7 +244,7 @@ def _sparsemax(y: Array, z: Array) -> Array:
 
 @loss
 def categorical_hinge(
-    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, axis: int = -1, **units: Unpack[Units]
+    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | ArrayLike = 1.0, axis: int = -1, **units: Unpack[Units]
 ) -> Array:
     """Categorical hinge loss: `max(0, margin + max_wrong z - z_right)`, with derivative 0 at the kink.
 
@@ -288,7 +288,7 @@ def multi_margin(
     y_pred: ArrayLike,
     *,
     power: int = 1,
-    margin: float | Array = 1.0,
+    margin: float | ArrayLike = 1.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> Array:

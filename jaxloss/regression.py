@@ -71,7 +71,7 @@ def mae(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
 
 
 @loss
-def huber(y_true: ArrayLike, y_pred: ArrayLike, *, delta: float | Array = 1.0, **units: Unpack[Units]) -> Array:
+def huber(y_true: ArrayLike, y_pred: ArrayLike, *, delta: float | ArrayLike = 1.0, **units: Unpack[Units]) -> Array:
     """Huber loss: `e^2 / 2` where `abs(e) <= delta`, else `delta (abs(e) - delta / 2)`.
 
     Args:
@@ -108,7 +108,7 @@ def _huber(e: Array, delta: Array) -> Array:
 
 
 @loss
-def smooth_l1(y_true: ArrayLike, y_pred: ArrayLike, *, beta: float | Array = 1.0, **units: Unpack[Units]) -> Array:
+def smooth_l1(y_true: ArrayLike, y_pred: ArrayLike, *, beta: float | ArrayLike = 1.0, **units: Unpack[Units]) -> Array:
     """Smooth L1 loss: `e^2 / (2 beta)` where `abs(e) < beta`, else `abs(e) - beta / 2`: `huber` over its delta.
 
     Args:
@@ -154,9 +154,9 @@ def balanced_l1(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    alpha: float | Array = 0.5,
-    gamma: float | Array = 1.5,
-    beta: float | Array = 1.0,
+    alpha: float | ArrayLike = 0.5,
+    gamma: float | ArrayLike = 1.5,
+    beta: float | ArrayLike = 1.0,
     **units: Unpack[Units],
 ) -> Array:
     """Balanced L1 loss, of slope `alpha log(1 + b abs(e) / beta)` up to `abs(e) = beta`, and gamma from there on.
@@ -295,8 +295,8 @@ def quantile(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    level: float | Array = 0.5,
-    delta: float | Array | None = None,
+    level: float | ArrayLike = 0.5,
+    delta: float | ArrayLike | None = None,
     **units: Unpack[Units],
 ) -> Array:
     """Quantile (pinball) loss: `level abs(e)` where `y_pred < y_true`, else `(1 - level) abs(e)`.
@@ -333,10 +333,10 @@ def quantile(
     return losses(element, inputs, options={"level": (level, FRACTION), "delta": (delta, at_least(0))}, **units)
 
 
-def _for_each_level(y_true: ArrayLike, y_pred: ArrayLike, level: float | Array) -> ArrayLike:
+def _for_each_level(y_true: ArrayLike, y_pred: ArrayLike, level: ArrayLike) -> ArrayLike:
     """The targets, each of which serves its predictions at all levels."""
     y, p = jnp.asarray(y_true), jnp.asarray(y_pred)
-    several = p.shape[:-1] == y.shape and jnp.shape(level) == p.shape[-1:] != ()
+    several = p.shape[:-1] == y.shape and jnp.asarray(level).shape == p.shape[-1:] != ()
     return jnp.broadcast_to(y[..., None], p.shape) if several else y
 
 
@@ -346,7 +346,7 @@ def _quantile(e: Array, level: Array) -> Array:
 
 
 @loss
-def expectile(y_true: ArrayLike, y_pred: ArrayLike, *, level: float | Array = 0.5, **units: Unpack[Units]) -> Array:
+def expectile(y_true: ArrayLike, y_pred: ArrayLike, *, level: float | ArrayLike = 0.5, **units: Unpack[Units]) -> Array:
     """Expectile loss: `level e^2` where `y_pred < y_true`, else `(1 - level) e^2`.
 
     Its mean is least at the expectile of the targets; at level 0.5, the mean, it is half of `mse`.

@@ -18,7 +18,7 @@ __all__ = ["cosine_distance", "mape", "msle", "smape"]
 
 
 @loss
-def mape(y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | Array = 1e-7, **units: Unpack[Units]) -> Array:
+def mape(y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | ArrayLike = 1e-7, **units: Unpack[Units]) -> Array:
     """Mean absolute percentage error: `100 abs(y_pred - y_true) / max(abs(y_true), eps)`.
 
     Args:
@@ -73,7 +73,7 @@ def _relative_error(y: Array, p: Array, eps: Array) -> Array:
 
 
 @loss
-def smape(y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | Array = 1e-7, **units: Unpack[Units]) -> Array:
+def smape(y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | ArrayLike = 1e-7, **units: Unpack[Units]) -> Array:
     """Symmetric mean absolute percentage error: `200 abs(y_pred - y_true) / max(abs(y_true) + abs(y_pred), eps)`.
 
     It lies between 0 and 200; where the signs differ it is 200, with zero gradient.
@@ -183,7 +183,7 @@ def _squared_log_quotient(y: Array, p: Array) -> Array:
 
 @loss
 def cosine_distance(
-    y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | Array = 0.0, axis: int = -1, **units: Unpack[Units]
+    y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | ArrayLike = 0.0, axis: int = -1, **units: Unpack[Units]
 ) -> Array:
     """Cosine distance: `1 - (y_true . y_pred) / (norm(y_true) norm(y_pred))`, between 0 and 2.
 

@@ -23,8 +23,8 @@ def barron(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    alpha: float | Array = 1.0,
-    scale: float | Array = 1.0,
+    alpha: float | ArrayLike = 1.0,
+    scale: float | ArrayLike = 1.0,
     **units: Unpack[Units],
 ) -> Array:
     """General robust loss: `b / alpha (((e / scale)^2 / b + 1)^(alpha / 2) - 1)` with `b = abs(alpha - 2)`.
@@ -65,7 +65,9 @@ def barron(
 
 
 @loss
-def charbonnier(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | Array = 1.0, **units: Unpack[Units]) -> Array:
+def charbonnier(
+    y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | ArrayLike = 1.0, **units: Unpack[Units]
+) -> Array:
     """Charbonnier (pseudo-Huber) loss: `sqrt((e / scale)^2 + 1) - 1`, the member of `barron` with alpha = 1.
 
     Image restoration often writes `sqrt(e^2 + scale^2)`, which is `scale * charbonnier + scale`.
@@ -96,7 +98,7 @@ def charbonnier(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | Array = 
 
 
 @loss
-def cauchy(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | Array = 1.0, **units: Unpack[Units]) -> Array:
+def cauchy(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | ArrayLike = 1.0, **units: Unpack[Units]) -> Array:
     """Cauchy (Lorentzian) loss: `log((e / scale)^2 / 2 + 1)`, the member of `barron` with alpha = 0.
 
     Args:
@@ -126,7 +128,7 @@ def cauchy(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | Array = 1.0, 
 
 
 @loss
-def welsch(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | Array = 1.0, **units: Unpack[Units]) -> Array:
+def welsch(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | ArrayLike = 1.0, **units: Unpack[Units]) -> Array:
     """Welsch (Leclerc) loss: `1 - exp(-(e / scale)^2 / 2)`, the member of `barron` with alpha = -inf.
 
     Args:

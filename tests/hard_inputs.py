@@ -34,6 +34,7 @@ EQUAL_TERMS = "the sum of terms that almost cancel: exact to 4e-8 absolutely"
 THIN = "boxes of 1e-12 or less: the derivative is a difference of numbers 1e6 times larger and more"
 RECURSION = "a log-probability of -2e4 and less has no more digits: exact to eps times the loss"
 FLUSHED = "a subnormal number of float32, which XLA's CPU compiler takes for 0; right for that"
+APART = "the difference of mean and target exceeds the largest number, and counts as that"
 RATES = r"mean (0\.0|[\d.]+e-(3\d|4\d))\b"
 LISTED: dict[str, list[tuple[str, str]]] = {
     "lovasz_hinge": [
@@ -50,6 +51,9 @@ LISTED: dict[str, list[tuple[str, str]]] = {
     "binary_focal-root": [
         ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF),
         (r"gradient by y_true .* y_pred -?(88|104)\.0", BOUNDED),
+    ],
+    "gaussian_nll-log_variance": [
+        (r"gradient by (y_true|mean) .* y_true 3\.\d+e\+38, mean -3\.\d+e\+38, variance 1\.0", APART),
     ],
     "poisson_nll-full": [
         (

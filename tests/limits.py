@@ -334,6 +334,13 @@ DIVERGENCES = (
 
 LIKELIHOODS = (
     Limit("gaussian_nll-mse", laws.REALS, times(2, lambda y, p: of("gaussian_nll")(y, p, 0 * p + 1)), of("mse")),
+    Limit(
+        "gaussian_nll-of logarithms",
+        Domain(pairs(each(SMALL), each(Numbers((0, 1, -1, 2), (-6, 6)))), ()),
+        of("gaussian_nll", log_variance=True),
+        lambda y, m, s: of("gaussian_nll")(y, m, jnp.exp(s)),
+        size=lambda y, m, s: (1 + np.abs(s)) * gaussian_terms(y, m, np.exp(s)),
+    ),
     Limit("laplace_nll-mae", laws.REALS, lambda y, p: of("laplace_nll")(y, p, 0 * p + 1), of("mae")),
     Limit(
         "student_t_nll-cauchy",

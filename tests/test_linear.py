@@ -103,7 +103,9 @@ def test_near_certain_tokens():
     close((value, slope), (np.log1p(np.exp(-wide)), -1 / (1 + np.exp(wide))), "a gap", rtol=8 * 2**-23, atol=0)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "sum_over_batch_size", "none", mean_by_function])
+@pytest.mark.parametrize(
+    "reduction", ["mean", "sum", "sum_over_batch_size", "none", mean_by_function, jaxloss.mean_of_means()]
+)
 def test_reductions_with_masks_and_weights(reduction: Any):
     arrays = inputs((5, 3), 6, 11)
     mask = np.arange(15).reshape(5, 3) % 4 != 1
@@ -302,7 +304,8 @@ def test_statistics_from_the_same_pass():
     lse = np.log(np.exp(z).sum(-1))
     ce = lse - np.take_along_axis(z, labels[..., None], -1)[..., 0]
     right = z.argmax(-1) == labels
-    want = tuple(x[mask].mean() for x in (ce, 0.1 * lse**2, lse, right))
+    p = np.exp(z - lse[..., None])
+    want = tuple(x[mask].mean() for x in (ce, 0.1 * lse**2, lse, right, -(p * np.log(p)).sum(-1)))
     close(tuple(stats), want, "means", rtol=1e-5)
     _, units = linear_cce_stats(labels, hidden, kernel, bias=bias, **given, reduction="none")
     close(units.correct, np.where(mask, right, 0), "a token each")
@@ -375,6 +378,7 @@ def test_three_products_for_a_scalar_and_four_for_each():
     assert products(linear_cce, labels, hidden, kernel) == 1
     assert products(mean, labels, hidden, kernel) == 3
     assert products(functools.partial(mean, reduction=mean_by_function), labels, hidden, kernel) == 4
+    assert products(functools.partial(mean, reduction=jaxloss.mean_of_means()), labels, hidden, kernel) == 3
 
 
 def test_temporaries():

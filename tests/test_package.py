@@ -60,7 +60,12 @@ except ValueError as error:
 
 def test_help_shows_the_whole_signature():
     shown = pydoc.plain(pydoc.render_doc(jaxloss.cce)).replace("'", "")
-    parts = ("y_true: ArrayLike", "from_logits: bool = False", "label_smoothing: float | Array = 0.0", "axis: int = -1")
+    parts = (
+        "y_true: ArrayLike",
+        "from_logits: bool = False",
+        "label_smoothing: float | ArrayLike = 0.0",
+        "axis: int = -1",
+    )
     parts += ("reduction: Reduction = mean", "-> Array", "-sum_k y_k log p_k", "(..., K)", "one loss per example")
     parts += ("ValueError", "Example:", "Source:")
     for part in parts:

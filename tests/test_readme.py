@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 import pytest
+from contract import CHECKS
+from test_rules import RULES
 
 import jaxloss
 
@@ -27,10 +29,40 @@ def blocks(language: str, document: str = "README.md") -> list[str]:
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: f"block{blocks('python').index(code)}")
 def test_code_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str]):
+    if "import keras" in code:
+        pytest.importorskip("keras")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader has them
         exec(compile(code, "README.md", "exec"), {})
     said = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
     assert said == capsys.readouterr().out.splitlines()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The contract
+
+# By topic, the checks of contract.py, and the rules of test_rules.py by number, that hold the losses to it.
+KEPT_BY: dict[str, tuple[str | int, ...]] = {
+    "order": ("signature", "lists", "integers"),
+    "units": ("value", "documentation"),
+    "shapes": ("shapes", "from_the_left", "value"),
+    "`where`": ("mask", "nothing_left", "masks_and_weights_refused"),
+    "`weights`": ("weights", "zero_weight", "from_the_left"),
+    "`reduction`": ("reductions", "nothing_left", 7, 15),
+    "dtype": ("precision", "integers", 4),
+    "options": ("traced_options", "one_trace", "options_refused", 1, 3),
+    "transformations": ("transformations", "gradient", "inside_scan", "explicit_sharding", "inside_shard_map", 11),
+    "numerics": ("hard_inputs", "hard_mixtures", "ties"),
+    "outside the domain": ("outside_domain", "labels_outside", "nan_is_loud", 5),
+}
+
+
+def test_each_line_of_the_contract_is_kept_by_a_test():
+    lines = README.partition("\n## The contract\n")[2].partition("\n## ")[0].splitlines()
+    topics = [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:]
+    assert topics == list(KEPT_BY)
+    rules = {int(title.split()[0]) for title in RULES}
+    unknown = {kept for checks in KEPT_BY.values() for kept in checks} - set(CHECKS) - rules
+    assert not unknown
 
 
 # ---------------------------------------------------------------------------------------------------------------------

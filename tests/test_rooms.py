@@ -17,7 +17,18 @@ PACKAGE = Path(jaxloss.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each room, and what lies below it.
-LAYERS = ["_platform", "_numerics", "_names", "_contract", "sharding", "contract", "family", "__init__", "__main__"]
+LAYERS = [
+    "_platform",
+    "_numerics",
+    "_names",
+    "_contract",
+    "sharding",
+    "_laws",
+    "contract",
+    "family",
+    "__init__",
+    "__main__",
+]
 
 
 def module_of(path: Path) -> str:

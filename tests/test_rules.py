@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from operator import setitem
 from pathlib import Path
@@ -38,11 +40,12 @@ RULES: dict[str, list[Any]] = {}
 
 
 def rule(
-    title: str, cases: Iterable[Any] = ((),), alike: Callable[..., Any] | None = None
+    title: str, cases: Iterable[Any] = ((),), alike: Callable[..., Any] | None = None, slow: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Enter a rule in the table, with what it is tried on: tuples of arguments, the first of which name the case.
 
     alike: what makes two cases alike; the first is tried each time, the others when the slow tests run.
+    slow: whether all of them are.
     """
 
     def enter(test: Callable[..., None]) -> Callable[..., None]:
@@ -51,7 +54,7 @@ def rule(
             case = case if isinstance(case, tuple) else (case,)
             name = "-".join(str(getattr(x, "id", x)) for x in case if isinstance(x, (str, Row))) or test.__name__
             kind = alike(*case) if alike else name
-            marks = [pytest.mark.slow] if kind in seen else []
+            marks = [pytest.mark.slow] if slow or kind in seen else []
             seen.add(kind)
             RULES.setdefault(title, []).append(pytest.param(test, case, id=f"{title.split()[0]} {name}", marks=marks))
         return test
@@ -91,11 +94,12 @@ def of(*families: str) -> list[Row]:
 
 
 ROW_OF = {row.name: row for row in of(*FAMILIES)}
+PER_CLASS = {("categorical_focal", "alpha"), ("sparse_focal", "alpha")}
 PAIRS = [
     (row, key)
     for row in ROW_OF.values()
     for key in KNOBS
-    if key in inspect.signature(jl.LOSSES[row.name]).parameters and (row.name, key) != ("categorical_focal", "alpha")
+    if key in inspect.signature(jl.LOSSES[row.name]).parameters and (row.name, key) not in PER_CLASS
 ]
 
 
@@ -171,6 +175,60 @@ def options_over_devices(row: Row, kind: AxisType) -> None:
     spread = [jax.device_put(x, NamedSharding(mesh, P("data", "model"))) for x in arrays]
     for at in (P(), P("model")):
         close(run(both, jax.device_put(knob, NamedSharding(mesh, at)), *spread), want, f"the option over {at}")
+
+
+@rule(
+    "1 options match the units from the right",
+    [(key, chunk) for key in ("label_smoothing", "z_loss", "softcap") for chunk in (None, 1, 4)],
+    alike=lambda key, chunk: chunk is not None,
+)
+def options_of_tokens(key: str, chunk: int | None) -> None:
+    """The options of linear_cce, whatever its chunks: equal to those of one token at a time, NaN under the mask."""
+    rng = np.random.default_rng(0)
+    labels, mask = rng.integers(0, 5, (4, 3)), np.arange(12).reshape(4, 3) % 4 != 1
+    hidden, kernel = rng.normal(size=(4, 3, 6)).astype(np.float32), rng.normal(size=(6, 5)).astype(np.float32)
+    column = np.array(
+        {"label_smoothing": [0, 0.2, 0.5], "z_loss": [0, 0.01, 0.5], "softcap": [1, 2, 5]}[key], np.float32
+    )
+    each = np.stack([column, column[::-1], column, column + np.float32(0.125)])
+    spoiled = np.where(mask, each, np.float32(np.nan))
+
+    def call(knob: Any, hidden: Any, kernel: Any, **more: Any) -> Any:
+        return jl.linear_cce(labels, hidden, kernel, **{key: knob}, chunk=chunk, **more)
+
+    def singly(knob: Any, hidden: Any, kernel: Any) -> Any:
+        def one(y: Any, h: Any, k: Any) -> Any:
+            return jl.linear_cce(y, h, kernel, **{key: k})
+
+        return jax.vmap(jax.vmap(one))(labels, hidden, knob)
+
+    def mean_singly(*given: Any) -> Any:
+        return jnp.sum(jnp.where(mask, singly(*given), 0)) / float(mask.sum())
+
+    def all_ways(column: Any, each: Any, spoiled: Any, hidden: Any, kernel: Any) -> Any:
+        masked = lambda *a: call(*a, where=mask)  # noqa: E731
+        got = (
+            call(column, hidden, kernel, reduction="none"),
+            call(each, hidden, kernel, reduction="none"),
+            jax.value_and_grad(masked, (0, 1, 2))(spoiled, hidden, kernel),
+            jax.grad(lambda *a: call(*a, where=mask, reduction=jl.mean_of_means((0, 1))), (0, 1))(
+                spoiled, hidden, kernel
+            ),
+        )
+        value, slopes = jax.value_and_grad(mean_singly, (0, 1, 2))(each, hidden, kernel)
+        want = (
+            singly(jnp.broadcast_to(column, (4, 3)), hidden, kernel),
+            singly(each, hidden, kernel),
+            (value, slopes),
+            slopes[:2],
+        )
+        return got, want
+
+    got, want = run(all_ways, column, each, spoiled, hidden, kernel)
+    close(got, want, key, rtol=2e-5, atol=1e-6)
+    words = (f"linear_cce: {key} has shape (4,)", "the losses have shape (4, 3)", f"{key}[:, None]")
+    refuses(ValueError, words, call, each[:, 0], hidden, kernel)
+    refuses(ValueError, (f"linear_cce: {key} has shape (1,)",), call, column[:1], hidden, kernel)
 
 
 @rule("1 options match the units from the right")
@@ -449,6 +507,11 @@ MISTAKES: list[Mistake] = [
     ("labels to cce", ValueError, jl.cce, (LABELS, SCORES), {}, ("(2,)", "(2, 3)", "use sparse_cce")),
     ("axis forgotten", ValueError, jl.sparse_cce, (np.zeros((2, 8, 8), int), np.zeros((2, 3, 8, 8), np.float32)), {},
      ("(2, 8, 8)", "(2, 3, 8, 8)", "did you mean axis=1?")),
+    ("labels of (n, 1)", ValueError, jl.kl_divergence, (LABELS[:, None], SCORES), {},
+     ("(2, 1)", "(2, 3)", "y_true.squeeze(-1)")),
+    ("a scalar variance", ValueError, jl.gaussian_nll, (ONES, ONES, 1.0), {},
+     ("variance has shape ()", "jnp.broadcast_to(variance, (2,))")),
+    ("ragged", ValueError, jl.mse, ([[1.0], [1.0, 2.0]], ONES), {}, ("y_true is no array", "Pad its rows", "where=")),
     ("mask by position", TypeError, jl.mse, (ONES, ONES, ONES > 0), {}, ("2 arrays by position", "where=mask")),
     ("weights of (n, 1)", ValueError, jl.mse, (SCORES, SCORES), {"weights": np.ones((2, 1))},
      ("(2, 1)", "(2, 3)", "weights.squeeze(-1)")),
@@ -626,6 +689,77 @@ def option_outside(row: Row, key: str) -> None:
     for g, of_one in zip(of_all, slopes, strict=True):
         assert (g[:, 1] == 0).all(), f"gradient {g[:, 1]}"
         close(g[:, kept], np.stack([of_one[kept]] * len(bad)), "the gradient of the other units")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layouts
+
+IMAGE_LABELS = np.random.default_rng(0).integers(0, 3, (2, 4, 5))
+IMAGE_HOT = np.eye(3, dtype=np.float32)[IMAGE_LABELS]
+IMAGE_LOGITS = np.random.default_rng(1).normal(size=(2, 4, 5, 3)).astype(np.float32)
+OF_IMAGES = [(row.name, {} if row.name == "lovasz_hinge" else FROM_LOGITS) for row in of("segmentation")]
+
+
+@rule("6 layouts", OF_IMAGES)
+def layouts(name: str, options: dict[str, Any]) -> None:
+    """Classes last or first, one-hot or labels: the same number. What cannot be told is refused with the cure."""
+    loss, first = jl.LOSSES[name], lambda x: np.moveaxis(x, -1, 1)
+    pixels, per_class = distinct((2, 4, 5)), np.array([1, 2, 4], np.float32)
+
+    def both(z: Any, y: Any, **given: Any) -> Any:
+        return jax.value_and_grad(lambda z: loss(y, z, **options, **given))(z)
+
+    def all_ways(z: Any, z_first: Any) -> Any:
+        return (
+            both(z, IMAGE_HOT),
+            both(z, IMAGE_LABELS),
+            both(z_first, first(IMAGE_HOT), class_axis=1),
+            both(z_first, IMAGE_LABELS, class_axis=1),
+            both(z, IMAGE_HOT, axis=(1, 2)),
+            both(z, IMAGE_LABELS, pixel_weights=np.full((2, 4, 5), 3, np.float32)),
+            both(z, IMAGE_LABELS, pixel_weights=pixels, class_weights=per_class),
+            both(z_first, IMAGE_LABELS, pixel_weights=pixels, class_weights=per_class, class_axis=-3),
+            # Two rows of pixels that exist, and four of which the others weigh nothing.
+            both(z, IMAGE_LABELS, pixel_weights=np.broadcast_to(np.array([1, 0, 1, 0.0])[:, None], (2, 4, 5))),
+            both(z, IMAGE_LABELS, where=np.broadcast_to(np.array([1, 0, 1, 0], bool)[:, None], (2, 4, 5))),
+            loss(IMAGE_LABELS, z, **options, reduction="none"),
+            loss(IMAGE_LABELS, z, **options, class_weights=per_class, reduction="none"),
+        )
+
+    plain, labels, hot_first, labels_first, named, same, weighed, weighed_first, none, masked, each, by_class = run(
+        all_ways, IMAGE_LOGITS, first(IMAGE_LOGITS)
+    )
+    back = lambda found: (found[0], np.moveaxis(found[1], 1, -1))  # noqa: E731
+    for got, what in (
+        (labels, "labels"),
+        (back(hot_first), "classes first"),
+        (back(labels_first), "labels, classes first"),
+        (named, "pixels by name"),
+        (same, "equal weights of all pixels"),
+    ):
+        close(got, plain, what, rtol=3e-6)
+    close(back(weighed_first), weighed, "weights, classes first", rtol=3e-6)
+    close(none[0], masked[0], "pixels that weigh nothing", rtol=3e-6)
+    close(none[1], masked[1], "the gradient of pixels that weigh nothing", rtol=3e-6, atol=1e-6)
+    if name != "generalized_dice":
+        close(by_class, each * per_class, "weights of classes")
+    else:
+        assert np.isfinite(by_class).all()
+        assert (by_class != each).any()
+    if options:
+        words = (f"{name}: axis (2, 3)", "class_axis=1 in (batch, classes, height, width)")
+        refuses(ValueError, words, loss, first(IMAGE_HOT), first(IMAGE_LOGITS), axis=(2, 3), **options)
+    words = (name, "class_weights has shape (2,), expected (3,)")
+    refuses(ValueError, words, loss, IMAGE_LABELS, IMAGE_LOGITS, class_weights=[1.0, 2.0], **options)
+    words = (name, "(2, 4, 5)", "(2, 4, 5, 3)", "jax.nn.one_hot(y_true, K)")
+    refuses(ValueError, words, loss, IMAGE_LABELS.astype(np.float32), IMAGE_LOGITS, **options)
+    refuses(ValueError, (name, "y_true.squeeze(-1)"), loss, IMAGE_LABELS[..., None], IMAGE_LOGITS, **options)
+    words = (name, "pixel_weights has shape (2, 4)", "nothing is broadcast")
+    refuses(ValueError, words, loss, IMAGE_LABELS, IMAGE_LOGITS, pixel_weights=np.ones((2, 4)), **options)
+    outside = np.where(np.arange(2)[:, None, None] == 0, IMAGE_LABELS, 3)
+    losses = loss(outside, IMAGE_LOGITS, **options, reduction="none")
+    assert np.isfinite(losses[0]).all()
+    assert np.isnan(losses[1]).all()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -841,6 +975,120 @@ def pickled() -> None:
     assert pickle.loads(pickle.dumps(jl.mean_of_means(0))) == jl.mean_of_means(0)
 
 
+@jax.tree_util.register_pytree_node_class
+class Model:
+    """As a module of flax.nnx: a tree of arrays that a step may change in place."""
+
+    def __init__(self, scale: Any) -> None:
+        self.scale = scale
+
+    def tree_flatten(self) -> Any:
+        return (self.scale,), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, scale: Any) -> Model:
+        return cls(*scale)
+
+
+@rule("16 clients", [("changed", 1.0), ("put back", 0.0)])
+def changed_in_place(_: str, rate: float) -> None:
+    """`checked` refuses a step whose change would be lost; what is only put back is no change."""
+
+    def step(model: Model, y: Any, z: Any) -> Any:
+        value, slope = jax.value_and_grad(lambda scale: jl.mse(y, scale * z, where=SOME))(model.scale)
+        model.scale = model.scale - rate * slope
+        return value
+
+    model, finite = Model(jnp.ones(())), np.nan_to_num(Z)
+    if rate:
+        refuses(TypeError, ("jaxloss.checked", "in place", "nnx.update"), jl.checked(step), model, Y, finite)
+        jax.grad(lambda z: jl.checked(step)(model, Y, z))(jnp.ones_like(Z))
+    else:
+        assert jl.checked(step)(model, Y, finite) == 2.5
+    assert model.scale == 1
+
+
+@rule("16 clients")
+def keras_weighs() -> None:
+    """A loss of Keras, as help(jaxloss) has it, trains with weights of classes and of examples as Keras' own."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+
+    class SparseCCE(keras.losses.Loss):
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            labels = y_true.reshape(y_pred.shape[:-1]).astype(int)
+            return jl.sparse_cce(labels, y_pred, from_logits=True, reduction="none")
+
+    rng = np.random.default_rng(0)
+    x, y, w = rng.normal(size=(32, 5)).astype(np.float32), rng.integers(0, 3, 32), rng.uniform(size=32)
+
+    def weights_after(loss: Any, **given: Any) -> Any:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+        model.compile(optimizer="sgd", loss=loss)
+        model.fit(x, y, verbose=0, batch_size=16, **given)
+        return model.get_weights()
+
+    theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        warnings.simplefilter("ignore")  # of Keras itself
+        for given in ({}, {"sample_weight": w}, {"class_weight": {0: 1.0, 1: 2.0, 2: 0.5}}):
+            close(weights_after(SparseCCE(), **given), weights_after(theirs, **given), f"{given}")
+        with pytest.raises(TypeError, match=r"sparse_cce.*as Keras does, y_true\.astype\(int\)"):
+            weights_after(jl.sparse_cce)
+
+
+@rule("16 clients")
+def parameters_of_flax() -> None:
+    """What flax.nnx gives as parameters are arrays, as inputs and as options; its steps in place are refused."""
+    nnx = pytest.importorskip("flax.nnx")
+    layer, x, labels = nnx.Linear(3, 3, rngs=nnx.Rngs(0)), np.eye(3, dtype=np.float32), np.arange(3)
+    kernel, bias = jnp.asarray(layer.kernel[...]), jnp.asarray(layer.bias[...])
+    ours = jl.linear_cce(labels, x, layer.kernel, bias=layer.bias)
+    close(ours, jl.linear_cce(labels, x, kernel, bias=bias), "kernel and bias")
+
+    def step(layer: Any, x: Any) -> Any:
+        value, slopes = nnx.value_and_grad(lambda layer: jl.sparse_cce(labels, layer(x), from_logits=True))(layer)
+        layer.kernel[...] -= slopes["kernel"][...]
+        return value
+
+    refuses(TypeError, ("in place", "nnx.update"), jl.checked(nnx.jit(step)), layer, x)
+    assert jl.checked(nnx.jit(lambda layer, x: jl.sparse_cce(labels, layer(x), from_logits=True)))(layer, x) > 0
+    graph, state = nnx.split(layer)
+
+    def pure(state: Any, x: Any) -> Any:
+        layer = nnx.merge(graph, state)
+        return step(layer, x), nnx.state(layer)
+
+    _, state = jl.checked(jax.jit(pure))(state, x)
+    nnx.update(layer, state)
+    assert np.abs(layer.kernel[...] - kernel).max() > 0.01
+
+
+@rule("16 clients", [(np.dtype(dtype).name, dtype) for dtype in (jnp.float16, jnp.bfloat16)])
+def sums_in_half_precision(_: str, dtype: Any) -> None:
+    """No false alarm of `checked` on what softmax and log_softmax give, as it is or widened; a wrong sum is found."""
+    for classes in (10, 1000, 32_000):
+        for scale in (0, 1e-3, 3, 30):
+            z = jnp.asarray(scale * np.random.default_rng(0).normal(size=(8, classes)), dtype)
+            p, log_p, labels = jax.nn.softmax(z), jax.nn.log_softmax(z), np.zeros(8, int)
+            for widen in (lambda x: x, lambda x: x.astype(jnp.float32)):
+                jl.checked(jl.sparse_cce)(labels, widen(p))
+                jl.checked(jl.nll)(labels, widen(log_p))
+    words = ("the sum of each row of y_pred must be 1: 1 of 1 is not",)
+    refuses(jl.BadValueError, words, jl.checked(jl.sparse_cce), [0], np.array([[0.3, 0.3, 0.39]], np.float32))
+    refuses(jl.BadValueError, words, jl.checked(jl.sparse_cce), [0], jnp.array([[0.3, 0.3, 0.3]], dtype))
+
+
+@rule("16 clients")
+def shared_labels() -> None:
+    """Under vmap labels that all share are counted once."""
+    z = np.zeros((5, 3, 4), np.float32)
+    words = ("y_true must be in 0..3: 1 of 3 is not, the first at index (0,), which is -1.",)
+    each = jax.vmap(lambda z: jl.sparse_cce(np.array([-1, 0, 1]), z, from_logits=True))
+    refuses(jl.BadValueError, words, jl.checked(each), z)
+
+
 @rule("16 clients", [("mse", jl.mse, (Y, Z)), ("huber", jl.huber, (Y, Z)), ("bce", jl.bce, (Y, Z * 0.2))])
 def no_false_alarm_of_debug_nans(_: str, loss: Any, arrays: Any) -> None:
     """A NaN under a mask is reported neither of a value nor of a gradient, eager, mapped or of second order."""
@@ -894,12 +1142,16 @@ def wrong_axis_name() -> None:
 # Exported
 
 
-@rule("10 a batch of any size is exported", [(row,) for row in ROW_OF.values()], alike=same_family)
+ONE_OF_EACH = {row.name: row for row in reversed(ROWS) if row.name != "linear_cce"}
+
+
+@rule("10 a batch of any size is exported", [(row,) for row in ONE_OF_EACH.values()], alike=same_family)
 def exported(row: Row) -> None:
     """`jax.export` with a symbolic batch: every reduction and gradient, with a mask and weights; the numbers stay."""
-    loss, arrays = jl.LOSSES[row.name], row.make((3, 2))
+    loss, arrays = row.judged(jl.LOSSES[row.name]), row.make((3, 2))
     units = row.losses(arrays).shape
     given = {"where": np.arange(6).reshape(3, 2) % 4 != 1, "weights": distinct(units)}
+    batch = 1 if row.pooled else 0
 
     def all_ways(given: Any, *arrays: Any) -> Any:
         def call(*arrays: Any, **more: Any) -> Any:
@@ -914,9 +1166,212 @@ def exported(row: Row) -> None:
         )
 
     (size,) = jax.export.symbolic_shape("b")
-    kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), (given, *arrays))
+
+    def open_along(axis: int, x: Any) -> Any:
+        return jax.ShapeDtypeStruct((*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
+
+    kinds = (
+        {"where": open_along(batch, given["where"]), "weights": open_along(0, given["weights"])},
+        *(open_along(batch, x) for x in arrays),
+    )
     program = jax.export.export(jax.jit(all_ways))(*kinds)
     close(jax.tree.map(np.asarray, program.call(given, *arrays)), run(all_ways, given, *arrays), "exported")
+
+
+@rule("10 a batch of any size is exported")
+def chunks_need_a_size() -> None:
+    """The chunks of linear_cce are cut from a batch of known size: it says so."""
+    (size,) = jax.export.symbolic_shape("b")
+    labels, hidden = jax.ShapeDtypeStruct((size,), jnp.int32), jax.ShapeDtypeStruct((size, 3), jnp.float32)
+    words = ("linear_cce: y_true has shape (b,)", "use sparse_cce of hidden @ kernel")
+    program = jax.export.export(jax.jit(lambda y, h: jl.linear_cce(y, h, np.ones((3, 5), np.float32))))
+    refuses(ValueError, words, program, labels, hidden)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Many
+
+
+@rule("12 more than 2^24 units", slow=True)
+def twenty_million() -> None:
+    """Counts and weights of masked units are exact: in float32 ones, added one by one, end at 2^24."""
+    n = 20_000_001
+    kept = 2 * n // 3 + (n % 3 > 0)
+
+    def all_ways(y: Any, p: Any) -> Any:
+        where = jnp.arange(n) % 3 < 2
+        w = jnp.where(where, 1.0, jnp.nan)
+        square = lambda p: jl.mse(y, p, where=where)  # noqa: E731
+        value, slope = jax.value_and_grad(square)(p)
+        return {
+            "mean": (value, jnp.sum(slope[:3]), jl.mse(y, p, where=where, weights=w)),
+            "all": (jl.mse(y, p), jl.mse(y, p, weights=jnp.ones(n))),
+            "pair": jl.mse(y, p, where=where, reduction="sum_and_weight"),
+            "weighted pair": jl.mse(y, p, where=where, weights=w, reduction="sum_and_weight"),
+            "size": jl.mse(y, p, where=where, reduction="sum_over_batch_size"),
+            "labels": jl.sparse_cce(jnp.zeros(n, jnp.int32), jnp.zeros((n, 1)), where=where, from_logits=True),
+        }
+
+    # Under the mask lies NaN.
+    p = jnp.where(jnp.arange(n) % 3 < 2, 2.0, jnp.nan).astype(jnp.float32)
+    got = run(all_ways, jnp.zeros(n), p)
+    assert np.isnan(got["all"]).all()
+    rtol = 2 * float(np.finfo(np.float32).eps)
+    np.testing.assert_allclose(got["mean"], [4, 2 * 4 / kept, 4], rtol)
+    np.testing.assert_allclose(got["pair"], [4 * kept, kept], rtol)
+    np.testing.assert_allclose(got["weighted pair"], [4 * kept, kept], rtol)
+    np.testing.assert_allclose(got["size"], 4, rtol)
+    assert got["labels"] == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the suites of others expect, of packages that need not be here
+
+SEVEN = np.array([-2, -1, -0.5, 0, 0.5, 1, 2], np.float32)
+HUNDREDS = 100 * np.eye(3, dtype=np.float32)
+BCE_OF_SCENIC = np.logaddexp(0, [[1, -2, -3], [-4, 5, -6]])
+FOCAL_OF_SCENIC = [[0.75, 0.25, 0.25], [0.25, 0.75, 0.25]] * (1 / (1 + np.exp([[-1, 2, 3], [4, -5, 6]]))) ** 2
+TWO_SEQUENCES = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], bool)
+WEIGHTS_OF_T5X = np.array([[0.5, 1, 0.25, 2, 0], [1, 1, 0, 0, 0]], np.float32)
+
+
+def expectiles(level: float) -> Any:
+    both = jax.vmap(jax.value_and_grad(lambda p: jl.expectile(0.0, p, level=level)))
+    return both(SEVEN)
+
+
+def quantiles_of_rlax(**options: Any) -> Any:
+    """The mean over target samples, the sum over those of the source."""
+    shape = (2, 2, 3)
+    source, level = np.array([[-1.0, 3], [-1, 3]]), np.array([[0.2, 0.7], [0, 0.4]])
+    y, p = np.broadcast_to(np.array([-3.0, 4, 2]), shape), np.broadcast_to(source[..., None], shape)
+    level = np.broadcast_to(level[..., None], shape)
+    losses = jl.quantile(*(x.astype(np.float32) for x in (y, p)), level=level, reduction="none", **options)
+    return losses.mean(-1).sum(-1)
+
+
+def dice_of_scenic(rows: slice) -> Any:
+    """Two objects in quarters of an image; the first is predicted at these rows."""
+    truth, seen = np.zeros((2, 1, 2, 16, 16), np.float32)
+    truth[0, 0, :8, :8] = truth[0, 1, 8:, 8:] = seen[0, 0, rows, :8] = seen[0, 1, 8:, 8:] = 1
+    logits = (seen - 0.5) * np.float32(1e6)
+    return jl.dice(truth, jax.nn.sigmoid(logits), class_axis=1, reduction="none")
+
+
+def mean_over_sequences(losses: Any, **given: Any) -> Any:
+    return jl.mae(np.zeros((2, 5), np.float32), losses, where=TWO_SEQUENCES, reduction=jl.mean_of_means(), **given)
+
+
+def smoothed_of_t5(losses: float, classes: int) -> float:
+    """The smoothing of the T5 family is over the wrong classes only."""
+    return losses * classes / (classes - 1)
+
+
+WITNESSES: list[tuple[str, Callable[[], Any], Any]] = [
+    ("rlax, expectile 0.5", lambda: expectiles(0.5), (SEVEN**2 / 2, SEVEN)),
+    ("rlax, expectile 0", lambda: expectiles(0.0), ([0, 0, 0, 0, 0.25, 1, 4], [0, 0, 0, 0, 1, 2, 4])),
+    ("rlax, expectile 1", lambda: expectiles(1.0), ([4, 1, 0.25, 0, 0, 0, 0], [-4, -2, -1, 0, 0, 0, 0])),
+    (
+        "rlax, expectile 0.75",
+        lambda: expectiles(0.75),
+        ([3, 0.75, 0.1875, 0, 0.0625, 0.25, 1], [-3, -1.5, -0.75, 0, 0.25, 0.5, 1]),
+    ),
+    ("rlax, l2", lambda: jl.mse(0 * SEVEN, SEVEN, reduction="none") / 2, [2, 0.5, 0.125, 0, 0.125, 0.5, 2]),
+    ("rlax, log loss", lambda: jl.bce([1, 0, 1, 0], [1.0, 0.0, 0.5, 0.5], reduction="none"), [0, 0, *[np.log(2)] * 2]),
+    ("rlax, quantiles", quantiles_of_rlax, [2, 2.2]),
+    ("rlax, quantiles of Huber", lambda: quantiles_of_rlax(delta=2.0), [2.5, 8.5 / 3]),
+    (
+        "scenic, l1",
+        lambda: jl.mae([[0.5, -1.3], [0.9, 1.2]], [[0.1, 0.3], [-1, 0.2]], reduction="none"),
+        [[0.4, 1.6], [1.9, 1]],
+    ),
+    (
+        "scenic, sigmoid",
+        lambda: jl.bce([[0, 1, 1], [1, 0, 1]], [[1.0, 2, 3], [4, 5, 6]], from_logits=True, reduction="none"),
+        BCE_OF_SCENIC,
+    ),
+    (
+        "scenic, weights of labels",
+        lambda: jl.bce(
+            [[0, 1, 1], [1, 0, 1]], [[1.0, 2, 3], [4, 5, 6]], from_logits=True, reduction="none",
+            weights=jnp.broadcast_to(jnp.array([1.0, 2, 3]), (2, 3)) * jnp.array([[1.0], [0]]),
+        ),
+        BCE_OF_SCENIC * [[1, 2, 3], [0, 0, 0]],
+    ),
+    (
+        "scenic, focal",
+        lambda: jl.binary_focal(
+            [[0, 1, 1], [1, 0, 1]], [[1.0, 2, 3], [4, 5, 6]], alpha=0.25, from_logits=True, reduction="none"
+        ),
+        BCE_OF_SCENIC * FOCAL_OF_SCENIC,
+    ),
+    ("scenic, dice", lambda: dice_of_scenic(slice(8)), [[0, 0]]),
+    ("scenic, dice, half", lambda: dice_of_scenic(slice(4, 12)), [[0.5, 0]]),
+    ("scenic, dice, apart", lambda: dice_of_scenic(slice(8, 16)), [[1, 0]]),
+    (
+        "t5x, average of sequences",
+        lambda: mean_over_sequences(np.arange(10, dtype=np.float32).reshape(2, 5)),
+        ((0 + 1 + 2 + 3) / 4 + (5 + 6) / 2) / 2,
+    ),
+    (
+        "t5x, average of weighted sequences",
+        lambda: mean_over_sequences(np.arange(10, dtype=np.float32).reshape(2, 5), weights=WEIGHTS_OF_T5X),
+        ((0 + 1 + 0.5 + 6) / 3.75 + (5 + 6) / 2) / 2,
+    ),
+    ("axlearn, certain", lambda: jl.sparse_cce([0, 1, 2], HUNDREDS, from_logits=True), 0),
+    (
+        "axlearn, smoothing of T5",
+        lambda: jl.sparse_cce([0, 1, 2], 100 * np.eye(4, dtype=np.float32)[:3], from_logits=True,
+                              label_smoothing=smoothed_of_t5(0.3, 4)),
+        30,
+    ),
+    ("axlearn, z-loss", lambda: jl.sparse_cce([0, 1, 2], HUNDREDS, from_logits=True, z_loss=1.0), 1e4),
+    (
+        "axlearn, live targets",
+        lambda: jl.sparse_cce([0, -1, 100], 0 * HUNDREDS + HUNDREDS[0], from_logits=True, where=[True, False, False]),
+        0,
+    ),
+    (
+        "axlearn, soft targets",
+        lambda: jl.cce([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]], HUNDREDS, from_logits=True,
+                       where=[False, True, True]),
+        (20 + 90) / 2,
+    ),
+    ("axlearn, l1", lambda: jl.mae([5, 7, 13], [1.0, 2, 3]), 19 / 3),
+    ("axlearn, squares", lambda: jl.mse([1.0, 2, 3, 4, 5], [0.0, 1, 2, 3, 4], reduction="sum_and_weight"), (5, 5)),
+    (
+        "axlearn, squares with weights",
+        lambda: jl.mse([3, 2, 13], [7.0, 5, 11], weights=[2, 0, 1], reduction="sum_and_weight"),
+        (36, 3),
+    ),
+    (
+        "axlearn, no targets",
+        lambda: jl.mse([np.nan] * 3, [0.0, 1, 2], where=[False] * 3, reduction="sum_and_weight"),
+        (0, 0),
+    ),
+    ("axlearn, nothing", lambda: jl.mse(ONES[:0], ONES[:0], reduction="sum_and_weight"), (0, 0)),
+    ("jaxopt, logistic", lambda: jl.bce([0, 1], [-1e5, 1e5], from_logits=True, reduction="none"), [0, 0]),
+    ("jaxopt, multiclass", lambda: jl.sparse_cce([0], [[1e5, 0, 0]], from_logits=True), 0),
+    ("jaxopt, Huber", lambda: jl.huber([0.0, 1, 4], [0.0, 1, 3], delta=0.1, reduction="none"), [0, 0, 0.095]),
+    (
+        "jaxopt, slope",
+        lambda: jax.grad(lambda z: jl.bce([0, 1], z, from_logits=True, reduction="sum"))(jnp.full(2, 1.2)),
+        [1 / (1 + np.exp(-1.2)), 1 / (1 + np.exp(-1.2)) - 1],
+    ),
+    (
+        "levanter, large vocabulary",
+        lambda: jl.linear_cce_stats(np.zeros((4, 5), int), np.ones((4, 5, 6), np.float32),
+                                    np.ones((6, 12), np.float32), chunk=3)[1][:3],
+        (np.log(12), 0, 6 + np.log(12)),
+    ),
+]  # fmt: skip
+
+
+@rule("17 suites of others", WITNESSES)
+def witnesses(_: str, call: Callable[[], Any], want: Any) -> None:
+    """What they expect, worked out by hand where they compare with another library."""
+    as_arrays = lambda x: jax.tree.map(np.asarray, x, is_leaf=lambda x: isinstance(x, list))  # noqa: E731
+    close(as_arrays(call()), as_arrays(want), "what they expect", rtol=2e-6, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -930,18 +1385,21 @@ def test_rules(test: Callable[..., None], case: tuple[Any, ...]):
 def main() -> int:
     print(f"{'rule':60} tried passed")
     good = True
-    for title, cases in RULES.items():
-        passed = 0
+    for title, cases in sorted(RULES.items(), key=lambda entry: int(entry[0].split()[0])):
+        passed, tried = 0, len(cases)
         for case in cases:
             test, arguments = case.values
             try:
                 test(*arguments)
+            except pytest.skip.Exception as reason:
+                print(f"  {case.id}: not tried, {reason}", file=sys.stderr)
+                tried -= 1
             except Exception as error:
                 print(f"  {case.id}: {error}", file=sys.stderr)
             else:
                 passed += 1
-        good &= passed == len(cases)
-        print(f"{title:60} {len(cases):5} {passed:6}", flush=True)
+        good &= passed == tried
+        print(f"{title:60} {tried:5} {passed:6}", flush=True)
     return 0 if good else 1
 
 

@@ -20,9 +20,22 @@ CORRECT = (
     "jl.cce([[0, 1]], p, from_logits=True, weights=[1.0], where=y > 0, reduction='sum').shape",
     "jl.huber(0.0, p, delta=jnp.ones(()), reduction=lambda losses, weights: jnp.sum(losses * weights)).dtype",
     "jax.grad(jl.mse, argnums=1)(y, p)",
+    "jl.huber(y, p, delta=np.float32(0.3)), jl.quantile(y, p, level=[0.1, 0.9]), jl.bce(y, p, pos_weight=np.ones(2))",
+    "jl.mse(y, p, reduction=lambda losses, weights: (jnp.sum(losses), jnp.sum(weights)))",
+    "jl.mse(y, Held(), weights=Held()), jl.huber(y, p, delta=Held())",
     "jl.checked(jl.huber)(y, [1.0, 2.0], delta=2.0, where=y > 0).dtype",
 )
-HEADER = "import jax\nimport jax.numpy as jnp\nimport jaxloss as jl\n\ny, p = jnp.zeros(2), jnp.ones(2)\n"
+HEADER = """import jax
+import jax.numpy as jnp
+import jaxloss as jl
+import numpy as np
+
+class Held:
+    def __jax_array__(self) -> jax.Array:
+        return jnp.ones(2)
+
+y, p = jnp.zeros(2), jnp.ones(2)
+"""
 
 
 @pytest.mark.slow

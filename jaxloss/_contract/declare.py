@@ -235,7 +235,10 @@ def as_array(loss: str, name: str, value: Any) -> Any:
     except jax.errors.TracerArrayConversionError:  # a list of traced scalars
         return jnp.asarray(value)
     except ValueError as error:
-        raise ValueError(f"{loss}: {name} is no array: {error}") from None
+        cure = (
+            "Pad its rows to one length, and leave the padding out with where=." if "homogeneous" in str(error) else ""
+        )
+        raise ValueError(f"{loss}: {name} is no array: {error} {cure}".rstrip()) from None
     except (RuntimeError, TypeError) as error:  # what torch says
         raise TypeError(f"{loss}: {name} is no array: {error} Did you mean {name}.detach().float()?") from None
     if array.dtype == object and all(isinstance(x, NUMBERS) for x in array.ravel()):

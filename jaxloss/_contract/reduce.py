@@ -61,10 +61,14 @@ class mean_of_means:
     zero_for_nothing: ClassVar[bool] = True
 
     def __call__(self, losses: Array, weights: Array) -> Array:
-        within = jnp.sum(weights, self.axis)
+        return jnp.sum(losses * self.shares(weights))
+
+    def shares(self, weights: Array) -> Array:
+        """By what the loss of each unit is multiplied in the result."""
+        within = jnp.sum(weights, self.axis, keepdims=True)
         empty = within == 0
-        means = jnp.where(empty, 0, jnp.sum(losses * weights, self.axis) / jnp.where(empty, 1, within))
-        return jnp.sum(means) / jnp.maximum(jnp.sum((~empty).astype(means.dtype)), 1)
+        count = jnp.maximum(jnp.sum((~empty).astype(weights.dtype)), 1)
+        return jnp.where(empty, 0, weights / jnp.where(empty, 1, within)) / count
 
 
 def _reduce_by(

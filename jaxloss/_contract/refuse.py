@@ -75,8 +75,8 @@ def _label_cure(inputs: Sequence[Input], sibling: str | None) -> str:
     one_hot = f" For one-hot targets use {sibling}." if sibling else ""
     if target.x.shape == scores.x.shape:
         return one_hot
-    # Keras casts all targets, pandas labels of which one is missing.
-    return f" If they are labels, {target.name}.astype(int).{one_hot}"
+    # pandas also casts labels of which one is missing.
+    return f" If they are labels that something cast, as Keras does, {target.name}.astype(int).{one_hot}"
 
 
 def _batch_axes(given: Input, axis: Any) -> list[int]:
@@ -128,6 +128,12 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
         if longer[-1:] == (1,) and longer[: len(longer) - 1 - core] == other.x.shape[: other.x.ndim - other.holds.core]:
             return f"; did you mean {one.name}.squeeze(-1)?"
     target, scores = inputs[0], inputs[-1]
+    for given in inputs:
+        if given.x.shape == () and given.holds.core == 0:
+            whole = next(other.batch for other in inputs if other.batch)
+            return f"; did you mean jnp.broadcast_to({given.name}, {whole})?"
+    if target.holds.core == 1 and target.x.shape == (*scores.batch, 1) and jnp.issubdtype(target.x.dtype, jnp.integer):
+        return f"; if {target.name} holds integer labels, {target.name}.squeeze(-1)."
     if target.holds.core == 1 and target.x.shape == scores.batch:
         classes = "x".join(str(n) for i, n in enumerate(scores.x.shape) if i not in scores.batch_axes)
         cure = f"use {sibling}" if sibling else f"jax.nn.one_hot({target.name}, {classes})"
@@ -137,7 +143,7 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
     if target.holds.core == 0 and scores.holds.core == 1:
         shape = scores.x.shape
         axes = [i for i in range(len(shape)) if (*shape[:i], *shape[i + 1 :]) == target.x.shape]
-        if len(axes) == 1:
+        if len(axes) == 1 and axes[0] in scores.batch_axes:
             return f"; did you mean axis={axes[0]}?"
     return "; nothing is broadcast."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypedDict, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeAlias, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,15 @@ from jaxloss._contract.domains import Domain
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ArrayLike: TypeAlias = jax.typing.ArrayLike | list[Any] | tuple[Any, ...]
-"""An array of jax or NumPy, a Python number, or a (nested) list of numbers."""
+
+class HoldsArray(Protocol):
+    """What gives jax its array, such as a parameter of flax.nnx."""
+
+    def __jax_array__(self) -> Array: ...
+
+
+ArrayLike: TypeAlias = jax.typing.ArrayLike | HoldsArray | list[Any] | tuple[Any, ...]
+"""An array of jax or NumPy, what holds one, a Python number, or a (nested) list of numbers."""
 
 Reduction: TypeAlias = (
     Literal["mean", "sum", "none", "sum_over_batch_size", "sum_and_weight"] | Callable[[Array, Array], Any]
@@ -30,6 +37,24 @@ Reduction: TypeAlias = (
 PROGRAMS = 128
 
 REDUCTIONS = ("mean", "sum", "none", "sum_over_batch_size", "sum_and_weight")
+
+
+class ClassStats(NamedTuple):
+    """What a trainer logs, reduced as the loss is. Nothing is differentiated through it.
+
+    cross_entropy: the loss without the z-loss.
+    z_loss: the rest.
+    logsumexp: of the logits.
+    correct: 1 where no logit exceeds that of the label (of dense targets, of the largest), else 0: its mean is the
+      accuracy.
+    entropy: of the prediction.
+    """
+
+    cross_entropy: Array
+    z_loss: Array
+    logsumexp: Array
+    correct: Array
+    entropy: Array
 
 
 class Units(TypedDict, total=False):

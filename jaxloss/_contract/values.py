@@ -41,9 +41,10 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Make a loss, or a function that calls losses, raise an error for bad values, also where it is compiled.
 
     Bad values are labels that are no class, probabilities outside [0, 1] or rows of them that do not sum to 1 (by more
-    than rounding: 1e-3 for the sum), NaN, infinities other than the -inf of an excluded class, inverted boxes, negative
-    counts, rates, scales and variances, targets other than -1 and +1 (and 0) where a sign is needed, sequences that are
-    too short for their labels, and traced options outside their range. What `where` masks is never one.
+    than rounding: 1e-3 for the sum, more for what half precision can hold), NaN, infinities other than the -inf of an
+    excluded class, inverted boxes, negative counts, rates, scales and variances, targets other than -1 and +1 (and 0)
+    where a sign is needed, sequences that are too short for their labels, and traced options outside their range. What
+    `where` masks is never one, nor is a negative weight.
 
     The result is that of the function, compiled as by `jax.jit`. It costs a look at all inputs and, at each call, a
     wait for the devices, so it is for finding errors. Wrap the outermost function: `checked(jax.jit(step))`,
@@ -62,6 +63,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     Raises:
       BadValueError: (a ValueError) when called with bad values: the argument, the rule, how many entries break it,
       and the first of them.
+      TypeError: where the function changes an argument in place, as a step of flax.nnx does: the change would be lost.
       RuntimeError: when called inside `jax.jit`, `jax.lax.scan` and the like, from where no error can come out.
 
     Example:
@@ -88,8 +90,14 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         # What does not fit must reach the loss as it is, which knows a label from a number.
         program = _program.__wrapped__ if any(isinstance(x, np.ndarray) for x in rest) else _program
         with checking(True):
-            error, result = program(function, structure, *rest)(arrays)
+            error, (result, changed) = program(function, structure, *rest)(arrays)
         _raise(error)
+        if not all(_equal(arrays[i], x) for i, x in changed.items()):
+            raise TypeError(
+                "jaxloss.checked: the function changes an argument in place, and that change would be lost. Let it "
+                "return what it changes. With flax.nnx: nnx.split the model before, nnx.merge it inside, return "
+                "nnx.state(model), and give that to nnx.update."
+            )
         return result
 
     return call
@@ -114,10 +122,24 @@ def _program(function: Callable[..., Any], structure: Any, *rest: Any) -> Callab
     def run(arrays: list[Array]) -> Any:
         given = iter(arrays)
         args, kwargs = jax.tree.unflatten(structure, [next(given) if x is _ARRAY else x for x in rest])
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        after, same = jax.tree.flatten((args, kwargs))
+        after = [x for x, given in zip(after, rest, strict=False) if given is _ARRAY] if same == structure else arrays
+        # Some transformations of objects put back what did not change: only its value tells.
+        return result, {i: x for i, (x, before) in enumerate(zip(after, arrays, strict=True)) if x is not before}
 
     # User checks only: the automatic ones take legitimate infinities for errors, and fail in some versions of jax.
     return jax.jit(checkify.checkify(run, errors=checkify.user_checks))
+
+
+def _equal(before: Array, after: Array) -> bool:
+    """Whether an argument is what it was; not known of one that is traced."""
+    if isinstance(after, Tracer):
+        return True
+    if jnp.issubdtype(before.dtype, jax.dtypes.prng_key):
+        before, after = jax.random.key_data(before), jax.random.key_data(after)
+    same = before.shape == after.shape and before.dtype == after.dtype
+    return same and bool(jnp.all((before == after) | ((before != before) & (after != after))))
 
 
 def _raise(error: Any) -> None:
@@ -211,8 +233,19 @@ def _findings(name: str, domain: Domain, x: Array, classes: int | None) -> Itera
         yield f"the width and height of the boxes in {name} must be at least 0{_CURE}{domain.cure}", sides >= 0, sides
     if domain.sum:
         total = jnp.sum(widened(domain.sum(x)))
-        near = max(slack, 1e-3) if domain.rounds else 0
-        yield f"the sum of each row of {name} must be 1", jnp.abs(total - 1) <= near, total
+        near = 8 * _rounding(x) if domain.rounds else 0
+        yield f"the sum of each row of {name} must be 1", jnp.abs(total - 1) <= jnp.maximum(near, 1e-3), total
+
+
+def _rounding(row: Array) -> Array:
+    """The eps of the dtype that a row was made in, which may be one of half precision, widened since."""
+    info = jnp.finfo(row.dtype)
+    eps = jnp.full((), info.eps, jnp.float32)
+    for half in map(jnp.finfo, (jnp.float16, jnp.bfloat16)):
+        if half.nmant < info.nmant:
+            kept = jax.lax.reduce_precision(row, info.nexp, half.nmant) == row
+            eps = jnp.where(jnp.all(kept), jnp.float32(half.eps), eps)
+    return eps
 
 
 def inspect_option(name: str, value: Any, domain: Domain) -> None:

@@ -13,6 +13,10 @@ def spread(rng, batch):
     return rng.normal(size=batch), rng.normal(size=batch), rng.uniform(0.3, 3, batch)
 
 
+def log_spread(rng, batch):
+    return rng.normal(size=batch), rng.normal(size=batch), rng.normal(size=batch)
+
+
 def rates(rng, batch):
     return rng.uniform(0.2, 4, batch), rng.uniform(0.2, 4, batch)
 
@@ -33,9 +37,11 @@ def log_rates_and_dispersions(rng, batch):
 # Formulas
 
 
-def gaussian_nll(y, mean, variance, full=False, eps=1e-6):
-    v = np.raised(variance, eps)
-    return (np.log(v) + (y - mean) ** 2 / v + full * np.log(2 * np.pi)) / 2
+def gaussian_nll(y, mean, variance, log_variance=False, full=False, eps=1e-6):
+    v = np.raised(variance, np.log(eps) if log_variance else eps)
+    log = v if log_variance else np.log(v)
+    with np.errstate(over="ignore"):
+        return (log + (y - mean) ** 2 * np.exp(-log) + full * np.log(2 * np.pi)) / 2
 
 
 def laplace_nll(y, location, scale, full=False, eps=1e-6):
@@ -87,6 +93,10 @@ HARD_PLACED = joined(
     *(each([0.0, *n], [0.0, *signed(n)], [1.0, *n]) for n in EXTREMES),
 )
 OUTSIDE_PLACED = ([0.0, 0.0], [0.0, 1.0], [-1.0, -1e-3])
+HARD_LOG_SPREAD = joined(
+    each([0.0, -65504.0, 1.7e38], [0.0, 1e-30, 65504.0, -1.7e38], [0.0, 1.0, -10.0, 30.0, 80.0, 300.0, -1e4, 3e38]),
+    *(each([0.0, *n], [0.0, *signed(n)], [1.0, *signed(n)]) for n in EXTREMES),
+)
 COUNTS = [0.0, 1.0, 3.0, 30.0, 1e4]
 HARD_LOGS = joined(
     each(COUNTS, [0.0, 1e-30, 1.0, 80.0, -80.0, 3e38, -1e4, -3e37]),
@@ -105,6 +115,15 @@ ROWS = (
         hard=HARD_PLACED,
         outside=OUTSIDE_PLACED,
         refused=({"eps": -1.0},),
+    ),
+    Row(
+        "gaussian_nll-log_variance",
+        log_spread,
+        gaussian_nll,
+        {"log_variance": True, "full": True},
+        names=("y_true", "mean", "variance"),
+        hard=HARD_LOG_SPREAD,
+        hard_options=({"eps": 0.0},),
     ),
     Row(
         "laplace_nll",

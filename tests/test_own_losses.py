@@ -1,0 +1,46 @@
+"""What another package gets of the contract: a wheel, installed elsewhere, and losses of its own held to the laws."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.slow
+def test_losses_of_another_package(tmp_path: Path):
+    """From the wheel, in a new environment: two right losses keep all laws, and three wrong ones are caught."""
+
+    def run(*command: str | Path) -> str:
+        environment = {name: x for name, x in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    (packages,) = (tmp_path / "venv").glob("[Ll]ib/**/site-packages")
+    run(*pip, "install", "--quiet", "--no-deps", "--target", packages, wheel)
+    # What jaxloss needs is taken from here; a path file of an editable jaxloss does not count there.
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(ROOT / "tests" / "own_losses.py", project)
+    where, *wrong = run(python, project / "own_losses.py").splitlines()
+    assert Path(where).is_relative_to(packages)
+    assert [line.split()[:2] for line in wrong] == [
+        ["unscaled", "breaks"],
+        ["all_candidates", "breaks"],
+        ["times_mask", "breaks"],
+    ]
