@@ -180,7 +180,7 @@ ROWS = (
         grpo,
         {"epsilon": 0.25, "epsilon_high": 0.5, "beta": 0.5},
         ("advantages", "policy", "old", "reference"),
-        ("reference",),
+        keywords=("reference",),
         hard=(),
         refused=({"epsilon": -0.1}, {"epsilon_high": -0.1}, {"beta": -0.1}),
     ),
