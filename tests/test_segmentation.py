@@ -114,7 +114,7 @@ def test_class_weights(name: str):
         np.testing.assert_allclose(got, want, rtol=1e-5)
         np.testing.assert_allclose(loss(y, z, class_weights=np.ones(3)), plain, rtol=1e-6)
     else:
-        np.testing.assert_allclose(got, weights * plain, rtol=1e-6)
+        np.testing.assert_allclose(got, weights * np.asarray(plain), rtol=1e-6)
     with pytest.raises(ValueError, match=rf"{name}: class_weights has shape \(2,\), expected \(3,\)"):
         loss(y, z, class_weights=np.ones(2))
 
