@@ -244,6 +244,8 @@ def elementwise(size: Sizes) -> Iterator[Cell]:
     yield cell("perceptron", plain.perceptron, lambda y, z: optax.perceptron_loss(z, y), kinds=sign)
     yield cell("soft_margin", plain.soft_margin, kinds=sign)
     yield cell("sparsemax", plain.sparsemax, lambda y, z: optax.sparsemax_loss(z, y), kinds=("bit", "real"))
+    yield cell("hinge_embedding", plain.hinge_embedding, kinds=sign)
+    yield cell("margin_ranking", plain.margin_ranking, kinds=("sign", "real", "real"))
     yield cell("gaussian_nll", plain.gaussian_nll, kinds=likelihood)
     yield cell("laplace_nll", plain.laplace_nll, kinds=likelihood)
     yield cell("student_t_nll", plain.student_t_nll, kinds=likelihood)
@@ -356,6 +358,24 @@ def of_rows(size: Sizes) -> Iterator[Cell]:
     )
 
 
+def embeddings(size: Sizes) -> Iterator[Cell]:
+    cell = functools.partial(row, size.numbers)
+    yield dataclasses.replace(
+        cell(
+            "triplet",
+            plain.triplet,
+            lambda a, p, n: optax.losses.triplet_margin_loss(a, p, n),
+            kinds=("real",) * 3,
+        ),
+        by=(0, 1, 2),
+    )
+    for loss, target in (("contrastive", "bit"), ("cosine_embedding", "sign")):
+        pair = cell(loss, getattr(plain, loss), kinds=(target, "real", "real"))
+        inputs = ((size.numbers[:-1], target), *pair.inputs[1:])
+        yield dataclasses.replace(pair, inputs=inputs, by=(1, 2))
+    yield cell("byol", plain.byol, kinds=("real", "real"))
+
+
 def of_label(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda y, z, **options: function(jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype), z, **options)
 
@@ -461,7 +481,7 @@ def of_lengths(loss: Callable[..., Array]) -> Callable[..., Array]:
 
 def cells(size: Sizes) -> Iterator[Cell]:
     """Each without a mask and with one."""
-    for family in (elementwise, of_rows, boxes, segmentation, others):
+    for family in (elementwise, of_rows, embeddings, boxes, segmentation, others):
         for cell in family(size):
             cell = cell if optax is not None else dataclasses.replace(cell, optax=None)
             yield cell

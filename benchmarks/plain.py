@@ -105,6 +105,40 @@ def cosine_distance(y: Array, p: Array) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# embeddings
+
+
+def norm(x: Array) -> Array:
+    return jnp.linalg.norm(x, axis=-1)
+
+
+def triplet(a: Array, p: Array, n: Array, margin: float = 1.0) -> Array:
+    return jax.nn.relu(margin + norm(a - p) - norm(a - n))
+
+
+def contrastive(y: Array, a: Array, b: Array, margin: float = 1.0) -> Array:
+    d = norm(a - b)
+    return y * d**2 / 2 + (1 - y) * jax.nn.relu(margin - d) ** 2 / 2
+
+
+def cosine_embedding(y: Array, a: Array, b: Array) -> Array:
+    cos = 1 - cosine_distance(a, b)
+    return jnp.where(y == 1, 1 - cos, jax.nn.relu(cos))
+
+
+def hinge_embedding(y: Array, d: Array, margin: float = 1.0) -> Array:
+    return jnp.where(y == 1, d, jax.nn.relu(margin - d))
+
+
+def margin_ranking(y: Array, a: Array, b: Array) -> Array:
+    return jax.nn.relu(-y * (a - b))
+
+
+def byol(y: Array, p: Array) -> Array:
+    return 2 * cosine_distance(jax.lax.stop_gradient(y), p)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # likelihoods
 
 

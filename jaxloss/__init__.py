@@ -76,6 +76,7 @@ from jaxloss.margin import (
     sparsemax,
     squared_hinge,
 )
+from jaxloss.metric import byol, contrastive, cosine_embedding, hinge_embedding, margin_ranking, triplet
 from jaxloss.regression import balanced_l1, expectile, huber, log_cosh, mae, mse, quantile, smooth_l1
 from jaxloss.relative import cosine_distance, mape, msle, smape
 from jaxloss.robust import barron, cauchy, charbonnier, welsch
@@ -98,6 +99,7 @@ __all__ = [
     "barron",
     "bce",
     "binary_focal",
+    "byol",
     "categorical_focal",
     "categorical_hinge",
     "cauchy",
@@ -106,7 +108,9 @@ __all__ = [
     "charbonnier",
     "checked",
     "ciou",
+    "contrastive",
     "cosine_distance",
+    "cosine_embedding",
     "ctc",
     "dice",
     "diou",
@@ -120,6 +124,7 @@ __all__ = [
     "generalized_dice",
     "giou",
     "hinge",
+    "hinge_embedding",
     "huber",
     "iou",
     "iou_log",
@@ -134,6 +139,7 @@ __all__ = [
     "lovasz_softmax",
     "mae",
     "mape",
+    "margin_ranking",
     "mean_of_means",
     "mean_over",
     "mse",
@@ -161,6 +167,7 @@ __all__ = [
     "squared_hinge",
     "student_t_nll",
     "total_variation",
+    "triplet",
     "tversky",
     "tweedie",
     "update_iou_loss_mean",

@@ -27,10 +27,15 @@ from laws import (
     RATIOS,
     REALS,
     SET_LOGITS,
+    SIGN_NUMBERS,
+    SIGN_PAIRS,
+    SIGN_SCORES,
     SIGNS,
     SIMPLICES,
+    SOFT_PAIRS,
     TARGET_LOGIT,
     TINY,
+    TRIPLETS,
     UNITS,
     VECTORS,
     K,
@@ -501,6 +506,82 @@ SEQUENCE_LOSSES = tuple(
     for name, core in (("ctc", (FRAMES,)), ("rnnt", (FRAMES, LABEL_COUNT + 1)))
 )
 
+EMBEDDED = {"non_negative": True, "relabelled": True}
+DIRECTIONS = {"convex": "it is at most 2", "translated": "only directions count"}
+METRIC_LOSSES = (
+    Subject(
+        "triplet",
+        TRIPLETS,
+        {**EMBEDDED, "convex": True, "translated": True},
+        {
+            "least": "it has no least point but where it is 0",
+            "homogeneous": "the margin is a length",
+            "symmetric": "the anchor is in both distances",
+        },
+        size=lambda a, p, n: 1 + np.abs([a - p, a - n]).max((0, -1)),
+    ),
+    Subject(
+        "triplet-no margin",
+        TRIPLETS,
+        {**EMBEDDED, "convex": True, "translated": True, "homogeneous": (1, (0, 1, 2))},
+        {"least": "it has no least point but where it is 0", "symmetric": "the anchor is in both distances"},
+        {"margin": 0.0},
+        lambda a, p, n: np.abs([a - p, a - n]).max((0, -1)),
+    ),
+    Subject(
+        "contrastive",
+        SOFT_PAIRS,
+        {**EMBEDDED, "translated": True, "symmetric": True},
+        {
+            "convex": "from one point a pair may be pushed apart in every direction",
+            "least": "alike or not, the target says where",
+            "homogeneous": "the margin is a length",
+        },
+        size=ONE,
+    ),
+    Subject(
+        "cosine_embedding",
+        SIGN_PAIRS,
+        {**EMBEDDED, "homogeneous": (0, (1, 2)), "symmetric": True},
+        {**DIRECTIONS, "least": "alike or not, the target says where"},
+        size=ONE,
+    ),
+    Subject(
+        "hinge_embedding",
+        SIGN_NUMBERS,
+        {"convex": True},
+        {
+            "least": "where y = 1 it has no bound below",
+            "non_negative": "where y = 1 it is the number itself",
+            "homogeneous": "the margin is a length",
+        },
+    ),
+    Subject(
+        "margin_ranking",
+        SIGN_SCORES,
+        {
+            "convex": True,
+            "least": (lambda y, a, b: a, 0.0),
+            "non_negative": True,
+            "homogeneous": (1, (1, 2)),
+            "translated": True,
+            "symmetric": True,
+        },
+    ),
+    Subject(
+        "byol",
+        VECTORS,
+        {
+            "least": (lambda y, p: 2 * y, lambda y, p: 2.0 * (np.abs(y).max(-1) < TINY)),
+            **EMBEDDED,
+            "homogeneous": (0, BOTH),
+            "symmetric": True,
+        },
+        DIRECTIONS,
+        size=ONE,
+    ),
+)
+
 SUBJECTS = (
     *BINARY_LOSSES,
     *CLASS_LOSSES,
@@ -510,4 +591,5 @@ SUBJECTS = (
     *BOX_LOSSES,
     *MASK_LOSSES,
     *SEQUENCE_LOSSES,
+    *METRIC_LOSSES,
 )

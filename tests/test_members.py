@@ -35,7 +35,12 @@ VECTOR = Holds("score", core=1)
 
 @loss
 def info_nce(
-    queries: ArrayLike, keys: ArrayLike, *, temperature: float | Array = 0.5, axis_name: Any = None, **units: Unpack[Units]
+    queries: ArrayLike,
+    keys: ArrayLike,
+    *,
+    temperature: float | Array = 0.5,
+    axis_name: Any = None,
+    **units: Unpack[Units],
 ) -> Any:
     """Each query against the keys of all members: one loss per member."""
 
@@ -53,7 +58,9 @@ def info_nce(
 
 
 @loss
-def spread(y_true: ArrayLike, y_pred: ArrayLike, *, power: float | Array = 1.0, axis: Any = -1, **units: Unpack[Units]) -> Any:
+def spread(
+    y_true: ArrayLike, y_pred: ArrayLike, *, power: float | Array = 1.0, axis: Any = -1, **units: Unpack[Units]
+) -> Any:
     """The distance of all pairs of members, in truth and in the prediction: one loss per set."""
 
     def members(y: Any, p: Any, *, exists: Any, power: Any) -> Any:

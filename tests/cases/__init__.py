@@ -13,6 +13,7 @@ from cases import (
     likelihood,
     linear,
     margin,
+    metric,
     regression,
     relative,
     robust,
@@ -34,6 +35,7 @@ FAMILIES = (
     linear,
     boxes,
     segmentation,
+    metric,
 )
 ROWS = tuple(row for family in FAMILIES for row in family.ROWS)
 

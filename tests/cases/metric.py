@@ -1,0 +1,176 @@
+"""Rows of the losses of embeddings."""
+
+from __future__ import annotations
+
+from cases import exact as np
+from cases.relative import HARD_VECTORS
+from cases.row import CLASSES, EXTREMES, LARGEST, REAL, Row, every, joined, signed
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inputs
+
+
+def triplets(rng, batch):
+    return tuple(rng.normal(size=(*batch, CLASSES)) / 3 for _ in range(3))
+
+
+def soft_pairs(rng, batch):
+    return rng.uniform(0.05, 0.95, batch), *(rng.normal(size=(*batch, CLASSES)) / 2 for _ in range(2))
+
+
+def sign_pairs(rng, batch):
+    return rng.choice([-1.0, 1.0], batch), *(rng.normal(size=(*batch, CLASSES)) for _ in range(2))
+
+
+def sign_number(rng, batch):
+    return rng.choice([-1.0, 1.0], batch), 2 * rng.normal(size=batch)
+
+
+def sign_scores(rng, batch):
+    return rng.choice([-1.0, 1.0], batch), *(2 * rng.normal(size=batch) for _ in range(2))
+
+
+def vectors(rng, batch):
+    return rng.normal(size=(*batch, CLASSES)), rng.normal(size=(*batch, CLASSES))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Formulas
+
+
+def distance(x, y, power=2):
+    return (np.abs(x - y) ** power).sum(-1) if power == 1 else root((np.abs(x - y) ** power).sum(-1), power)
+
+
+def root(x, power):
+    return np.sqrt(x) if power == 2 else x ** (1 / power)
+
+
+def cosine(x, y):
+    product = np.sqrt((x**2).sum(-1)) * np.sqrt((y**2).sum(-1))
+    return np.where(product > 0, (x * y).sum(-1) / np.where(product > 0, product, 1), 0)
+
+
+def triplet(a, p, n, margin=1.0, power=2, swap=False):
+    apart = np.minimum(distance(a, n, power), distance(p, n, power)) if swap else distance(a, n, power)
+    return np.maximum(margin + distance(a, p, power) - apart, 0)
+
+
+def contrastive(y, a, b, margin=1.0):
+    return y * ((a - b) ** 2).sum(-1) / 2 + (1 - y) * np.maximum(margin - distance(a, b), 0) ** 2 / 2
+
+
+def cosine_embedding(y, a, b, margin=0.0):
+    cos = cosine(a, b)
+    return np.where(y == 1, 1 - cos, np.maximum(cos - margin, 0))
+
+
+def hinge_embedding(y, d, margin=1.0):
+    return np.where(y == 1, d, np.maximum(margin - d, 0))
+
+
+def margin_ranking(y, a, b, margin=0.0):
+    return np.maximum(margin - np.where(y == 0, -1, y) * (a - b), 0)
+
+
+def byol(y, p):
+    return 2 - 2 * cosine(y, p)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hard inputs
+
+FAR = [[0.0] * 4, [1.0, 0, 0, 0], [1e-3, 1, 2, 3], [1e4, 0, -1e4, 0], [1e-30, 0, 0, 1e-30], [1e15, 2e15, 0, 1]]
+FAR += [[x / 4, -x / 4, 0, small] for x, _, small in EXTREMES] + [[normal, normal, 0, 0] for _, normal, _ in EXTREMES]
+
+
+def thrice(vectors):
+    """Every vector as anchor and as positive, beside a few negatives."""
+    a, p = every(vectors, vectors)
+    negatives = np.array([[0.0] * 4, [0.5, 0.5, 0, 0], [0, 0, 1e15, 0]])
+    return joined(*((a, p, np.broadcast_to(n, a.shape)) for n in negatives))
+
+
+def with_target(targets, pair):
+    """Each pair with every target."""
+    return joined(*((np.full(len(pair[0]), target), *pair) for target in targets))
+
+
+SIGNS = (1.0, -1.0, 0.0)
+NUMBERS = [*signed([0.0, 1e-30, 0.5, 1.0, 1e4, *LARGEST]), 2.0]
+MARGINS = ({"margin": -1.0}, {"margin": float("nan")})
+ZERO = [0.0] * 4
+WRONG_SIGNS = ([2.0, -0.5, float("nan")], [[1.0] * 4] * 3, [[0.5, 1, 2, 3]] * 3)
+
+ROWS = (
+    Row(
+        "triplet",
+        triplets,
+        triplet,
+        names=("anchor", "positive", "negative"),
+        hard=thrice(FAR),
+        ties=([ZERO, ZERO], [ZERO, [0.0, 3, 4, 0]], [[1.0, 0, 0, 0], [6.0, 0, 0, 0]]),
+        refused=(*MARGINS, {"power": 0}, {"power": 1.5}),
+    ),
+    Row(
+        "triplet-sum of sizes",
+        triplets,
+        triplet,
+        {"power": 1, "margin": 8.0, "swap": True},
+        names=("anchor", "positive", "negative"),
+    ),
+    Row("triplet-cubes", triplets, triplet, {"power": 3, "margin": 4.0}, names=("anchor", "positive", "negative")),
+    Row(
+        "contrastive",
+        soft_pairs,
+        contrastive,
+        {"margin": 1.5},
+        names=("y_true", "first", "second"),
+        hard=with_target((0.0, 1.0, 0.25), every(FAR, FAR)),
+        outside=([2.0, -1.0], [[1.0] * 4] * 2, [[0.5] * 4] * 2),
+        refused=MARGINS,
+    ),
+    Row(
+        "cosine_embedding",
+        sign_pairs,
+        cosine_embedding,
+        {"margin": 0.25},
+        names=("y_true", "first", "second"),
+        detached=(0,),
+        hard=with_target(SIGNS, every(HARD_VECTORS, HARD_VECTORS)),
+        outside=WRONG_SIGNS,
+        ties=([1.0, -1.0, -1.0], [ZERO, ZERO, [1.0, 0, 0, 0]], [ZERO, [1.0, 2, 3, 4], ZERO]),
+        refused=({"margin": -2.0}, {"margin": 1.5}),
+    ),
+    Row(
+        "hinge_embedding",
+        sign_number,
+        hinge_embedding,
+        detached=(0,),
+        hard=every(SIGNS, NUMBERS),
+        outside=([2.0, -0.5], [1.0, 1.0]),
+        ties=([-1.0, 0.0], [1.0, 1.0]),
+        refused=MARGINS,
+    ),
+    Row("hinge_embedding-margin", sign_number, hinge_embedding, {"margin": 2.5}, detached=(0,)),
+    Row(
+        "margin_ranking",
+        sign_scores,
+        margin_ranking,
+        names=("y_true", "first", "second"),
+        detached=(0,),
+        hard=with_target(SIGNS, REAL),
+        outside=([2.0, -0.5], [1.0, 1.0], [0.0, 0.0]),
+        ties=([1.0, -1.0], [0.0, 2.5], [0.0, 2.5]),
+        refused=MARGINS,
+    ),
+    Row(
+        "margin_ranking-margin",
+        sign_scores,
+        margin_ranking,
+        {"margin": 1.5},
+        names=("y_true", "first", "second"),
+        detached=(0,),
+    ),
+    Row("byol", vectors, byol, detached=(0,), hard=every(HARD_VECTORS, HARD_VECTORS), ties=([ZERO], [ZERO])),
+)
