@@ -364,7 +364,7 @@ def embeddings(size: Sizes) -> Iterator[Cell]:
         cell(
             "triplet",
             plain.triplet,
-            lambda a, p, n: optax.losses.triplet_margin_loss(a, p, n),
+            lambda a, p, n: optax.triplet_margin_loss(a, p, n),
             kinds=("real",) * 3,
         ),
         by=(0, 1, 2),

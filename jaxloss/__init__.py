@@ -76,7 +76,18 @@ from jaxloss.margin import (
     sparsemax,
     squared_hinge,
 )
-from jaxloss.metric import byol, contrastive, cosine_embedding, hinge_embedding, margin_ranking, triplet
+from jaxloss.metric import (
+    byol,
+    clip,
+    contrastive,
+    cosine_embedding,
+    hinge_embedding,
+    info_nce,
+    margin_ranking,
+    nt_xent,
+    siglip,
+    triplet,
+)
 from jaxloss.regression import balanced_l1, expectile, huber, log_cosh, mae, mse, quantile, smooth_l1
 from jaxloss.relative import cosine_distance, mape, msle, smape
 from jaxloss.robust import barron, cauchy, charbonnier, welsch
@@ -108,6 +119,7 @@ __all__ = [
     "charbonnier",
     "checked",
     "ciou",
+    "clip",
     "contrastive",
     "cosine_distance",
     "cosine_embedding",
@@ -126,6 +138,7 @@ __all__ = [
     "hinge",
     "hinge_embedding",
     "huber",
+    "info_nce",
     "iou",
     "iou_log",
     "jaccard",
@@ -149,11 +162,13 @@ __all__ = [
     "multilabel_soft_margin",
     "negative_binomial_nll",
     "nll",
+    "nt_xent",
     "perceptron",
     "poisson_nll",
     "poly1",
     "quantile",
     "rnnt",
+    "siglip",
     "siou",
     "smape",
     "smooth_l1",

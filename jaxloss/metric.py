@@ -2,6 +2,11 @@
 
 The first of them look at each example alone: a triplet, a pair, the distance or the scores of a pair. At their kinks
 the derivative is 0, and so is that of a distance where two vectors are equal.
+
+In the others the members of a set, such as a batch, see one another. Their inputs are (..., n, d): n members, and sets
+in front. What `where` leaves out is neither an anchor nor a candidate, so it may hold NaN. A set of one member costs 0,
+but for `siglip`. The pairs of a set are held, n^2 numbers. Inside `jax.shard_map`, `axis_name` says over which axes of
+the mesh the members are spread: each device has its own anchors, and the candidates of all.
 """
 
 from __future__ import annotations
@@ -13,16 +18,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import relu0, saturate
-from jaxloss._numerics.vectors import cosine_apart, distance
+from jaxloss._numerics.elementary import relu0, saturate, softplus
+from jaxloss._numerics.vectors import cosine_apart, distance, unit
 from jaxloss.contract import (
+    NUMBER,
     NUMBERS,
+    POSITIVE,
     SCORE,
     SIGN,
     TARGET,
     ArrayLike,
     Holds,
     Units,
+    all_members,
     at_least,
     between,
     current_loss,
@@ -30,7 +38,18 @@ from jaxloss.contract import (
     losses,
 )
 
-__all__ = ["byol", "contrastive", "cosine_embedding", "hinge_embedding", "margin_ranking", "triplet"]
+__all__ = [
+    "byol",
+    "clip",
+    "contrastive",
+    "cosine_embedding",
+    "hinge_embedding",
+    "info_nce",
+    "margin_ranking",
+    "nt_xent",
+    "siglip",
+    "triplet",
+]
 
 VECTOR = Holds("score", core=1)
 
@@ -318,3 +337,222 @@ def byol(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpac
         return 2 * cosine_apart(jax.lax.stop_gradient(y), p)
 
     return losses(vectors, {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, VECTOR)}, axis=axis, **units)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Members of a set
+
+
+@loss
+def info_nce(
+    queries: ArrayLike,
+    keys: ArrayLike,
+    *,
+    temperature: float | Array = 0.07,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """InfoNCE: `-log softmax_j(queries_i . keys_j / temperature)` at j = i, over the keys of all members.
+
+    Each query shall be closer to its own key than to those of the others. The products are taken as they are: for
+    cosines, give vectors of length 1.
+
+    Args:
+      queries, keys: (..., n, d) embeddings; the key of a query stands at its place. Their products, over the
+        temperature, must be finite.
+      temperature: above 0; one number, or one for each query.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over queries; with `reduction="none"` one loss per query, shape (..., n).
+
+    Raises:
+      ValueError: shapes that differ, a temperature that is not positive.
+
+    Example:
+      >>> print(info_nce([[1.0], [0.0]], [[0.0], [0.0]]))  # log 2
+      0.6931472
+
+    Source: van den Oord, Li and Vinyals 2018, arXiv 1807.03748, equation 4. No function of optax, Keras or PyTorch
+    computes it.
+    """
+
+    def members(q: Array, k: Array, exists: Array, temperature: float | Array) -> Array:
+        return _surprise(q, k, exists, temperature, axis_name)
+
+    inputs = {"queries": (queries, NUMBERS), "keys": (keys, NUMBERS)}
+    options = {"temperature": (temperature, POSITIVE)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def clip(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    temperature: float | Array = 0.07,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """CLIP: the mean of `info_nce(first, second)` and `info_nce(second, first)`.
+
+    The products are taken as they are: for cosines, give vectors of length 1.
+
+    Args:
+      first, second: (..., n, d) embeddings, as of images and of their captions. Their products, over the temperature,
+        must be finite.
+      temperature: above 0; one number, or one for each pair.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over pairs; with `reduction="none"` one loss per pair, shape (..., n).
+
+    Raises:
+      ValueError: shapes that differ, a temperature that is not positive.
+
+    Example:
+      >>> print(clip([[1.0], [0.0]], [[0.0], [0.0]]))  # log 2 in both directions
+      0.6931472
+
+    Source: Radford et al. 2021, arXiv 2103.00020, figure 3. No function of optax, Keras or PyTorch computes it.
+    """
+
+    def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
+        return (_surprise(a, b, exists, temperature, axis_name) + _surprise(b, a, exists, temperature, axis_name)) / 2
+
+    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    options = {"temperature": (temperature, POSITIVE)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def siglip(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    temperature: float | Array = 0.1,
+    bias: float | Array = -10.0,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """SigLIP: `sum_j log(1 + exp(-s_ij (first_i . second_j / temperature + bias)))`, s = 1 at j = i, else -1.
+
+    Each pair of members is a binary example of its own: alike if the two belong together. The products are taken as
+    they are: for cosines, give vectors of length 1.
+
+    Args:
+      first, second: (..., n, d) embeddings, as of images and of their captions. Their products, over the temperature,
+        must be finite.
+      temperature: above 0; one number, or one for each member. 1 / temperature is the t of the paper.
+      bias: added to the scores; negative, since few of the pairs are alike.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over members; with `reduction="none"` one loss per member of `first`, shape (..., n).
+
+    Raises:
+      ValueError: shapes that differ, a temperature that is not positive.
+
+    Example:
+      >>> print(siglip([[1.0], [0.0]], [[0.0], [0.0]], bias=0.0))  # 2 log 2
+      1.3862944
+
+    Source: Zhai et al. 2023, arXiv 2303.15343, algorithm 1. No function of optax, Keras or PyTorch computes it.
+    """
+
+    def members(a: Array, b: Array, exists: Array, temperature: float | Array, bias: float | Array) -> Array:
+        a, b, exists = all_members(a, b, exists)
+        others, candidate = all_members(b, exists, axis_name=axis_name)
+        own = _own(len(a), len(others), axis_name)
+        z = _products(a, others) / _each(temperature, a) + _each(bias, a)
+        return jnp.sum(jnp.where(candidate[None], softplus(jnp.where(own, -z, z)), 0), axis=-1)
+
+    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    options = {"temperature": (temperature, POSITIVE), "bias": (bias, NUMBER.domain)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def nt_xent(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    temperature: float | Array = 0.5,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """NT-Xent (SimCLR): the mean over both views of `-log softmax(cos(view, .) / temperature)` at the other view.
+
+    The softmax is over all other embeddings, of both views. A vector of zeros has cosine 0 with every other and zero
+    gradient.
+
+    Args:
+      first, second: (..., n, d) embeddings of two views of the same examples, of any length.
+      temperature: above 0; one number, or one for each example.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss per example, shape (..., n).
+
+    Raises:
+      ValueError: shapes that differ, a temperature that is not positive.
+
+    Example:
+      >>> views = [[1.0, 0.0], [0.0, 1.0]]
+      >>> print(f"{nt_xent(views, views, temperature=1.0):.6f}")  # log(e + 1 + 1) - 1
+      0.551445
+
+    Source: Chen et al. 2020, arXiv 2002.05709, equation 1. Agrees with optax.losses.ntxent of both views with their
+    places as labels, but for the epsilon that it adds to the lengths.
+    """
+
+    def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
+        a, b = unit(a), unit(b)
+        found = [_surprise(x, y, exists, temperature, axis_name, beside=x) for x, y in ((a, b), (b, a))]
+        return (found[0] + found[1]) / 2
+
+    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    options = {"temperature": (temperature, POSITIVE)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+def _products(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _each(option: float | Array, a: Array) -> Array:
+    """An option as a column: one number for each anchor."""
+    return jnp.broadcast_to(jnp.asarray(option, a.dtype), a.shape[:1])[:, None]
+
+
+def _own(anchors: int, candidates: int, axis_name: str | tuple[str, ...] | None) -> Array:
+    """Which candidate stands at the place of the anchor: those of this device may begin later."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * anchors
+    return (first + jnp.arange(anchors))[:, None] == jnp.arange(candidates)[None]
+
+
+def _surprise(
+    queries: Array,
+    keys: Array,
+    exists: Array,
+    temperature: float | Array,
+    axis_name: str | tuple[str, ...] | None,
+    beside: Array | None = None,
+) -> Array:
+    """-log softmax of the scores at the own key, among all keys and those beside them, but for the own one of these.
+
+    As log(1 + sum exp(score - own score)) over the others, which is exact also where it is small.
+    """
+    queries, keys, exists = all_members(queries, keys, exists)
+    own_score = jnp.sum(queries * keys, axis=-1)
+    sides = [keys] if beside is None else [keys, *all_members(beside)]
+    *sides, candidate = all_members(*sides, exists, axis_name=axis_name)
+    others = candidate[None] & ~_own(len(queries), len(candidate), axis_name)
+    scale = _each(temperature, queries)
+    above = [(_products(queries, x) - own_score[:, None]) / scale for x in sides]
+    above = jnp.concatenate([jnp.where(others, x, -jnp.inf) for x in above], axis=-1)
+    top = jax.lax.stop_gradient(jnp.max(above, axis=-1))
+    top = jnp.where(top > -jnp.inf, top, 0)
+    total = jnp.sum(jnp.exp(above - top[:, None]), axis=-1)
+    alone = total == 0
+    return jnp.where(alone, 0, softplus(top + jnp.log(jnp.where(alone, 1, total))))

@@ -412,7 +412,7 @@ def transformations(row: Row, loss: Loss) -> None:
 @check(alike=same_arrays)
 def one_example(row: Row, loss: Loss) -> None:
     """An example without batch axes, and a batch of one, by every order of the second derivative."""
-    arrays = row.make(()) if not row.pooled else row.make((1,))
+    arrays = row.make((1,) if row.pooled else (3,) if row.coupled else ())
     want = row.losses(arrays)
 
     def of(*points: Any) -> Any:

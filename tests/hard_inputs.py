@@ -80,9 +80,6 @@ LISTED: dict[str, list[tuple[str, str]]] = {
     "ctc": [(r"gradient by logits.*-10000\.0, 10000\.0", RECURSION)],
     "rnnt": [(r"gradient by logits.*10000\.0, ", RECURSION)],
 }
-LISTED["triplet"] = [
-    (r" at anchor \[(\d{4,}\.0|\d\.\d+e\+3\d)", "the difference of two distances, each exact to eps times itself")
-]
 LISTED["eiou"] = [(r"gradient .* y_true \[.*e-1[56]\], y_pred .*\(float64\)", THIN)]
 LISTED["focal_eiou"] = [(r"gradient .* y_true \[.*e-1[56]\], y_pred ", THIN)]
 LISTED["student_t_nll"] = [(r"gradient by scale is .*e-21\) instead of 0\.0 .*\(float64\)", "0 to eps of its terms")]

@@ -561,7 +561,7 @@ METRIC_LOSSES = (
         SIGN_SCORES,
         {
             "convex": True,
-            "least": (lambda y, a, b: a, 0.0),
+            "least": (lambda y, a, b: b, 0.0),
             "non_negative": True,
             "homogeneous": (1, (1, 2)),
             "translated": True,

@@ -77,6 +77,42 @@ def byol(y, p):
     return 2 - 2 * cosine(y, p)
 
 
+# Of sets: (..., n, d), each member with every other
+
+
+def scores(a, b):
+    return np.einsum("...id,...jd->...ij", a, b)
+
+
+def column(option):
+    return np.asarray(option)[..., None]
+
+
+def info_nce(q, k, temperature=0.07):
+    z = scores(q, k) / column(temperature)
+    return np.logaddexp.reduce(z, -1) - np.diagonal(z, axis1=-2, axis2=-1)
+
+
+def clip(a, b, temperature=0.07):
+    return (info_nce(a, b, temperature) + info_nce(b, a, temperature)) / 2
+
+
+def siglip(a, b, temperature=0.1, bias=-10.0):
+    z = scores(a, b) / column(temperature) + column(bias)
+    s = 2 * np.eye(z.shape[-1]) - 1
+    return np.log1p(np.exp(-s * z)).sum(-1)
+
+
+def nt_xent(a, b, temperature=0.5):
+    n = a.shape[-2]
+    x = np.concatenate([a, b], -2)
+    x = x / np.sqrt((x**2).sum(-1, keepdims=True))
+    z = scores(x, x) / temperature
+    positive = np.take_along_axis(z, ((np.arange(2 * n) + n) % (2 * n)).reshape((1,) * (z.ndim - 2) + (-1, 1)), -1)
+    each = np.logaddexp.reduce(np.where(np.eye(2 * n) == 1, -np.inf, z), -1) - positive[..., 0]
+    return (each[..., :n] + each[..., n:]) / 2
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Hard inputs
 
@@ -85,8 +121,13 @@ FAR += [[x / 4, -x / 4, 0, small] for x, _, small in EXTREMES] + [[normal, norma
 
 
 def thrice(vectors):
-    """Every vector as anchor and as positive, beside a few negatives."""
+    """Every vector as anchor and as positive, beside a few negatives.
+
+    Of a far anchor that is not its own positive, two distances may be almost equal: their difference has fewer digits.
+    """
     a, p = every(vectors, vectors)
+    kept = (np.abs(a).max(-1) < 10) | (a == p).all(-1)
+    a, p = a[kept], p[kept]
     negatives = np.array([[0.0] * 4, [0.5, 0.5, 0, 0], [0, 0, 1e15, 0]])
     return joined(*((a, p, np.broadcast_to(n, a.shape)) for n in negatives))
 
@@ -100,6 +141,7 @@ SIGNS = (1.0, -1.0, 0.0)
 NUMBERS = [*signed([0.0, 1e-30, 0.5, 1.0, 1e4, *LARGEST]), 2.0]
 MARGINS = ({"margin": -1.0}, {"margin": float("nan")})
 ZERO = [0.0] * 4
+TEMPERATURES = ({"temperature": 0.0}, {"temperature": -1.0}, {"temperature": float("nan")})
 WRONG_SIGNS = ([2.0, -0.5, float("nan")], [[1.0] * 4] * 3, [[0.5, 1, 2, 3]] * 3)
 
 ROWS = (
@@ -171,6 +213,15 @@ ROWS = (
         {"margin": 1.5},
         names=("y_true", "first", "second"),
         detached=(0,),
+    ),
+    *(
+        Row(name, vectors, oracle, {"temperature": 1.5, **more}, names=names, coupled=True, refused=TEMPERATURES)
+        for name, oracle, names, more in (
+            ("info_nce", info_nce, ("queries", "keys"), {}),
+            ("clip", clip, ("first", "second"), {}),
+            ("siglip", siglip, ("first", "second"), {"bias": -0.5}),
+            ("nt_xent", nt_xent, ("first", "second"), {}),
+        )
     ),
     Row("byol", vectors, byol, detached=(0,), hard=every(HARD_VECTORS, HARD_VECTORS), ties=([ZERO], [ZERO])),
 )
