@@ -38,6 +38,7 @@ class Sizes:
     ctc: Shape = (32, 500, 64, 100)  # batch, frames, classes, labels
     rnnt: Shape = (8, 200, 512, 50)
     linear: Shape = (8192, 2048, 128256)  # tokens, features, classes
+    members: Shape = (4096, 512)  # of one set, features
 
 
 SIZES = {
@@ -53,6 +54,7 @@ SIZES = {
         ctc=(32, 500, 4096, 100),
         rnnt=(16, 400, 512, 100),
         linear=(8192, 1024, 32768),
+        members=(8192, 768),
     ),
     # rows that no tile divides, five classes, few boxes
     "odd": Sizes(
@@ -65,6 +67,7 @@ SIZES = {
         ctc=(5, 333, 29, 47),
         rnnt=(3, 101, 67, 23),
         linear=(4099, 768, 50257),
+        members=(1001, 77),
     ),
     "small": Sizes(
         numbers=(16, 24),
@@ -76,6 +79,7 @@ SIZES = {
         ctc=(3, 9, 5, 3),
         rnnt=(2, 6, 5, 3),
         linear=(16, 8, 40),
+        members=(16, 24),
     ),
 }
 
@@ -373,6 +377,9 @@ def embeddings(size: Sizes) -> Iterator[Cell]:
         pair = cell(loss, getattr(plain, loss), kinds=(target, "real", "real"))
         inputs = ((size.numbers[:-1], target), *pair.inputs[1:])
         yield dataclasses.replace(pair, inputs=inputs, by=(1, 2))
+    for loss in ("info_nce", "clip", "siglip", "nt_xent"):
+        pairs = row(size.members, loss, getattr(plain, loss), kinds=("real", "real"))
+        yield dataclasses.replace(pairs, by=(0, 1), masks_itself=True)
     yield cell("byol", plain.byol, kinds=("real", "real"))
 
 

@@ -126,6 +126,7 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "log_cosh": ("log_cosh", ""),
         "multiclass_generalized_dice_loss": ("generalized_dice", _LOGITS),
         "multiclass_hinge_loss": ("categorical_hinge", ""),
+        "ntxent": ("nt_xent", ""),
         "perceptron_loss": ("perceptron", ""),
         "poly_loss_cross_entropy": ("poly1", "from_logits=True, epsilon=2"),
         "safe_softmax_cross_entropy": ("cce", _LOGITS),

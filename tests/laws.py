@@ -173,6 +173,10 @@ SOFT_PAIRS = Domain(
     swap=lambda arrays: (arrays[0], arrays[2], arrays[1]),
     relabel=lambda arrays, order: (arrays[0], *(x[..., order] for x in arrays[1:])),
 )
+SETS = Domain(
+    st.tuples(each(SCORE, K), each(SCORE, K)),  # the units are the members of one set
+    ("least", "non_negative", "homogeneous", "symmetric", "relabelled"),
+)
 SIGN_PAIRS = dataclasses.replace(SOFT_PAIRS, draw=st.tuples(each(SIGN), each(REAL, K), each(REAL, K)))
 SIGN_NUMBERS = Domain(st.tuples(each(SIGN), each(REAL)), ("convex", "least", "non_negative", "homogeneous"))
 SIGN_SCORES = Domain(

@@ -27,6 +27,7 @@ from laws import (
     RATIOS,
     REALS,
     SET_LOGITS,
+    SETS,
     SIGN_NUMBERS,
     SIGN_PAIRS,
     SIGN_SCORES,
@@ -508,7 +509,40 @@ SEQUENCE_LOSSES = tuple(
 
 EMBEDDED = {"non_negative": True, "relabelled": True}
 DIRECTIONS = {"convex": "it is at most 2", "translated": "only directions count"}
+LIMIT = {"least": "0 is the limit of certain embeddings"}
+TEMPERED = {**LIMIT, "homogeneous": "the temperature is a scale"}
+
+
+def products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = np.abs(a).sum(-1), np.abs(b).sum(-1)
+    return 1 + a * b.max() + b * a.max()
+
+
 METRIC_LOSSES = (
+    Subject(
+        "info_nce",
+        SETS,
+        EMBEDDED,
+        {**TEMPERED, "symmetric": "the queries choose among the keys"},
+        {"temperature": 1.0},
+        products,
+    ),
+    Subject("clip", SETS, {**EMBEDDED, "symmetric": True}, TEMPERED, {"temperature": 1.0}, products),
+    Subject(
+        "siglip",
+        SETS,
+        EMBEDDED,
+        {**TEMPERED, "symmetric": "the loss of a member is that of its row, not of its column"},
+        {"temperature": 1.0},
+        lambda a, b: UNITS * (10 + products(a, b)),
+    ),
+    Subject(
+        "nt_xent",
+        SETS,
+        {**EMBEDDED, "symmetric": True, "homogeneous": (0, BOTH)},
+        LIMIT,
+        size=lambda a, b: 8.0,  # terms of size 1 / temperature, after cosines that are rounded themselves
+    ),
     Subject(
         "triplet",
         TRIPLETS,

@@ -245,7 +245,8 @@ def share(
 
     def members(y: Any, *rest: Any, exists: Any) -> Any:
         w = exists.astype(y.dtype)[:, None] * (rest[0][:, None] if len(rest) > 1 else 1.0)
-        return jnp.sum(w * y * (1 - rest[-1]), axis=0)
+        *_, p = rest
+        return jnp.sum(w * y * (1 - p), axis=0)
 
     inputs = {
         "y_true": (y_true, TARGET._replace(core=1, alone=True)),
