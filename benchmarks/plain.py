@@ -175,6 +175,16 @@ def nt_xent(a: Array, b: Array, temperature: float = 0.5, where: Array | None = 
     return mean_of_members((losses[:n] + losses[n:]) / 2, where)
 
 
+def sup_con(labels: Array, x: Array, temperature: float = 0.1, where: Array | None = None) -> Array:
+    x = x / norm(x)[:, None]
+    other = ~jnp.eye(len(x), dtype=bool) & (True if where is None else where)
+    alike = other & (labels[:, None] == labels)
+    log_p = log_softmax(jnp.where(other, x @ x.T / temperature, -jnp.inf))
+    count = jnp.sum(alike, -1)
+    losses = -jnp.sum(jnp.where(alike, log_p, 0), -1) / jnp.maximum(count, 1)
+    return mean_where((count > 0) & (True if where is None else where), losses)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # likelihoods
 

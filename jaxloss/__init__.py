@@ -86,6 +86,7 @@ from jaxloss.metric import (
     margin_ranking,
     nt_xent,
     siglip,
+    sup_con,
     triplet,
 )
 from jaxloss.regression import balanced_l1, expectile, huber, log_cosh, mae, mse, quantile, smooth_l1
@@ -181,6 +182,7 @@ __all__ = [
     "sparsemax",
     "squared_hinge",
     "student_t_nll",
+    "sup_con",
     "total_variation",
     "triplet",
     "tversky",

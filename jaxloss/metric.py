@@ -17,10 +17,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._contract.reduce import spread
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
 from jaxloss._numerics.vectors import cosine_apart, distance, unit
+from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
+    ANY,
     NUMBER,
     NUMBERS,
     POSITIVE,
@@ -29,6 +32,7 @@ from jaxloss.contract import (
     TARGET,
     ArrayLike,
     Holds,
+    Reduction,
     Units,
     all_members,
     at_least,
@@ -48,6 +52,7 @@ __all__ = [
     "margin_ranking",
     "nt_xent",
     "siglip",
+    "sup_con",
     "triplet",
 ]
 
@@ -516,6 +521,108 @@ def nt_xent(
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
 
+@loss
+def sup_con(
+    labels: ArrayLike,
+    embeddings: ArrayLike,
+    *,
+    temperature: float | Array = 0.1,
+    axis_name: str | tuple[str, ...] | None = None,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Supervised contrastive loss: the mean over p of `-log softmax(cos(i, .) / temperature)` at p, for each member i.
+
+    p goes through the other members of the same label, the softmax through all other members. A member whose label no
+    other has costs 0, and is not counted by the mean; it is a candidate for the others all the same.
+
+    Args:
+      labels: (..., n) integers, any.
+      embeddings: (..., n, d), of any length; a vector of zeros has cosine 0 with every other and zero gradient.
+      temperature: above 0; one number, or one for each member.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over members; with `reduction="none"` one loss per member, shape (..., n).
+
+    Raises:
+      ValueError: shapes that do not fit, a temperature that is not positive. TypeError: labels of floating dtype.
+
+    Example:
+      >>> x = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+      >>> print(f"{sup_con([7, 7, 9], x, temperature=1.0):.6f}")  # log(e + 1) - 1, twice
+      0.313262
+
+    Source: Khosla et al. 2020, arXiv 2004.11362, equation 2. No function of optax, Keras or PyTorch computes it.
+    """
+
+    def members(labels: Array, x: Array, exists: Array, temperature: float | Array) -> Array:
+        x, labels, exists = all_members(unit(x), labels, exists)
+        alike, other = _alike_and_other(labels, exists, axis_name)
+        (candidates,) = all_members(x, axis_name=axis_name)
+        z = _products(x, candidates) / _each(temperature, x)
+        count = jnp.sum(alike.astype(z.dtype), axis=-1)
+        mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
+        top, log_total = _log_sum_exp(jnp.where(other, z - mean[:, None], -jnp.inf))
+        return jnp.where(count == 0, 0, top + log_total)
+
+    inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
+    options = {"temperature": (temperature, POSITIVE)}
+    return losses(
+        members,
+        inputs,
+        options=options,
+        members=-2,
+        axis_name=axis_name,
+        weights=_counted(jnp.asarray(labels), jnp.asarray(embeddings), where, weights, axis_name),
+        where=where,
+        reduction=reduction,
+    )
+
+
+def _counted(
+    labels: Array,
+    embeddings: Array,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    axis_name: str | tuple[str, ...] | None,
+) -> ArrayLike | None:
+    """The weights, but 0 for members that have no other of their label. What does not fit, `losses` will refuse."""
+    given = [jnp.asarray(x) for x in (where, weights) if x is not None]
+    if not labels.ndim or embeddings.shape[:-1] != labels.shape:
+        return weights
+    if any(x.shape != labels.shape[: x.ndim] for x in given) or (where is not None and given[0].dtype != bool):
+        return weights
+    exists = jnp.ones_like(labels, bool) if where is None else spread(given[0], labels.shape)
+    every_label, every_mask = all_members(labels, laid_out_as(exists, labels))
+
+    def set_of(labels: Array, exists: Array) -> Array:
+        return jnp.any(_alike_and_other(labels, exists, axis_name)[0], axis=-1)
+
+    for _ in range(labels.ndim - 1):
+        set_of = jax.vmap(set_of)
+    counted = moved_as(set_of(every_label, every_mask), labels)
+    if weights is None:
+        return counted
+    return jnp.where(counted, laid_out_as(spread(given[-1], labels.shape), labels), 0)
+
+
+def _alike_and_other(labels: Array, exists: Array, axis_name: str | tuple[str, ...] | None) -> tuple[Array, Array]:
+    """Which candidates have the label of the anchor, and which are not the anchor itself."""
+    all_labels, candidate = all_members(labels, exists, axis_name=axis_name)
+    other = candidate[None] & ~_own(len(labels), len(all_labels), axis_name)
+    return other & (labels[:, None] == all_labels[None]), other
+
+
+def _log_sum_exp(z: Array) -> tuple[Array, Array]:
+    """log sum exp along the last axis, as two numbers to be added; of rows of -inf 0 and 0."""
+    top = jax.lax.stop_gradient(jnp.max(z, axis=-1))
+    top = jnp.where(top > -jnp.inf, top, 0)
+    total = jnp.sum(jnp.exp(z - top[:, None]), axis=-1)
+    return top, jnp.log(jnp.where(total == 0, 1, total))
+
+
 def _products(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
@@ -551,8 +658,5 @@ def _surprise(
     scale = _each(temperature, queries)
     above = [(_products(queries, x) - own_score[:, None]) / scale for x in sides]
     above = jnp.concatenate([jnp.where(others, x, -jnp.inf) for x in above], axis=-1)
-    top = jax.lax.stop_gradient(jnp.max(above, axis=-1))
-    top = jnp.where(top > -jnp.inf, top, 0)
-    total = jnp.sum(jnp.exp(above - top[:, None]), axis=-1)
-    alone = total == 0
-    return jnp.where(alone, 0, softplus(top + jnp.log(jnp.where(alone, 1, total))))
+    top, log_total = _log_sum_exp(above)
+    return jnp.where(jnp.any(others, axis=-1), softplus(top + log_total), 0)

@@ -177,6 +177,12 @@ SETS = Domain(
     st.tuples(each(SCORE, K), each(SCORE, K)),  # the units are the members of one set
     ("least", "non_negative", "homogeneous", "symmetric", "relabelled"),
 )
+LABELLED_SETS = dataclasses.replace(
+    SETS,
+    draw=st.tuples(LABELS, each(SCORE, K)),
+    laws=("least", "non_negative", "homogeneous", "relabelled"),
+    relabel=lambda arrays, order: (arrays[0], arrays[1][..., order]),
+)
 SIGN_PAIRS = dataclasses.replace(SOFT_PAIRS, draw=st.tuples(each(SIGN), each(REAL, K), each(REAL, K)))
 SIGN_NUMBERS = Domain(st.tuples(each(SIGN), each(REAL)), ("convex", "least", "non_negative", "homogeneous"))
 SIGN_SCORES = Domain(

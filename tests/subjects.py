@@ -15,6 +15,7 @@ from laws import (
     FRAMES,
     LABEL_COUNT,
     LABEL_LOGITS,
+    LABELLED_SETS,
     LOG_COUNTS,
     LOG_DISPERSED,
     LOGIT_PAIRS,
@@ -535,6 +536,14 @@ METRIC_LOSSES = (
         {**TEMPERED, "symmetric": "the loss of a member is that of its row, not of its column"},
         {"temperature": 1.0},
         lambda a, b: UNITS * (10 + products(a, b)),
+    ),
+    Subject(
+        "sup_con",
+        LABELLED_SETS,
+        {"relabelled": True, "homogeneous": (0, (1,))},
+        {**LIMIT, "non_negative": "a mean is subtracted from a logarithm, and the difference is rounded"},
+        {"temperature": 0.5},
+        lambda labels, x: 8.0,
     ),
     Subject(
         "nt_xent",

@@ -107,10 +107,15 @@ def test_one_loss_per_member():
     close(info_nce(q[0], k[0]), want[0].mean(), "mean", rtol=1e-5)
     weights = np.arange(6, dtype=np.float32)
     close(info_nce(q[0], k[0], weights=weights), (weights * want[0]).sum() / weights.sum(), "weights", rtol=1e-5)
-    close(info_nce(q, k, weights=np.float32([1, 3])), (want.mean(-1) * [1, 3]).sum() / 4, "weights of sets", rtol=1e-5)
+    close(
+        info_nce(q, k, weights=np.array([1, 3], np.float32)),
+        (want.mean(-1) * [1, 3]).sum() / 4,
+        "weights of sets",
+        rtol=1e-5,
+    )
     both = info_nce(q, k, reduction=lambda l, w: jnp.stack([l, w]))
     close(both, np.stack([want, np.ones((2, 6))]), "a function", rtol=1e-5)
-    temperatures = np.linspace(0.5, 2, 6).astype(np.float32)
+    temperatures: Any = np.linspace(0.5, 2, 6).astype(np.float32)
     want = info_nce_of(q[1], k[1], temperatures)
     close(info_nce(q, k, temperature=temperatures, reduction="none")[1], want, "an option for each member", rtol=1e-5)
 
@@ -156,10 +161,15 @@ def test_one_loss_per_set():
     moved = [np.moveaxis(x, 0, 1) for x in (y, p)]  # members on both sides of the axis of the sets
     close(spread(*moved, axis=(0, 2), reduction="none"), want, "members first", rtol=1e-5)
     close(spread(*moved, axis=(-1, 0), reduction="none"), want, "negative axes", rtol=1e-5)
-    weights = np.float32([1, 2, 5])
+    weights = np.array([1, 2, 5], np.float32)
     close(spread(y, p, axis=(1, 2), weights=weights), (weights * want).sum() / 8, "weights", rtol=1e-5)
-    powers = np.float32([1, 2, 3])
-    close(spread(y, p, axis=(1, 2), power=powers, reduction="none"), powers * want, "an option for each set", rtol=1e-5)
+    powers = np.array([1, 2, 3], np.float32)
+    close(
+        spread(y, p, axis=(1, 2), power=jnp.asarray(powers), reduction="none"),
+        powers * want,
+        "an option for each set",
+        rtol=1e-5,
+    )
     single = [spread(a, b, axis=-1, reduction="none") for a, b in zip(y, p, strict=True)]
     close(spread(y, p, axis=-1, reduction="none"), np.stack(single), "rows as sets", rtol=1e-6)
 
@@ -181,7 +191,12 @@ def test_a_set_without_members_is_not_counted():
     assert (by_p[0, where[0]] != 0).any()
     close(spread(*bad, where=where, reduction="none"), np.array([kept[0], 0, kept[1]]), "none", rtol=1e-5)
     close(spread(*bad, where=where, reduction="sum_over_batch_size"), np.mean(kept), "over the sets", rtol=1e-5)
-    close(spread(*bad, where=where, weights=np.float32([1, 9, 3])), (kept[0] + 3 * kept[1]) / 4, "weights", rtol=1e-5)
+    close(
+        spread(*bad, where=where, weights=np.array([1, 9, 3], np.float32)),
+        (kept[0] + 3 * kept[1]) / 4,
+        "weights",
+        rtol=1e-5,
+    )
     close(spread(y, p, where=np.array([True, False, True])), np.mean([spread_of(y[0], p[0]), kept[1]]), "sets", 1e-5)
 
 
@@ -245,8 +260,7 @@ def share(
 
     def members(y: Any, *rest: Any, exists: Any) -> Any:
         w = exists.astype(y.dtype)[:, None] * (rest[0][:, None] if len(rest) > 1 else 1.0)
-        *_, p = rest
-        return jnp.sum(w * y * (1 - p), axis=0)
+        return jnp.sum(w * y * (1 - rest[len(rest) - 1]), axis=0)
 
     inputs = {
         "y_true": (y_true, TARGET._replace(core=1, alone=True)),
@@ -311,7 +325,7 @@ def test_shapes_are_refused():
     refuses(ValueError, ("info_nce", "where", "(6,)", "(4, 6)", "left"), info_nce, q, k, where=EXISTS)
     refuses(ValueError, ("info_nce", "weights", "(6,)", "(4, 6)"), info_nce, q, k, weights=np.ones(6))
     refuses(ValueError, ("spread", "weights", "(4, 6)", "(4,)"), spread, q[..., 0], k[..., 0], weights=np.ones((4, 6)))
-    refuses(ValueError, ("temperature", "(3,)", "(4, 6)"), info_nce, q, k, temperature=np.ones(3, np.float32))
+    refuses(ValueError, ("temperature", "(3,)", "(4, 6)"), info_nce, q, k, temperature=jnp.ones(3))
     refuses(ValueError, ("queries", "(4, 6, 3)", "(4, 5, 3)"), info_nce, q, k[:, :5])
 
 

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 import jaxloss
 
 SETS = ("info_nce", "clip", "siglip", "nt_xent")
+ORACLE = next(row.oracle for row in ROWS if row.name == "sup_con")
 ORACLES = {row.name: row.oracle for row in ROWS if row.name in SETS}
 
 
@@ -91,3 +92,40 @@ def test_members_of_several_devices(name: str):
     want = run(functools.partial(graded, loss, where=where), a, b)
     spoiled = [np.where(where[:, None], x, np.nan) for x in (a, b)]
     close(run(lambda *x: jax.value_and_grad(spread, (0, 1))(*x), *spoiled, where), want, "spread", rtol=4e-6, atol=1e-6)
+
+
+def test_members_without_another_of_their_label():
+    """They cost 0, are not counted, and remain candidates."""
+    x, labels = embeddings(6)[0], np.array([3, 3, -5, 3, 8, 8])
+    where = np.array([True, True, True, False, True, False])
+    losses = ORACLE(labels[where], np.float64(x[where]), temperature=0.2)
+    spoiled = np.where(where[:, None], x, np.nan)
+
+    def mean(x: Any, **options: Any) -> Any:
+        return jaxloss.sup_con(labels, x, temperature=0.2, where=where, **options)
+
+    value, slope = run(jax.value_and_grad(mean), spoiled)
+    np.testing.assert_allclose(value, losses[:2].mean(), rtol=1e-6)
+    assert (slope[~where] == 0).all()
+    assert (slope[[2, 4]] != 0).all()
+    np.testing.assert_allclose(mean(spoiled, reduction="none"), [*losses[:2], 0, 0, 0, 0], rtol=1e-6, atol=1e-7)
+    weights = np.arange(1, 7, dtype=np.float32)
+    np.testing.assert_allclose(mean(spoiled, weights=weights), (losses[0] + 2 * losses[1]) / 3, rtol=1e-6)
+    value, slope = run(jax.value_and_grad(lambda x: jaxloss.sup_con(np.arange(6), x)), x)
+    assert value == 0
+    assert (slope == 0).all()
+
+
+def test_labels_on_several_devices():
+    x, labels = embeddings(16)[0], np.arange(16) % 5
+    where = np.arange(16) % 3 != 1
+    axes = ("data", "model")
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
+
+    def mean(labels: Any, x: Any, where: Any) -> Any:
+        return jaxloss.sup_con(labels, x, where=where, axis_name=axes, reduction=jaxloss.mean_over(axes))
+
+    spread = jax.shard_map(mean, mesh=mesh, in_specs=(P(axes),) * 3, out_specs=P())
+    want = run(jax.value_and_grad(lambda x: jaxloss.sup_con(labels, x, where=where)), x)
+    spoiled = np.where(where[:, None], x, np.nan)
+    close(run(jax.value_and_grad(lambda x: spread(labels, x, where)), spoiled), want, "spread", rtol=4e-6, atol=1e-6)

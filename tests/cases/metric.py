@@ -113,6 +113,21 @@ def nt_xent(a, b, temperature=0.5):
     return (each[..., :n] + each[..., n:]) / 2
 
 
+def sup_con(labels, x, temperature=0.1):
+    x = x / np.sqrt((x**2).sum(-1, keepdims=True))
+    other = np.eye(x.shape[-2]) == 0
+    alike = other & (labels[..., :, None] == labels[..., None, :])
+    z = np.where(other, scores(x, x) / temperature, -np.inf)
+    count = alike.sum(-1)
+    surprise = np.where(alike, np.logaddexp.reduce(z, -1)[..., None] - np.where(other, z, 0), 0)
+    return np.where(count > 0, surprise.sum(-1) / np.maximum(count, 1), 0)
+
+
+def labelled(rng, batch):
+    labels = np.zeros(batch, int) if not batch or batch[-1] < 8 else np.broadcast_to(np.arange(batch[-1]) >= 4, batch)
+    return labels.astype(int), rng.normal(size=(*batch, CLASSES))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Hard inputs
 
@@ -222,6 +237,15 @@ ROWS = (
             ("siglip", siglip, ("first", "second"), {"bias": -0.5}),
             ("nt_xent", nt_xent, ("first", "second"), {}),
         )
+    ),
+    Row(
+        "sup_con",
+        labelled,
+        sup_con,
+        {"temperature": 1.5},
+        names=("labels", "embeddings"),
+        coupled=True,
+        refused=TEMPERATURES,
     ),
     Row("byol", vectors, byol, detached=(0,), hard=every(HARD_VECTORS, HARD_VECTORS), ties=([ZERO], [ZERO])),
 )
