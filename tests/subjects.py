@@ -540,8 +540,8 @@ METRIC_LOSSES = (
     Subject(
         "sup_con",
         LABELLED_SETS,
-        {"relabelled": True, "homogeneous": (0, (1,))},
-        {**LIMIT, "non_negative": "a mean is subtracted from a logarithm, and the difference is rounded"},
+        {**EMBEDDED, "homogeneous": (0, (1,))},
+        LIMIT,
         {"temperature": 0.5},
         lambda labels, x: 8.0,
     ),
