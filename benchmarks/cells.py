@@ -38,6 +38,7 @@ class Sizes:
     ctc: Shape = (32, 500, 64, 100)  # batch, frames, classes, labels
     rnnt: Shape = (8, 200, 512, 50)
     linear: Shape = (8192, 2048, 128256)  # tokens, features, classes
+    members: Shape = (4096, 512)  # of one set, features
 
 
 SIZES = {
@@ -53,6 +54,7 @@ SIZES = {
         ctc=(32, 500, 4096, 100),
         rnnt=(16, 400, 512, 100),
         linear=(8192, 1024, 32768),
+        members=(8192, 768),
     ),
     # rows that no tile divides, five classes, few boxes
     "odd": Sizes(
@@ -65,6 +67,7 @@ SIZES = {
         ctc=(5, 333, 29, 47),
         rnnt=(3, 101, 67, 23),
         linear=(4099, 768, 50257),
+        members=(1001, 77),
     ),
     "small": Sizes(
         numbers=(16, 24),
@@ -76,6 +79,7 @@ SIZES = {
         ctc=(3, 9, 5, 3),
         rnnt=(2, 6, 5, 3),
         linear=(16, 8, 40),
+        members=(16, 24),
     ),
 }
 
@@ -246,6 +250,8 @@ def elementwise(size: Sizes) -> Iterator[Cell]:
     yield cell("perceptron", plain.perceptron, lambda y, z: optax.perceptron_loss(z, y), kinds=sign)
     yield cell("soft_margin", plain.soft_margin, kinds=sign)
     yield cell("sparsemax", plain.sparsemax, lambda y, z: optax.sparsemax_loss(z, y), kinds=("bit", "real"))
+    yield cell("hinge_embedding", plain.hinge_embedding, kinds=sign)
+    yield cell("margin_ranking", plain.margin_ranking, kinds=("sign", "real", "real"))
     yield cell("gaussian_nll", plain.gaussian_nll, kinds=likelihood)
     yield cell("laplace_nll", plain.laplace_nll, kinds=likelihood)
     yield cell("student_t_nll", plain.student_t_nll, kinds=likelihood)
@@ -372,6 +378,29 @@ def of_rows(size: Sizes) -> Iterator[Cell]:
     )
 
 
+def embeddings(size: Sizes) -> Iterator[Cell]:
+    cell = functools.partial(row, size.numbers)
+    yield dataclasses.replace(
+        cell(
+            "triplet",
+            plain.triplet,
+            lambda a, p, n: optax.triplet_margin_loss(a, p, n),
+            kinds=("real",) * 3,
+        ),
+        by=(0, 1, 2),
+    )
+    for loss, target in (("contrastive", "bit"), ("cosine_embedding", "sign")):
+        pair = cell(loss, getattr(plain, loss), kinds=(target, "real", "real"))
+        inputs = ((size.numbers[:-1], target), *pair.inputs[1:])
+        yield dataclasses.replace(pair, inputs=inputs, by=(1, 2))
+    for loss in ("info_nce", "clip", "siglip", "nt_xent"):
+        pairs = row(size.members, loss, getattr(plain, loss), kinds=("real", "real"))
+        yield dataclasses.replace(pairs, by=(0, 1), masks_itself=True)
+    members = row(size.members, "sup_con", plain.sup_con, kinds=("label", "real"))
+    yield dataclasses.replace(members, masks_itself=True)
+    yield cell("byol", plain.byol, kinds=("real", "real"))
+
+
 def of_label(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda y, z, **options: function(jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype), z, **options)
 
@@ -491,7 +520,7 @@ def of_lengths(loss: Callable[..., Array]) -> Callable[..., Array]:
 
 def cells(size: Sizes) -> Iterator[Cell]:
     """Each without a mask and with one."""
-    for family in (elementwise, of_rows, boxes, segmentation, ranking, others):
+    for family in (elementwise, of_rows, embeddings, boxes, segmentation, ranking, others):
         for cell in family(size):
             cell = cell if optax is not None else dataclasses.replace(cell, optax=None)
             yield cell

@@ -105,6 +105,87 @@ def cosine_distance(y: Array, p: Array) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# embeddings
+
+
+def norm(x: Array) -> Array:
+    return jnp.linalg.norm(x, axis=-1)
+
+
+def triplet(a: Array, p: Array, n: Array, margin: float = 1.0) -> Array:
+    return jax.nn.relu(margin + norm(a - p) - norm(a - n))
+
+
+def contrastive(y: Array, a: Array, b: Array, margin: float = 1.0) -> Array:
+    d = norm(a - b)
+    return y * d**2 / 2 + (1 - y) * jax.nn.relu(margin - d) ** 2 / 2
+
+
+def cosine_embedding(y: Array, a: Array, b: Array) -> Array:
+    cos = 1 - cosine_distance(a, b)
+    return jnp.where(y == 1, 1 - cos, jax.nn.relu(cos))
+
+
+def hinge_embedding(y: Array, d: Array, margin: float = 1.0) -> Array:
+    return jnp.where(y == 1, d, jax.nn.relu(margin - d))
+
+
+def margin_ranking(y: Array, a: Array, b: Array) -> Array:
+    return jax.nn.relu(-y * (a - b))
+
+
+def byol(y: Array, p: Array) -> Array:
+    return 2 * cosine_distance(jax.lax.stop_gradient(y), p)
+
+
+# Members of a set: (n, d). With a mask they give the mean, since it concerns the candidates, too.
+
+
+def mean_of_members(losses: Array, where: Array | None) -> Array:
+    return losses if where is None else mean_where(where, losses)
+
+
+def candidates(z: Array, where: Array | None) -> Array:
+    return z if where is None else jnp.where(where, z, -jnp.inf)
+
+
+def info_nce(q: Array, k: Array, temperature: float = 0.07, where: Array | None = None) -> Array:
+    z = q @ k.T / temperature
+    return mean_of_members(-jnp.diagonal(log_softmax(candidates(z, where))), where)
+
+
+def clip(a: Array, b: Array, where: Array | None = None) -> Array:
+    return (info_nce(a, b, where=where) + info_nce(b, a, where=where)) / 2
+
+
+def siglip(a: Array, b: Array, temperature: float = 0.1, bias: float = -10.0, where: Array | None = None) -> Array:
+    signs = 2 * jnp.eye(len(a)) - 1
+    surprise = -log_sigmoid(signs * (a @ b.T / temperature + bias))
+    surprise = surprise if where is None else jnp.where(where, surprise, 0)
+    return mean_of_members(jnp.sum(surprise, -1), where)
+
+
+def nt_xent(a: Array, b: Array, temperature: float = 0.5, where: Array | None = None) -> Array:
+    x = jnp.concatenate([a, b])
+    x = x / norm(x)[:, None]
+    both = None if where is None else jnp.concatenate([where, where])
+    z = jnp.where(jnp.eye(len(x), dtype=bool), -jnp.inf, candidates(x @ x.T / temperature, both))
+    n = len(a)
+    losses = -picked(log_softmax(z), (jnp.arange(2 * n) + n) % (2 * n))
+    return mean_of_members((losses[:n] + losses[n:]) / 2, where)
+
+
+def sup_con(labels: Array, x: Array, temperature: float = 0.1, where: Array | None = None) -> Array:
+    x = x / norm(x)[:, None]
+    other = ~jnp.eye(len(x), dtype=bool) & (True if where is None else where)
+    alike = other & (labels[:, None] == labels)
+    log_p = log_softmax(jnp.where(other, x @ x.T / temperature, -jnp.inf))
+    count = jnp.sum(alike, -1)
+    losses = -jnp.sum(jnp.where(alike, log_p, 0), -1) / jnp.maximum(count, 1)
+    return mean_where((count > 0) & (True if where is None else where), losses)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # likelihoods
 
 

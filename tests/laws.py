@@ -10,6 +10,7 @@ that cancel, so that their own value is the largest; for the others `size` says 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -160,6 +161,36 @@ REALS = Domain(pairs(each(REAL)), OF_RESIDUALS)
 RATIOS = Domain(pairs(st.builds(np.multiply, each(SIGN), each(Numbers((1, 2, 3), (1e-3, 1e4))))), OF_RESIDUALS)
 ABOVE_MINUS_1 = Domain(pairs(each(Numbers((*whole(0, 4), 1e-30, 1e15), (-0.999, 1e4)))), OF_RESIDUALS)
 VECTORS = Domain(pairs(each(REAL, K)), (*OF_RESIDUALS, "relabelled"))
+TRIPLETS = Domain(
+    st.tuples(each(REAL, K), each(REAL, K), each(REAL, K)),
+    (*OF_RESIDUALS, "relabelled"),
+    moves=(0, 1, 2),
+)
+SOFT_PAIRS = Domain(
+    st.tuples(each(GRID), each(REAL, K), each(REAL, K)),
+    (*OF_RESIDUALS, "relabelled"),
+    moves=(1, 2),
+    swap=lambda arrays: (arrays[0], arrays[2], arrays[1]),
+    relabel=lambda arrays, order: (arrays[0], *(x[..., order] for x in arrays[1:])),
+)
+SETS = Domain(
+    st.tuples(each(SCORE, K), each(SCORE, K)),  # the units are the members of one set
+    ("least", "non_negative", "homogeneous", "symmetric", "relabelled"),
+)
+LABELLED_SETS = dataclasses.replace(
+    SETS,
+    draw=st.tuples(LABELS, each(SCORE, K)),
+    laws=("least", "non_negative", "homogeneous", "relabelled"),
+    relabel=lambda arrays, order: (arrays[0], arrays[1][..., order]),
+)
+SIGN_PAIRS = dataclasses.replace(SOFT_PAIRS, draw=st.tuples(each(SIGN), each(REAL, K), each(REAL, K)))
+SIGN_NUMBERS = Domain(st.tuples(each(SIGN), each(REAL)), ("convex", "least", "non_negative", "homogeneous"))
+SIGN_SCORES = Domain(
+    st.tuples(each(SIGN), each(SCORE), each(SCORE)),
+    OF_RESIDUALS,
+    moves=(1, 2),
+    swap=lambda arrays: (-arrays[0], arrays[2], arrays[1]),
+)
 SIGNS = Domain(st.tuples(each(SIGN), each(SCORE)), OF_BINARY, **mirror(0.0))
 TARGET_LOGIT = Domain(st.tuples(each(GRID), each(SCORE)), OF_BINARY, **mirror(1.0))
 PROBABILITY = Domain(

@@ -17,6 +17,7 @@ from laws import (
     LABEL_COUNT,
     LABEL_LOGITS,
     LABEL_LOGS,
+    LABELLED_SETS,
     LISTS,
     LOG_COUNTS,
     LOG_DISPERSED,
@@ -32,11 +33,17 @@ from laws import (
     RATIOS,
     REALS,
     SET_LOGITS,
+    SETS,
+    SIGN_NUMBERS,
+    SIGN_PAIRS,
+    SIGN_SCORES,
     SIGNS,
     SIMPLICES,
+    SOFT_PAIRS,
     TARGET_LOGIT,
     TINY,
     TOKENS,
+    TRIPLETS,
     UNITS,
     VECTORS,
     K,
@@ -563,6 +570,124 @@ RANKINGS = (
     Subject("lambda_rank", LISTS, without(OF_LISTS, "convex"), COUNTED_RANKS, AXIS, range_of_scores),
 )
 
+
+EMBEDDED = {"non_negative": True, "relabelled": True}
+DIRECTIONS = {"convex": "it is at most 2", "translated": "only directions count"}
+LIMIT = {"least": "0 is the limit of certain embeddings"}
+TEMPERED = {**LIMIT, "homogeneous": "the temperature is a scale"}
+
+
+def products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = np.abs(a).sum(-1), np.abs(b).sum(-1)
+    return 1 + a * b.max() + b * a.max()
+
+
+METRIC_LOSSES = (
+    Subject(
+        "info_nce",
+        SETS,
+        EMBEDDED,
+        {**TEMPERED, "symmetric": "the queries choose among the keys"},
+        {"temperature": 1.0},
+        products,
+    ),
+    Subject("clip", SETS, {**EMBEDDED, "symmetric": True}, TEMPERED, {"temperature": 1.0}, products),
+    Subject(
+        "siglip",
+        SETS,
+        EMBEDDED,
+        {**TEMPERED, "symmetric": "the loss of a member is that of its row, not of its column"},
+        {"temperature": 1.0},
+        lambda a, b: UNITS * (10 + products(a, b)),
+    ),
+    Subject(
+        "sup_con",
+        LABELLED_SETS,
+        {**EMBEDDED, "homogeneous": (0, (1,))},
+        LIMIT,
+        {"temperature": 0.5},
+        lambda labels, x: 8.0,
+    ),
+    Subject(
+        "nt_xent",
+        SETS,
+        {**EMBEDDED, "symmetric": True, "homogeneous": (0, BOTH)},
+        LIMIT,
+        size=lambda a, b: 8.0,  # terms of size 1 / temperature, after cosines that are rounded themselves
+    ),
+    Subject(
+        "triplet",
+        TRIPLETS,
+        {**EMBEDDED, "convex": True, "translated": True},
+        {
+            "least": "it has no least point but where it is 0",
+            "homogeneous": "the margin is a length",
+            "symmetric": "the anchor is in both distances",
+        },
+        size=lambda a, p, n: 1 + np.abs([a - p, a - n]).max((0, -1)),
+    ),
+    Subject(
+        "triplet-no margin",
+        TRIPLETS,
+        {**EMBEDDED, "convex": True, "translated": True, "homogeneous": (1, (0, 1, 2))},
+        {"least": "it has no least point but where it is 0", "symmetric": "the anchor is in both distances"},
+        {"margin": 0.0},
+        lambda a, p, n: np.abs([a - p, a - n]).max((0, -1)),
+    ),
+    Subject(
+        "contrastive",
+        SOFT_PAIRS,
+        {**EMBEDDED, "translated": True, "symmetric": True},
+        {
+            "convex": "from one point a pair may be pushed apart in every direction",
+            "least": "alike or not, the target says where",
+            "homogeneous": "the margin is a length",
+        },
+        size=ONE,
+    ),
+    Subject(
+        "cosine_embedding",
+        SIGN_PAIRS,
+        {**EMBEDDED, "homogeneous": (0, (1, 2)), "symmetric": True},
+        {**DIRECTIONS, "least": "alike or not, the target says where"},
+        size=ONE,
+    ),
+    Subject(
+        "hinge_embedding",
+        SIGN_NUMBERS,
+        {"convex": True},
+        {
+            "least": "where y = 1 it has no bound below",
+            "non_negative": "where y = 1 it is the number itself",
+            "homogeneous": "the margin is a length",
+        },
+    ),
+    Subject(
+        "margin_ranking",
+        SIGN_SCORES,
+        {
+            "convex": True,
+            "least": (lambda y, a, b: b, 0.0),
+            "non_negative": True,
+            "homogeneous": (1, (1, 2)),
+            "translated": True,
+            "symmetric": True,
+        },
+    ),
+    Subject(
+        "byol",
+        VECTORS,
+        {
+            "least": (lambda y, p: 2 * y, lambda y, p: 2.0 * (np.abs(y).max(-1) < TINY)),
+            **EMBEDDED,
+            "homogeneous": (0, BOTH),
+            "symmetric": True,
+        },
+        DIRECTIONS,
+        size=ONE,
+    ),
+)
+
 SUBJECTS = (
     *BINARY_LOSSES,
     *CLASS_LOSSES,
@@ -574,4 +699,5 @@ SUBJECTS = (
     *SEQUENCE_LOSSES,
     *PREFERENCES,
     *RANKINGS,
+    *METRIC_LOSSES,
 )

@@ -38,18 +38,126 @@ def test_any_axes_may_hold_the_pixels():
         np.testing.assert_allclose(none(y, z, axis=(0, 1, 2)), none(*pooled, axis=0), rtol=1e-6)
 
 
-def test_masks_without_a_class_axis_are_one_class():
+def test_a_single_class_has_no_axis():
     y, z = (x[..., 0] for x in some_masks())
     for name, loss in SOME.items():
-        single = loss(y, z, axis=(1, 2), class_axis=None, reduction="none")
+        single = loss(y, z, class_axis=None, reduction="none")
         assert single.shape == (2,)
         np.testing.assert_allclose(
             single, np.ravel(loss(y[..., None], z[..., None], axis=(1, 2), reduction="none")), 1e-6
         )
+        np.testing.assert_allclose(loss(y, z, axis=(1, 2), class_axis=None, reduction="none"), single)
         if name != "lovasz_hinge":
-            np.testing.assert_allclose(
-                single, LOSSES[name](y, jax.nn.sigmoid(z), axis=(1, 2), class_axis=None, reduction="none"), 1e-6
-            )
+            p = jax.nn.sigmoid(z)
+            np.testing.assert_allclose(single, LOSSES[name](y, p, class_axis=None, reduction="none"), 1e-6)
+    # Where no class sees another, it is the same whether the last axis is said to hold classes or not.
+    p = jax.nn.sigmoid(z)
+    np.testing.assert_allclose(jaxloss.dice(y, p, axis=(1, 2)), jaxloss.dice(y, p, class_axis=None))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_axis_may_hold_the_classes(name: str):
+    y, z = some_masks()
+    loss = functools.partial(LOGITS[name], reduction="none")
+    where = np.random.default_rng(2).random((2, 5, 4)) < 0.7
+    want = loss(y, z, axis=(1, 2), where=where)
+    np.testing.assert_allclose(loss(y, z, where=where), want, err_msg="the default")
+    options = {"class_weights": np.float32([1, 2, 4]), "pixel_weights": np.float32(where) + 1, "where": where}
+    weighted = loss(y, z, **options)
+    for axis in (1, -2, 0):
+        moved = [np.moveaxis(x, -1, axis) for x in (y, z)]
+        pixels = {0: (2, 3), 1: (2, 3), -2: (1, 3)}[axis]
+        np.testing.assert_allclose(loss(*moved, axis=pixels, class_axis=axis, where=where), want, 1e-6)
+        np.testing.assert_allclose(loss(*moved, axis=pixels, class_axis=axis, **options), weighted, 1e-6)
+        if axis:
+            np.testing.assert_allclose(loss(*moved, class_axis=axis, where=where), want, 1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_integer_labels(name: str):
+    y, z = some_masks()
+    labels = y.argmax(-1)
+    loss = LOGITS[name]
+
+    def graded(y: Any, where: Any) -> Any:
+        return jax.value_and_grad(functools.partial(loss, where=where, reduction="sum"), argnums=1)(y, z)
+
+    where = np.random.default_rng(2).random((2, 5, 4)) < 0.7
+    for got, want in zip(graded(labels, None), graded(y, None), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    ignored = np.where(where, labels, 255).astype(np.uint8)
+    value, grad = graded(ignored, ignored != 255)
+    for got, want in zip((value, grad), graded(y, where), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    losses = np.asarray(loss(np.where(where, labels, 3), z, reduction="none", where=np.array([True, False])))
+    assert np.isnan(losses[0]).all()
+    assert (losses[1] == 0).all()
+    value, grad = jax.value_and_grad(loss, argnums=1)(np.where(where, labels, -1), z)
+    assert np.isnan(value)
+    assert (np.asarray(grad) == 0).all()
+    moved = np.moveaxis(z, -1, 1)
+    np.testing.assert_allclose(loss(labels, moved, class_axis=1), loss(labels, z), rtol=1e-6)
+    labels[0, 0, 1] = 3
+    with pytest.raises(ValueError, match=r"y_true must be in 0..2: 1 of 40 is not, the first at index \(0, 0, 1\)"):
+        jaxloss.checked(loss)(labels, z)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_class_weights(name: str):
+    y, z = some_masks(4)
+    loss = functools.partial(LOGITS[name], reduction="none")
+    weights = np.float32([0.5, 1, 3])
+    got, plain = loss(y, z, class_weights=weights), loss(y, z)
+    if name == "generalized_dice":
+        p, w = np.asarray(jax.nn.softmax(z)), weights / y.sum((1, 2)) ** 2
+        want = (w * (y + p - 2 * y * p).sum((1, 2))).sum(-1) / (w * (y + p).sum((1, 2))).sum(-1)
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+        np.testing.assert_allclose(loss(y, z, class_weights=np.ones(3)), plain, rtol=1e-6)
+    else:
+        np.testing.assert_allclose(got, weights * np.asarray(plain), rtol=1e-6)
+    with pytest.raises(ValueError, match=rf"{name}: class_weights has shape \(2,\), expected \(3,\)"):
+        loss(y, z, class_weights=np.ones(2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_pixel_weights_repeat_pixels(name: str):
+    """A weight of 0 leaves a pixel out, 2 counts it twice; what they multiply has no effect."""
+    y, z = (x[0].reshape(20, 3) for x in some_masks(5))
+    counts = np.random.default_rng(3).integers(0, 4, 20)
+    where = np.random.default_rng(4).random(20) < 0.8
+    loss = functools.partial(LOGITS[name], axis=0, reduction="none")
+    repeated = [np.repeat(x[where], counts[where], 0) for x in (y, z)]
+
+    def graded(z: Any) -> Any:
+        weights = np.where(where, counts, np.nan).astype(np.float32)
+        return jax.value_and_grad(lambda z: jax.numpy.sum(loss(y, z, pixel_weights=weights, where=where)))(z)
+
+    value, grad = run(graded, np.where(where[:, None], z, np.nan))
+    np.testing.assert_allclose(value, np.sum(loss(*repeated)), rtol=1e-5)
+    # The same pixel twice is a tie, which the gradient of a Lovasz loss shares out: the sum is what one of them gets.
+    each = np.asarray(jax.grad(lambda z: jax.numpy.sum(loss(repeated[0], z)))(repeated[1]))
+    index = np.repeat(np.arange(20)[where], counts[where])
+    summed = np.zeros((20, 3))
+    np.add.at(summed, index, each)
+    np.testing.assert_allclose(grad, summed, rtol=1e-4, atol=1e-6)
+    scaled = loss(y, z, pixel_weights=np.float32(3) * counts)
+    np.testing.assert_allclose(scaled, loss(y, z, pixel_weights=counts), rtol=1e-5)
+    bad = counts.astype(np.float32)
+    bad[3] = -1
+    assert np.isnan(loss(y, z, pixel_weights=bad)).all()
+
+
+def test_options_of_each_class():
+    y, z = some_masks(6)
+    alpha = np.float32([0.1, 0.5, 0.9])
+    for shape in ((3,), (2, 3)):
+        options = np.broadcast_to(alpha, shape)
+        got = jaxloss.tversky(y, z, from_logits=True, alpha=options, beta=1 - options, smooth=options, reduction="none")
+        for k, a in enumerate(alpha.tolist()):
+            want = jaxloss.tversky(y, z, from_logits=True, alpha=a, beta=1 - a, smooth=a, reduction="none")
+            np.testing.assert_allclose(got[:, k], want[:, k], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"tversky: alpha has shape \(2, 1\), the losses have shape \(2, 3\)"):
+        jaxloss.tversky(y, z, from_logits=True, alpha=np.ones((2, 1)))
 
 
 def test_a_mask_of_pixels_leaves_them_out():
@@ -111,6 +219,12 @@ def test_outside_the_domain(name: str):
         logits = 3 * p
         assert np.isnan(LOSSES[name](y, logits, axis=0))
         assert (np.asarray(jax.grad(LOSSES[name], argnums=1)(y, logits, axis=0))[:, 0] == 0).all()
+    for i, value in ((0, np.nan), (1, np.nan), (0, -1.0)):  # from logits too, and no gradient is NaN
+        arrays = [y.copy(), p.copy()]
+        arrays[i][0, 0] = value
+        loss, grads = jax.value_and_grad(LOGITS[name], argnums=(0, 1))(*arrays, axis=0)
+        assert np.isnan(loss)
+        assert all(np.isfinite(g).all() for g in grads)
 
 
 def test_lovasz_extends_the_jaccard_loss():
@@ -129,9 +243,31 @@ def test_what_does_not_fit_is_refused():
         jaxloss.dice(y, z, axis=(1, 4))
     with pytest.raises(ValueError, match=r"dice: axis \(1, -3\) must name different axes"):
         jaxloss.dice(y, z, axis=(1, -3))
+    with pytest.raises(ValueError, match=r"dice: axis must name at least one axis of pixels, got \(\)"):
+        jaxloss.dice(y, z, axis=())
+    with pytest.raises(ValueError, match=r"dice: class_axis 4 is out of range for y_pred with 4 axes"):
+        jaxloss.dice(y, z, class_axis=4)
+    with pytest.raises(ValueError, match=r"dice: y_pred has shape \(5, 3\), so no axis is left for pixels.*axis=0"):
+        jaxloss.dice(y[0, 0, :1].repeat(5, 0), np.zeros((5, 3), np.float32))
     with pytest.raises(ValueError, match=r"dice: where has shape \(5, 4\).*from the left"):
         jaxloss.dice(y, z, axis=(1, 2), where=np.ones((5, 4), bool))
     with pytest.raises(TypeError, match="where must be bool"):
         jaxloss.dice(y, z, axis=(1, 2), where=np.ones((2, 5, 4)))
-    with pytest.raises(ValueError, match=r"jaccard: y_true has shape \(2, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"jaccard: y_true has shape \(2, 5, 4\).*jax.nn.one_hot\(y_true, K\)"):
         jaxloss.jaccard(y[..., 0], z, axis=(1, 2))
+    with pytest.raises(ValueError, match=r"dice: pixel_weights has shape|dice: .*pixel_weights has shape \(5, 4\)"):
+        jaxloss.dice(y, z, pixel_weights=np.ones((5, 4)))
+
+
+def test_pixels_where_the_classes_should_be():
+    """The classes of (batch, classes, height, width) were silently taken for a batch of single ones."""
+    y, z = (np.moveaxis(x, -1, 1) for x in some_masks())
+    for name, loss in LOGITS.items():
+        if name != "lovasz_hinge":  # which sees each class alone
+            with pytest.raises(
+                ValueError, match=rf"{name}: axis \(2, 3\) names axis -1 .*class_axis=None.*class_axis=1"
+            ):
+                loss(y, z, axis=(2, 3))
+    last = [np.moveaxis(x, 1, -1) for x in (y, z)]
+    got = jaxloss.dice(y, z, from_logits=True, axis=(2, 3), class_axis=1)
+    np.testing.assert_allclose(got, jaxloss.dice(*last, from_logits=True), rtol=1e-6)

@@ -28,10 +28,11 @@ SHARED = tuple(
         ("reduction", "mean", "Reduction"),
     )
 )
-SHARED_HELP = """  weights: a factor for each {unit}.
-      where: which {units} exist (bool); the others may hold anything, even NaN.
-      reduction: "mean", "sum", "none", "sum_over_batch_size", "sum_and_weight", or a function of (losses, weights).
-"""
+SHARED_HELP = {
+    "weights": "a factor for each {unit}.",
+    "where": "which {units} exist (bool); the others may hold anything, even NaN.",
+    "reduction": '"mean", "sum", "none", "sum_over_batch_size", "sum_and_weight", or a function of (losses, weights).',
+}
 
 
 # All losses, in the order in which they were declared.
@@ -131,12 +132,14 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _with_shared_help(text: str) -> str:
-    """The docstring, with what the shared options do at the end of its Args."""
+    """The docstring, with what the shared options do at the end of its Args, unless it says so itself."""
     head, returns, rest = text.partition("\n    Returns:")
     if not returns:
         return text
     units = _unit_of(rest)
-    return f"{head.rstrip(' ')}    {SHARED_HELP.format(unit=units.removesuffix('s'), units=units)}{returns}{rest}"
+    unsaid = [f"{name}: {text}" for name, text in SHARED_HELP.items() if f"\n      {name}: " not in head]
+    lines = [f"      {line.format(unit=units.removesuffix('s'), units=units)}\n" for line in unsaid]
+    return f"{head.rstrip(' ')}{''.join(lines)}{returns}{rest}"
 
 
 def _unit_of(returns: str) -> str:

@@ -46,7 +46,7 @@ def loss_of_set(
     loss = _with_quiet_nan(losses_of, frame, inside & some, exists, *cores, *tuned)
     if not spreads_nan:
         loss = jnp.where(mesh.laid_out_as(_across(inside, loss), loss), loss, jnp.nan)
-    return loss, spread(exists, loss.shape) if frame.per_member else _across(some, loss)
+    return loss, mesh.moved_as(spread(exists, loss.shape), loss) if frame.per_member else _across(some, loss)
 
 
 def _across(x: Array, losses: Array) -> Array:
@@ -133,7 +133,8 @@ def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, e
         kept, exists, *point = primals
         loss = value(*primals)
         fine = loss == loss
-        fine = fine | ~spread(exists, loss.shape) if per_member else fine
+        if per_member:  # the formula may have gathered the members
+            fine = fine | ~mesh.moved_as(spread(exists, loss.shape), loss)
         fine = saved_for_backward(fine & mesh.laid_out_as(_across(kept, loss), loss))
         whole = jnp.all(fine)
         moved = [

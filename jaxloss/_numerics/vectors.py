@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
+from jaxloss._numerics.elementary import abs0
 from jaxloss._platform import cpu
 
 
@@ -95,3 +96,69 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
         along = saved_for_backward(jnp.sum(x * (x - other)))
         terms.append(jnp.sum(((x - other) - along * x) / length.divisor * (length.scale * dx)))
     return _versine(*primals), terms[0] + terms[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Vectors along the last axis, any number of them: a pass for the largest entry of each, the derivatives are automatic
+
+
+def _extreme(size: Array) -> Array:
+    """Where second derivatives, of 1 / size^2, may overflow or vanish."""
+    bound = float(jnp.finfo(size.dtype).tiny) ** 0.3
+    return (size < bound) | (size > 1 / bound)
+
+
+def _largest(x: Array) -> Array:
+    return jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+
+
+def _scaled(x: Array, power: int = 2) -> tuple[Array, Array, Array]:
+    """The vectors times a constant each, for which the power of no large entry overflows; it; which vectors are 0."""
+    largest, tiny = _largest(x), float(jnp.finfo(x.dtype).tiny)
+    nothing = largest < tiny
+    # The smallest stay below 1, so that a derivative, divided by the constant and then multiplied, does not vanish.
+    scale = 1 / jnp.where(nothing, 1, jnp.clip(largest, tiny * 2.0 ** (40 / power), 1 / tiny))
+    return jnp.where(nothing, 0, x) * scale, scale, nothing
+
+
+def cosine_apart(x: Array, y: Array) -> Array:
+    """1 - cos(x, y), as half the squared distance of the unit vectors; 1 with derivative 0 if one of them is 0."""
+    extreme = _extreme(_largest(x)) | _extreme(_largest(y))
+    return stop_gradient_where(extreme, _cosine_apart, x, y)
+
+
+def _cosine_apart(x: Array, y: Array) -> Array:
+    u, v = unit(x), unit(y)
+    nothing = jnp.all(u == 0, axis=-1) | jnp.all(v == 0, axis=-1)
+    return jnp.where(nothing, 1, jnp.sum((u - v) ** 2, axis=-1) / 2)
+
+
+def unit(x: Array) -> Array:
+    """The vectors over their lengths; zeros remain, with derivative 0."""
+    scaled, _, nothing = _scaled(x)
+    return scaled / jnp.sqrt(jnp.where(nothing, 1, jnp.sum(scaled * scaled, axis=-1, keepdims=True)))
+
+
+def distance(x: Array, y: Array, power: int = 2) -> Array:
+    """sum(abs(x - y)^power)^(1 / power), with derivative 0 where the two are equal."""
+    e = _difference(x, y)
+    return stop_gradient_where(_extreme(_largest(e)), functools.partial(_norm, power), e)
+
+
+@jax.custom_jvp
+def _difference(x: Array, y: Array) -> Array:
+    """x - y, but the largest number in place of an infinite one, so that it still has a direction."""
+    largest = float(jnp.finfo(x.dtype).max)
+    return jnp.clip(x - y, -largest, largest)
+
+
+_difference.defjvp(lambda primals, tangents: (_difference(*primals), tangents[0] - tangents[1]))
+
+
+def _norm(power: int, e: Array) -> Array:
+    if power == 1:
+        return jnp.sum(abs0(e), axis=-1)
+    scaled, scale, nothing = _scaled(e, power)
+    total = jnp.where(nothing[..., 0], 1, jnp.sum(abs0(scaled) ** power, axis=-1))
+    root = jnp.sqrt(total) if power == 2 else total ** (1 / power)
+    return jnp.where(nothing[..., 0], 0, root / scale[..., 0])

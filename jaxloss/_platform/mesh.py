@@ -33,6 +33,11 @@ def laid_out_as(x: Array, *others: Array) -> Array:
     return x | false if x.dtype == bool else x + false.astype(x.dtype)
 
 
+def moved_as(x: Array, other: Array) -> Array:
+    """x, which may be laid out in any way, as another array of its shape is."""
+    return jax.sharding.reshard(x, jax.typeof(other).sharding) if in_explicit_mesh(x, other) else x
+
+
 def laid_out_along(axes: Sequence[int], x: Array, other: Array) -> Array:
     """x with the layout that another array has along these axes."""
     if not in_explicit_mesh(other):

@@ -13,6 +13,7 @@ from cases import (
     likelihood,
     linear,
     margin,
+    metric,
     preference,
     ranking,
     regression,
@@ -38,6 +39,7 @@ FAMILIES = (
     segmentation,
     preference,
     ranking,
+    metric,
 )
 ROWS = tuple(row for family in FAMILIES for row in family.ROWS)
 

@@ -1,0 +1,662 @@
+"""Losses of embeddings: vectors that shall lie close to one another, or far apart.
+
+The first of them look at each example alone: a triplet, a pair, the distance or the scores of a pair. At their kinks
+the derivative is 0, and so is that of a distance where two vectors are equal.
+
+In the others the members of a set, such as a batch, see one another. Their inputs are (..., n, d): n members, and sets
+in front. What `where` leaves out is neither an anchor nor a candidate, so it may hold NaN. A set of one member costs 0,
+but for `siglip`. The pairs of a set are held, n^2 numbers. Inside `jax.shard_map`, `axis_name` says over which axes of
+the mesh the members are spread: each device has its own anchors, and the candidates of all.
+"""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._contract.reduce import spread
+from jaxloss._numerics.derivatives import partials
+from jaxloss._numerics.elementary import relu0, saturate, softplus
+from jaxloss._numerics.vectors import cosine_apart, distance, unit
+from jaxloss._platform.mesh import laid_out_as, moved_as
+from jaxloss.contract import (
+    ANY,
+    NUMBER,
+    NUMBERS,
+    POSITIVE,
+    SCORE,
+    SIGN,
+    TARGET,
+    ArrayLike,
+    Holds,
+    Reduction,
+    Units,
+    all_members,
+    at_least,
+    between,
+    current_loss,
+    loss,
+    losses,
+)
+
+__all__ = [
+    "byol",
+    "clip",
+    "contrastive",
+    "cosine_embedding",
+    "hinge_embedding",
+    "info_nce",
+    "margin_ranking",
+    "nt_xent",
+    "siglip",
+    "sup_con",
+    "triplet",
+]
+
+VECTOR = Holds("score", core=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Triplets and pairs
+
+
+@loss
+def triplet(
+    anchor: ArrayLike,
+    positive: ArrayLike,
+    negative: ArrayLike,
+    *,
+    margin: float | Array = 1.0,
+    power: int = 2,
+    swap: bool = False,
+    axis: int = -1,
+    **units: Unpack[Units],
+) -> Array:
+    """Triplet loss: `max(0, margin + d(anchor, positive) - d(anchor, negative))`, where d is the Euclidean distance.
+
+    An anchor shall be closer to one of its own kind than to one of another, by a margin. Where the loss is 0 the
+    gradient is, too; so it is for vectors that are equal, as far as it comes through their distance.
+
+    Args:
+      anchor, positive, negative: (..., d) embeddings.
+      margin: how much closer the positive must be to cost nothing, at least 0.
+      power: the norm of the distance, `d(x, y) = sum(abs(x - y)^power)^(1 / power)`: 2, 1, or another whole number.
+      swap: whether the negative also shall be far from the positive: the smaller of the two distances counts.
+      axis: where the components lie.
+
+    Returns:
+      The mean over triplets; with `reduction="none"` one loss per triplet, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range, a negative margin, a power below 1.
+
+    Example:
+      >>> print(triplet([[0.0, 0.0]], [[3.0, 4.0]], [[0.0, 5.5]]))  # 1 + 5 - 5.5
+      0.5
+
+    Source: Schroff, Kalenichenko and Philbin 2015, arXiv 1503.03832, with distances that are not squared; swap: Balntas
+    et al. 2016, doi 10.5244/C.30.119. Agrees with torch.nn.functional.triplet_margin_loss and
+    optax.losses.triplet_margin_loss, but for the epsilon that they add to each difference or square.
+    """
+    if not isinstance(power, int) or power < 1:
+        raise ValueError(f"{current_loss()}: power must be a whole number of at least 1, got {power!r}.")
+
+    def triple(a: Array, p: Array, n: Array, margin: float | Array) -> Array:
+        apart = distance(a, n, power)
+        if swap:
+            apart = jnp.minimum(apart, distance(p, n, power))
+        return relu0(saturate(distance(a, p, power)) - saturate(apart) + margin)
+
+    inputs = {"anchor": (anchor, NUMBERS), "positive": (positive, NUMBERS), "negative": (negative, NUMBERS)}
+    return losses(triple, inputs, options={"margin": (margin, at_least(0))}, axis=axis, **units)
+
+
+@loss
+def contrastive(
+    y_true: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    margin: float | Array = 1.0,
+    axis: int = -1,
+    **units: Unpack[Units],
+) -> Array:
+    """Contrastive loss of pairs: `y d^2 / 2 + (1 - y) max(0, margin - d)^2 / 2`, d the Euclidean distance.
+
+    Pairs that are alike (y = 1) are drawn together, others pushed apart up to the margin; those that lie at one point
+    have no direction to be pushed in, so their gradient is 0.
+
+    Args:
+      y_true: (...) whether the two are alike, between 0 (no) and 1 (yes).
+      first, second: (..., d) embeddings.
+      margin: the distance from which on a pair that is not alike costs nothing, at least 0.
+      axis: where the components lie.
+
+    Returns:
+      The mean over pairs; with `reduction="none"` one loss per pair, shape (...).
+
+    Raises:
+      ValueError: shapes that do not fit, an axis out of range, a negative margin.
+      A target outside [0, 1] makes its pair NaN, with zero gradient.
+
+    Example:
+      >>> print(contrastive([1, 0], [[0.0, 2.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]))  # (2 + 0.125) / 2
+      1.0625
+
+    Source: Hadsell, Chopra and LeCun 2006, doi 10.1109/CVPR.2006.100, where Y = 1 means not alike. No function of
+    optax, Keras or PyTorch computes it; tensorflow_addons.losses.contrastive_loss is twice this, of distances.
+    """
+
+    def pair(y: Array, a: Array, b: Array, margin: float | Array) -> Array:
+        e = a - b
+        square = jnp.sum(e * (e / 2))
+        alike = y * jnp.where(y == 0, saturate(square), square)
+        apart = relu0(margin - distance(a, b)) ** 2 / 2
+        return jnp.where(TARGET.domain.holds(y), alike + (1 - y) * apart, jnp.nan)
+
+    inputs = {"y_true": (y_true, TARGET), "first": (first, NUMBERS), "second": (second, NUMBERS)}
+    return losses(pair, inputs, options={"margin": (margin, at_least(0))}, axis=axis, **units)
+
+
+@loss
+def cosine_embedding(
+    y_true: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    margin: float | Array = 0.0,
+    axis: int = -1,
+    **units: Unpack[Units],
+) -> Array:
+    """Cosine embedding loss of pairs: `1 - cos` where y = 1, `max(0, cos - margin)` where y = -1.
+
+    A vector of zeros is taken to be orthogonal to every other (cos = 0), with zero gradient.
+
+    Args:
+      y_true: (...) +1 for pairs that are alike, -1 for others; 0 counts as -1, so that 0/1 and bool targets work.
+      first, second: (..., d) embeddings, of any length.
+      margin: the cosine up to which a pair that is not alike costs nothing, between -1 and 1.
+      axis: where the components lie.
+
+    Returns:
+      The mean over pairs; with `reduction="none"` one loss per pair, shape (...).
+
+    Raises:
+      ValueError: shapes that do not fit, an axis out of range, a margin outside [-1, 1].
+      Any other target makes its pair NaN, with zero gradient.
+
+    Example:
+      >>> a, b = [[1.0, 0.0], [1.0, 0.0]], [[3.0, 4.0], [3.0, 4.0]]
+      >>> print(cosine_embedding([1, -1], a, b, margin=0.5))  # (0.4 + 0.1) / 2
+      0.25
+
+    Source: the documentation of torch.nn.CosineEmbeddingLoss. Agrees with torch.nn.functional.cosine_embedding_loss,
+    but for the epsilon that it adds to the squared lengths.
+    """
+
+    def pair(y: Array, a: Array, b: Array, margin: float | Array) -> Array:
+        apart = cosine_apart(a, b)
+        loss = jnp.where(y == 1, apart, relu0((1 - apart) - margin))
+        return jnp.where(SIGN.domain.holds(y), loss, jnp.nan)
+
+    inputs = {"y_true": (y_true, SIGN), "first": (first, NUMBERS), "second": (second, NUMBERS)}
+    return losses(pair, inputs, options={"margin": (margin, between(-1, 1))}, axis=axis, **units)
+
+
+@loss
+def hinge_embedding(
+    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, **units: Unpack[Units]
+) -> Array:
+    """Hinge embedding loss of distances d: `d` where y = 1, `max(0, margin - d)` where y = -1.
+
+    Args:
+      y_true: (...) +1 for pairs that are alike, -1 for others; 0 counts as -1, so that 0/1 and bool targets work.
+      y_pred: (...) the distances of the pairs, or any other numbers.
+      margin: the distance from which on a pair that is not alike costs nothing, at least 0.
+
+    Returns:
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, a negative margin. TypeError: `y_pred` of integer dtype.
+      Any other target makes its element NaN, with zero gradient.
+
+    Example:
+      >>> print(hinge_embedding([1, -1], [2.0, 0.5]))  # (2 + 0.5) / 2
+      1.25
+
+    Source: the documentation of torch.nn.HingeEmbeddingLoss. Agrees with torch.nn.functional.hinge_embedding_loss for
+    the targets -1 and +1.
+    """
+
+    def element(y: Array, d: Array, margin: float | Array) -> Array:
+        return _hinge_embedding(y, d, margin)
+
+    inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
+    return losses(element, inputs, options={"margin": (margin, at_least(0))}, **units)
+
+
+def _chooses(y: Array, *_: Array) -> Array:
+    """The derivative with respect to a target that only chooses a side."""
+    return jnp.zeros_like(y)
+
+
+@partials(
+    _chooses,
+    lambda y, d, margin: jnp.where(y == 1, 1, -(margin > d).astype(d.dtype)),
+    lambda y, d, margin: jnp.where(y == 1, 0, (margin > d).astype(d.dtype)),
+)
+def _hinge_embedding(y: Array, d: Array, margin: Array) -> Array:
+    return jnp.where(y == 1, d, jnp.maximum(margin - d, 0))
+
+
+@loss
+def margin_ranking(
+    y_true: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    margin: float | Array = 0.0,
+    **units: Unpack[Units],
+) -> Array:
+    """Margin ranking loss of two scores: `max(0, margin - y (first - second))`.
+
+    Args:
+      y_true: (...) +1 if the first shall rank higher, -1 if the second shall; 0 counts as -1, so that 0/1 and bool
+        targets work.
+      first, second: (...) scores.
+      margin: how much higher it shall be to cost nothing, at least 0.
+
+    Returns:
+      The mean over elements; with `reduction="none"` one loss per element, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, a negative margin. TypeError: scores of integer dtype.
+      Any other target makes its element NaN, with zero gradient.
+
+    Example:
+      >>> print(margin_ranking([1, -1], [3.0, 3.0], [2.0, 2.0]))  # (0 + 1) / 2
+      0.5
+
+    Source: Herbrich, Graepel and Obermayer 2000, Large Margin Rank Boundaries for Ordinal Regression. Agrees with
+    torch.nn.functional.margin_ranking_loss for the targets -1 and +1.
+    """
+
+    def element(y: Array, a: Array, b: Array, margin: float | Array) -> Array:
+        return _margin_ranking(y, a, b, margin)
+
+    inputs = {"y_true": (y_true, SIGN), "first": (first, SCORE), "second": (second, SCORE)}
+    return losses(element, inputs, options={"margin": (margin, at_least(0))}, **units)
+
+
+def _ahead(y: Array, a: Array, b: Array) -> Array:
+    """By how much the right one is ahead."""
+    return jnp.where(y == 1, a - b, b - a)
+
+
+def _behind(y: Array, a: Array, b: Array, margin: Array) -> Array:
+    return (margin > _ahead(y, a, b)).astype(a.dtype)
+
+
+@partials(
+    _chooses,
+    lambda y, a, b, margin: jnp.where(y == 1, -_behind(y, a, b, margin), _behind(y, a, b, margin)),
+    lambda y, a, b, margin: jnp.where(y == 1, _behind(y, a, b, margin), -_behind(y, a, b, margin)),
+    _behind,
+)
+def _margin_ranking(y: Array, a: Array, b: Array, margin: Array) -> Array:
+    return jnp.maximum(margin - _ahead(y, a, b), 0)
+
+
+@loss
+def byol(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
+    """BYOL: `2 - 2 cos(y_true, y_pred)`, the squared distance of the unit vectors; the targets count as constants.
+
+    The prediction of one view is compared with the target network's projection of the other one. The loss of the paper
+    is the sum for both orders of the views: `byol(t2, p1) + byol(t1, p2)`. A vector of zeros costs 2, with zero
+    gradient.
+
+    Args:
+      y_true: (..., d) projections by the target network. Nothing is differentiated by them.
+      y_pred: (..., d) predictions by the online network.
+      axis: where the components lie.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss per example, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
+
+    Example:
+      >>> print(byol([[1.0, 0.0]], [[3.0, 4.0]]))  # 2 - 2 * 3 / 5
+      0.8
+
+    Source: Grill et al. 2020, arXiv 2006.07733, equation 2. No function of optax, Keras or PyTorch computes it. Half of
+    it, less 1, is SimSiam's (Chen and He 2021, arXiv 2011.10566).
+    """
+
+    def vectors(y: Array, p: Array) -> Array:
+        return 2 * cosine_apart(jax.lax.stop_gradient(y), p)
+
+    return losses(vectors, {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, VECTOR)}, axis=axis, **units)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Members of a set
+
+
+@loss
+def info_nce(
+    queries: ArrayLike,
+    keys: ArrayLike,
+    *,
+    temperature: float | Array = 0.07,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """InfoNCE: `-log softmax_j(queries_i . keys_j / temperature)` at j = i, over the keys of all members.
+
+    Each query shall be closer to its own key than to those of the others. The products are taken as they are: for
+    cosines, give vectors of length 1.
+
+    Args:
+      queries, keys: (..., n, d) embeddings; the key of a query stands at its place. Their products, over the
+        temperature, must be finite.
+      temperature: above 0; one number, or one for each query.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over queries; with `reduction="none"` one loss per query, shape (..., n).
+
+    Raises:
+      ValueError: shapes that differ, a temperature that is not positive.
+
+    Example:
+      >>> print(info_nce([[1.0], [0.0]], [[0.0], [0.0]]))  # log 2
+      0.6931472
+
+    Source: van den Oord, Li and Vinyals 2018, arXiv 1807.03748, equation 4. No function of optax, Keras or PyTorch
+    computes it.
+    """
+
+    def members(q: Array, k: Array, exists: Array, temperature: float | Array) -> Array:
+        return _surprise(q, k, exists, temperature, axis_name)
+
+    inputs = {"queries": (queries, NUMBERS), "keys": (keys, NUMBERS)}
+    options = {"temperature": (temperature, POSITIVE)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def clip(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    temperature: float | Array = 0.07,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """CLIP: the mean of `info_nce(first, second)` and `info_nce(second, first)`.
+
+    The products are taken as they are: for cosines, give vectors of length 1.
+
+    Args:
+      first, second: (..., n, d) embeddings, as of images and of their captions. Their products, over the temperature,
+        must be finite.
+      temperature: above 0; one number, or one for each pair.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over pairs; with `reduction="none"` one loss per pair, shape (..., n).
+
+    Raises:
+      ValueError: shapes that differ, a temperature that is not positive.
+
+    Example:
+      >>> print(clip([[1.0], [0.0]], [[0.0], [0.0]]))  # log 2 in both directions
+      0.6931472
+
+    Source: Radford et al. 2021, arXiv 2103.00020, figure 3. No function of optax, Keras or PyTorch computes it.
+    """
+
+    def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
+        return (_surprise(a, b, exists, temperature, axis_name) + _surprise(b, a, exists, temperature, axis_name)) / 2
+
+    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    options = {"temperature": (temperature, POSITIVE)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def siglip(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    temperature: float | Array = 0.1,
+    bias: float | Array = -10.0,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """SigLIP: `sum_j log(1 + exp(-s_ij (first_i . second_j / temperature + bias)))`, s = 1 at j = i, else -1.
+
+    Each pair of members is a binary example of its own: alike if the two belong together. The products are taken as
+    they are: for cosines, give vectors of length 1.
+
+    Args:
+      first, second: (..., n, d) embeddings, as of images and of their captions. Their products, over the temperature,
+        must be finite.
+      temperature: above 0; one number, or one for each member. 1 / temperature is the t of the paper.
+      bias: added to the scores; negative, since few of the pairs are alike.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over members; with `reduction="none"` one loss per member of `first`, shape (..., n).
+
+    Raises:
+      ValueError: shapes that differ, a temperature that is not positive.
+
+    Example:
+      >>> print(siglip([[1.0], [0.0]], [[0.0], [0.0]], bias=0.0))  # 2 log 2
+      1.3862944
+
+    Source: Zhai et al. 2023, arXiv 2303.15343, algorithm 1. No function of optax, Keras or PyTorch computes it.
+    """
+
+    def members(a: Array, b: Array, exists: Array, temperature: float | Array, bias: float | Array) -> Array:
+        a, b, exists = all_members(a, b, exists)
+        others, candidate = all_members(b, exists, axis_name=axis_name)
+        own = _own(len(a), len(others), axis_name)
+        z = _products(a, others) / _each(temperature, a) + _each(bias, a)
+        return jnp.sum(jnp.where(candidate[None], softplus(jnp.where(own, -z, z)), 0), axis=-1)
+
+    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    options = {"temperature": (temperature, POSITIVE), "bias": (bias, NUMBER.domain)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def nt_xent(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    temperature: float | Array = 0.5,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """NT-Xent (SimCLR): the mean over both views of `-log softmax(cos(view, .) / temperature)` at the other view.
+
+    The softmax is over all other embeddings, of both views. A vector of zeros has cosine 0 with every other and zero
+    gradient.
+
+    Args:
+      first, second: (..., n, d) embeddings of two views of the same examples, of any length.
+      temperature: above 0; one number, or one for each example.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over examples; with `reduction="none"` one loss per example, shape (..., n).
+
+    Raises:
+      ValueError: shapes that differ, a temperature that is not positive.
+
+    Example:
+      >>> views = [[1.0, 0.0], [0.0, 1.0]]
+      >>> print(f"{nt_xent(views, views, temperature=1.0):.6f}")  # log(e + 1 + 1) - 1
+      0.551445
+
+    Source: Chen et al. 2020, arXiv 2002.05709, equation 1. Agrees with optax.losses.ntxent of both views with their
+    places as labels, but for the epsilon that it adds to the lengths.
+    """
+
+    def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
+        a, b = unit(a), unit(b)
+        found = [_surprise(x, y, exists, temperature, axis_name, beside=x) for x, y in ((a, b), (b, a))]
+        return (found[0] + found[1]) / 2
+
+    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    options = {"temperature": (temperature, POSITIVE)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def sup_con(
+    labels: ArrayLike,
+    embeddings: ArrayLike,
+    *,
+    temperature: float | Array = 0.1,
+    axis_name: str | tuple[str, ...] | None = None,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Supervised contrastive loss: the mean over p of `-log softmax(cos(i, .) / temperature)` at p, for each member i.
+
+    p goes through the other members of the same label, the softmax through all other members. A member whose label no
+    other has costs 0, and is not counted by the mean; it is a candidate for the others all the same.
+
+    Args:
+      labels: (..., n) integers, any.
+      embeddings: (..., n, d), of any length; a vector of zeros has cosine 0 with every other and zero gradient.
+      temperature: above 0; one number, or one for each member.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over members; with `reduction="none"` one loss per member, shape (..., n).
+
+    Raises:
+      ValueError: shapes that do not fit, a temperature that is not positive. TypeError: labels of floating dtype.
+
+    Example:
+      >>> x = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+      >>> print(f"{sup_con([7, 7, 9], x, temperature=1.0):.6f}")  # log(e + 1) - 1, twice
+      0.313262
+
+    Source: Khosla et al. 2020, arXiv 2004.11362, equation 2. No function of optax, Keras or PyTorch computes it.
+    """
+
+    def members(labels: Array, x: Array, exists: Array, temperature: float | Array) -> Array:
+        x, labels, exists = all_members(unit(x), labels, exists)
+        alike, other = _alike_and_other(labels, exists, axis_name)
+        (candidates,) = all_members(x, axis_name=axis_name)
+        z = _products(x, candidates) / _each(temperature, x)
+        count = jnp.sum(alike.astype(z.dtype), axis=-1)
+        mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
+        top, log_total = _log_sum_exp(jnp.where(other, z - mean[:, None], -jnp.inf))
+        return jnp.where(count == 0, 0, top + log_total)
+
+    inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
+    options = {"temperature": (temperature, POSITIVE)}
+    return losses(
+        members,
+        inputs,
+        options=options,
+        members=-2,
+        axis_name=axis_name,
+        weights=_counted(jnp.asarray(labels), jnp.asarray(embeddings), where, weights, axis_name),
+        where=where,
+        reduction=reduction,
+    )
+
+
+def _counted(
+    labels: Array,
+    embeddings: Array,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    axis_name: str | tuple[str, ...] | None,
+) -> ArrayLike | None:
+    """The weights, but 0 for members that have no other of their label. What does not fit, `losses` will refuse."""
+    given = [jnp.asarray(x) for x in (where, weights) if x is not None]
+    if not labels.ndim or embeddings.shape[:-1] != labels.shape:
+        return weights
+    if any(x.shape != labels.shape[: x.ndim] for x in given) or (where is not None and given[0].dtype != bool):
+        return weights
+    exists = jnp.ones_like(labels, bool) if where is None else spread(given[0], labels.shape)
+    every_label, every_mask = all_members(labels, laid_out_as(exists, labels))
+
+    def set_of(labels: Array, exists: Array) -> Array:
+        return jnp.any(_alike_and_other(labels, exists, axis_name)[0], axis=-1)
+
+    for _ in range(labels.ndim - 1):
+        set_of = jax.vmap(set_of)
+    counted = moved_as(set_of(every_label, every_mask), labels)
+    if weights is None:
+        return counted
+    return jnp.where(counted, laid_out_as(spread(given[-1], labels.shape), labels), 0)
+
+
+def _alike_and_other(labels: Array, exists: Array, axis_name: str | tuple[str, ...] | None) -> tuple[Array, Array]:
+    """Which candidates have the label of the anchor, and which are not the anchor itself."""
+    all_labels, candidate = all_members(labels, exists, axis_name=axis_name)
+    other = candidate[None] & ~_own(len(labels), len(all_labels), axis_name)
+    return other & (labels[:, None] == all_labels[None]), other
+
+
+def _log_sum_exp(z: Array) -> tuple[Array, Array]:
+    """log sum exp along the last axis, as two numbers to be added; of rows of -inf 0 and 0."""
+    top = jax.lax.stop_gradient(jnp.max(z, axis=-1))
+    top = jnp.where(top > -jnp.inf, top, 0)
+    total = jnp.sum(jnp.exp(z - top[:, None]), axis=-1)
+    return top, jnp.log(jnp.where(total == 0, 1, total))
+
+
+def _products(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _each(option: float | Array, a: Array) -> Array:
+    """An option as a column: one number for each anchor."""
+    return jnp.broadcast_to(jnp.asarray(option, a.dtype), a.shape[:1])[:, None]
+
+
+def _own(anchors: int, candidates: int, axis_name: str | tuple[str, ...] | None) -> Array:
+    """Which candidate stands at the place of the anchor: those of this device may begin later."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * anchors
+    return (first + jnp.arange(anchors))[:, None] == jnp.arange(candidates)[None]
+
+
+def _surprise(
+    queries: Array,
+    keys: Array,
+    exists: Array,
+    temperature: float | Array,
+    axis_name: str | tuple[str, ...] | None,
+    beside: Array | None = None,
+) -> Array:
+    """-log softmax of the scores at the own key, among all keys and those beside them, but for the own one of these.
+
+    As log(1 + sum exp(score - own score)) over the others, which is exact also where it is small.
+    """
+    queries, keys, exists = all_members(queries, keys, exists)
+    own_score = jnp.sum(queries * keys, axis=-1)
+    sides = [keys] if beside is None else [keys, *all_members(beside)]
+    *sides, candidate = all_members(*sides, exists, axis_name=axis_name)
+    others = candidate[None] & ~_own(len(queries), len(candidate), axis_name)
+    scale = _each(temperature, queries)
+    above = [(_products(queries, x) - own_score[:, None]) / scale for x in sides]
+    above = jnp.concatenate([jnp.where(others, x, -jnp.inf) for x in above], axis=-1)
+    top, log_total = _log_sum_exp(above)
+    return jnp.where(jnp.any(others, axis=-1), softplus(top + log_total), 0)

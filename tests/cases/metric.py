@@ -1,0 +1,251 @@
+"""Rows of the losses of embeddings."""
+
+from __future__ import annotations
+
+from cases import exact as np
+from cases.relative import HARD_VECTORS
+from cases.row import CLASSES, EXTREMES, LARGEST, REAL, Row, every, joined, signed
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inputs
+
+
+def triplets(rng, batch):
+    return tuple(rng.normal(size=(*batch, CLASSES)) / 3 for _ in range(3))
+
+
+def soft_pairs(rng, batch):
+    return rng.uniform(0.05, 0.95, batch), *(rng.normal(size=(*batch, CLASSES)) / 2 for _ in range(2))
+
+
+def sign_pairs(rng, batch):
+    return rng.choice([-1.0, 1.0], batch), *(rng.normal(size=(*batch, CLASSES)) for _ in range(2))
+
+
+def sign_number(rng, batch):
+    return rng.choice([-1.0, 1.0], batch), 2 * rng.normal(size=batch)
+
+
+def sign_scores(rng, batch):
+    return rng.choice([-1.0, 1.0], batch), *(2 * rng.normal(size=batch) for _ in range(2))
+
+
+def vectors(rng, batch):
+    return rng.normal(size=(*batch, CLASSES)), rng.normal(size=(*batch, CLASSES))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Formulas
+
+
+def distance(x, y, power=2):
+    return (np.abs(x - y) ** power).sum(-1) if power == 1 else root((np.abs(x - y) ** power).sum(-1), power)
+
+
+def root(x, power):
+    return np.sqrt(x) if power == 2 else x ** (1 / power)
+
+
+def cosine(x, y):
+    product = np.sqrt((x**2).sum(-1)) * np.sqrt((y**2).sum(-1))
+    return np.where(product > 0, (x * y).sum(-1) / np.where(product > 0, product, 1), 0)
+
+
+def triplet(a, p, n, margin=1.0, power=2, swap=False):
+    apart = np.minimum(distance(a, n, power), distance(p, n, power)) if swap else distance(a, n, power)
+    return np.maximum(margin + distance(a, p, power) - apart, 0)
+
+
+def contrastive(y, a, b, margin=1.0):
+    return y * ((a - b) ** 2).sum(-1) / 2 + (1 - y) * np.maximum(margin - distance(a, b), 0) ** 2 / 2
+
+
+def cosine_embedding(y, a, b, margin=0.0):
+    cos = cosine(a, b)
+    return np.where(y == 1, 1 - cos, np.maximum(cos - margin, 0))
+
+
+def hinge_embedding(y, d, margin=1.0):
+    return np.where(y == 1, d, np.maximum(margin - d, 0))
+
+
+def margin_ranking(y, a, b, margin=0.0):
+    return np.maximum(margin - np.where(y == 0, -1, y) * (a - b), 0)
+
+
+def byol(y, p):
+    return 2 - 2 * cosine(y, p)
+
+
+# Of sets: (..., n, d), each member with every other
+
+
+def scores(a, b):
+    return np.einsum("...id,...jd->...ij", a, b)
+
+
+def column(option):
+    return np.asarray(option)[..., None]
+
+
+def info_nce(q, k, temperature=0.07):
+    z = scores(q, k) / column(temperature)
+    return np.logaddexp.reduce(z, -1) - np.diagonal(z, axis1=-2, axis2=-1)
+
+
+def clip(a, b, temperature=0.07):
+    return (info_nce(a, b, temperature) + info_nce(b, a, temperature)) / 2
+
+
+def siglip(a, b, temperature=0.1, bias=-10.0):
+    z = scores(a, b) / column(temperature) + column(bias)
+    s = 2 * np.eye(z.shape[-1]) - 1
+    return np.log1p(np.exp(-s * z)).sum(-1)
+
+
+def nt_xent(a, b, temperature=0.5):
+    n = a.shape[-2]
+    x = np.concatenate([a, b], -2)
+    x = x / np.sqrt((x**2).sum(-1, keepdims=True))
+    z = scores(x, x) / temperature
+    positive = np.take_along_axis(z, ((np.arange(2 * n) + n) % (2 * n)).reshape((1,) * (z.ndim - 2) + (-1, 1)), -1)
+    each = np.logaddexp.reduce(np.where(np.eye(2 * n) == 1, -np.inf, z), -1) - positive[..., 0]
+    return (each[..., :n] + each[..., n:]) / 2
+
+
+def sup_con(labels, x, temperature=0.1):
+    x = x / np.sqrt((x**2).sum(-1, keepdims=True))
+    other = np.eye(x.shape[-2]) == 0
+    alike = other & (labels[..., :, None] == labels[..., None, :])
+    z = np.where(other, scores(x, x) / temperature, -np.inf)
+    count = alike.sum(-1)
+    surprise = np.where(alike, np.logaddexp.reduce(z, -1)[..., None] - np.where(other, z, 0), 0)
+    return np.where(count > 0, surprise.sum(-1) / np.maximum(count, 1), 0)
+
+
+def labelled(rng, batch):
+    labels = np.zeros(batch, int) if not batch or batch[-1] < 8 else np.broadcast_to(np.arange(batch[-1]) >= 4, batch)
+    return labels.astype(int), rng.normal(size=(*batch, CLASSES))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hard inputs
+
+FAR = [[0.0] * 4, [1.0, 0, 0, 0], [1e-3, 1, 2, 3], [1e4, 0, -1e4, 0], [1e-30, 0, 0, 1e-30], [1e15, 2e15, 0, 1]]
+FAR += [[x / 4, -x / 4, 0, small] for x, _, small in EXTREMES] + [[normal, normal, 0, 0] for _, normal, _ in EXTREMES]
+
+
+def thrice(vectors):
+    """Every vector as anchor and as positive, beside a few negatives.
+
+    Of a far anchor that is not its own positive, two distances may be almost equal: their difference has fewer digits.
+    """
+    a, p = every(vectors, vectors)
+    kept = (np.abs(a).max(-1) < 10) | (a == p).all(-1)
+    a, p = a[kept], p[kept]
+    negatives = np.array([[0.0] * 4, [0.5, 0.5, 0, 0], [0, 0, 1e15, 0]])
+    return joined(*((a, p, np.broadcast_to(n, a.shape)) for n in negatives))
+
+
+def with_target(targets, pair):
+    """Each pair with every target."""
+    return joined(*((np.full(len(pair[0]), target), *pair) for target in targets))
+
+
+SIGNS = (1.0, -1.0, 0.0)
+NUMBERS = [*signed([0.0, 1e-30, 0.5, 1.0, 1e4, *LARGEST]), 2.0]
+MARGINS = ({"margin": -1.0}, {"margin": float("nan")})
+ZERO = [0.0] * 4
+TEMPERATURES = ({"temperature": 0.0}, {"temperature": -1.0}, {"temperature": float("nan")})
+WRONG_SIGNS = ([2.0, -0.5, float("nan")], [[1.0] * 4] * 3, [[0.5, 1, 2, 3]] * 3)
+
+ROWS = (
+    Row(
+        "triplet",
+        triplets,
+        triplet,
+        names=("anchor", "positive", "negative"),
+        hard=thrice(FAR),
+        ties=([ZERO, ZERO], [ZERO, [0.0, 3, 4, 0]], [[1.0, 0, 0, 0], [6.0, 0, 0, 0]]),
+        refused=(*MARGINS, {"power": 0}, {"power": 1.5}),
+    ),
+    Row(
+        "triplet-sum of sizes",
+        triplets,
+        triplet,
+        {"power": 1, "margin": 8.0, "swap": True},
+        names=("anchor", "positive", "negative"),
+    ),
+    Row("triplet-cubes", triplets, triplet, {"power": 3, "margin": 4.0}, names=("anchor", "positive", "negative")),
+    Row(
+        "contrastive",
+        soft_pairs,
+        contrastive,
+        {"margin": 1.5},
+        names=("y_true", "first", "second"),
+        hard=with_target((0.0, 1.0, 0.25), every(FAR, FAR)),
+        outside=([2.0, -1.0], [[1.0] * 4] * 2, [[0.5] * 4] * 2),
+        refused=MARGINS,
+    ),
+    Row(
+        "cosine_embedding",
+        sign_pairs,
+        cosine_embedding,
+        {"margin": 0.25},
+        names=("y_true", "first", "second"),
+        detached=(0,),
+        hard=with_target(SIGNS, every(HARD_VECTORS, HARD_VECTORS)),
+        outside=WRONG_SIGNS,
+        ties=([1.0, -1.0, -1.0], [ZERO, ZERO, [1.0, 0, 0, 0]], [ZERO, [1.0, 2, 3, 4], ZERO]),
+        refused=({"margin": -2.0}, {"margin": 1.5}),
+    ),
+    Row(
+        "hinge_embedding",
+        sign_number,
+        hinge_embedding,
+        detached=(0,),
+        hard=every(SIGNS, NUMBERS),
+        outside=([2.0, -0.5], [1.0, 1.0]),
+        ties=([-1.0, 0.0], [1.0, 1.0]),
+        refused=MARGINS,
+    ),
+    Row("hinge_embedding-margin", sign_number, hinge_embedding, {"margin": 2.5}, detached=(0,)),
+    Row(
+        "margin_ranking",
+        sign_scores,
+        margin_ranking,
+        names=("y_true", "first", "second"),
+        detached=(0,),
+        hard=with_target(SIGNS, REAL),
+        outside=([2.0, -0.5], [1.0, 1.0], [0.0, 0.0]),
+        ties=([1.0, -1.0], [0.0, 2.5], [0.0, 2.5]),
+        refused=MARGINS,
+    ),
+    Row(
+        "margin_ranking-margin",
+        sign_scores,
+        margin_ranking,
+        {"margin": 1.5},
+        names=("y_true", "first", "second"),
+        detached=(0,),
+    ),
+    *(
+        Row(name, vectors, oracle, {"temperature": 1.5, **more}, names=names, coupled=True, refused=TEMPERATURES)
+        for name, oracle, names, more in (
+            ("info_nce", info_nce, ("queries", "keys"), {}),
+            ("clip", clip, ("first", "second"), {}),
+            ("siglip", siglip, ("first", "second"), {"bias": -0.5}),
+            ("nt_xent", nt_xent, ("first", "second"), {}),
+        )
+    ),
+    Row(
+        "sup_con",
+        labelled,
+        sup_con,
+        {"temperature": 1.5},
+        names=("labels", "embeddings"),
+        coupled=True,
+        refused=TEMPERATURES,
+    ),
+    Row("byol", vectors, byol, detached=(0,), hard=every(HARD_VECTORS, HARD_VECTORS), ties=([ZERO], [ZERO])),
+)

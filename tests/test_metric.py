@@ -1,0 +1,131 @@
+"""What the losses of embeddings promise beside the contract: of sets, their masks, and their devices."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import ROWS
+from contract import close, run
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jaxloss
+
+SETS = ("info_nce", "clip", "siglip", "nt_xent")
+ORACLE = next(row.oracle for row in ROWS if row.name == "sup_con")
+ORACLES = {row.name: row.oracle for row in ROWS if row.name in SETS}
+
+
+def embeddings(n: int, dtype: Any = np.float32, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    found = [rng.normal(size=(n, 16)) for _ in range(2)]
+    return [(x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype) for x in found]
+
+
+def graded(loss: Any, *arrays: Any, **options: Any) -> Any:
+    return jax.value_and_grad(lambda *x: loss(*x, **options), (0, 1))(*arrays)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("name", SETS)
+def test_low_temperatures(name: str, dtype: Any):
+    """At 0.01, of half precision, with pairs that are alike: scores of about 100, whose differences count."""
+    a, noise = embeddings(12)
+    a, b = a.astype(dtype), (a + noise).astype(dtype)
+    value, slopes = run(functools.partial(graded, jaxloss.LOSSES[name], temperature=0.01), a, b)
+    want = ORACLES[name](*(np.asarray(x, np.float64) for x in (a, b)), temperature=0.01).mean()
+    np.testing.assert_allclose(value, want, rtol=2e-4)
+    assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in slopes)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_zeros_duplicates_and_a_single_member(name: str):
+    loss = jaxloss.LOSSES[name]
+    zeros, ones = np.zeros((5, 3), np.float32), np.ones((5, 3), np.float32)
+    want = {"siglip": 4 * np.log1p(np.exp(-10.0)) + np.log1p(np.exp(10.0)), "nt_xent": np.log(9)}.get(name, np.log(5))
+    value, slopes = run(functools.partial(graded, loss), zeros, zeros)
+    close(value, want, "zeros", rtol=1e-6)
+    assert all((x == 0).all() for x in slopes)
+    if name != "siglip":
+        value, slopes = run(functools.partial(graded, loss), ones, ones)
+        close(value, want, "duplicates", rtol=1e-5)
+        assert all(np.isfinite(x).all() for x in slopes)
+        value, slopes = run(functools.partial(graded, loss), ones[:1], ones[:1])
+        assert value == 0
+        assert all((x == 0).all() for x in slopes)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", SETS)
+def test_what_is_masked_is_neither_anchor_nor_candidate(name: str, bad: float):
+    loss, (a, b) = jaxloss.LOSSES[name], embeddings(7)
+    where = np.array([True, False, True, True, False, True, False])
+    want, slopes = run(functools.partial(graded, loss), a[where], b[where])
+    spoiled = [np.where(where[:, None], x, bad) for x in (a, b)]
+    for given in ([a, b], spoiled):
+        value, got = run(functools.partial(graded, loss, where=where), *given)
+        close((value, [x[where] for x in got]), (want, slopes), "as without them", rtol=2e-6, atol=1e-6)
+        assert all((x[~where] == 0).all() for x in got)
+    value, got = run(functools.partial(graded, loss, where=where & False), *spoiled)
+    assert value == 0
+    assert all((x == 0).all() for x in got)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_members_of_several_devices(name: str):
+    """In shard_map each device has some anchors, and all candidates; one device has no member at all."""
+    loss, (a, b) = jaxloss.LOSSES[name], embeddings(16)
+    where = np.arange(16) % 3 != 1
+    where[4:6] = False
+    axes = ("data", "model")
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
+
+    def mean(a: Any, b: Any, where: Any) -> Any:
+        return loss(a, b, where=where, axis_name=axes, reduction=jaxloss.mean_over(axes))
+
+    spread = jax.shard_map(mean, mesh=mesh, in_specs=(P(axes),) * 3, out_specs=P())
+    want = run(functools.partial(graded, loss, where=where), a, b)
+    spoiled = [np.where(where[:, None], x, np.nan) for x in (a, b)]
+    close(run(lambda *x: jax.value_and_grad(spread, (0, 1))(*x), *spoiled, where), want, "spread", rtol=4e-6, atol=1e-6)
+
+
+def test_members_without_another_of_their_label():
+    """They cost 0, are not counted, and remain candidates."""
+    x, labels = embeddings(6)[0], np.array([3, 3, -5, 3, 8, 8])
+    where = np.array([True, True, True, False, True, False])
+    losses = ORACLE(labels[where], np.float64(x[where]), temperature=0.2)
+    spoiled = np.where(where[:, None], x, np.nan)
+
+    def mean(x: Any, **options: Any) -> Any:
+        return jaxloss.sup_con(labels, x, temperature=0.2, where=where, **options)
+
+    value, slope = run(jax.value_and_grad(mean), spoiled)
+    np.testing.assert_allclose(value, losses[:2].mean(), rtol=1e-6)
+    assert (slope[~where] == 0).all()
+    assert (slope[[2, 4]] != 0).all()
+    np.testing.assert_allclose(mean(spoiled, reduction="none"), [*losses[:2], 0, 0, 0, 0], rtol=1e-6, atol=1e-7)
+    weights = np.arange(1, 7, dtype=np.float32)
+    np.testing.assert_allclose(mean(spoiled, weights=weights), (losses[0] + 2 * losses[1]) / 3, rtol=1e-6)
+    value, slope = run(jax.value_and_grad(lambda x: jaxloss.sup_con(np.arange(6), x)), x)
+    assert value == 0
+    assert (slope == 0).all()
+
+
+def test_labels_on_several_devices():
+    x, labels = embeddings(16)[0], np.arange(16) % 5
+    where = np.arange(16) % 3 != 1
+    axes = ("data", "model")
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
+
+    def mean(labels: Any, x: Any, where: Any) -> Any:
+        return jaxloss.sup_con(labels, x, where=where, axis_name=axes, reduction=jaxloss.mean_over(axes))
+
+    spread = jax.shard_map(mean, mesh=mesh, in_specs=(P(axes),) * 3, out_specs=P())
+    want = run(jax.value_and_grad(lambda x: jaxloss.sup_con(labels, x, where=where)), x)
+    spoiled = np.where(where[:, None], x, np.nan)
+    close(run(jax.value_and_grad(lambda x: spread(labels, x, where)), spoiled), want, "spread", rtol=4e-6, atol=1e-6)
