@@ -33,5 +33,4 @@ pygments_dark_style = "a11y-high-contrast-dark"
 # Cards of the gallery hold formulas in plain HTML, so every page has MathJax. It is copied from a package: no page of
 # the site asks another machine for anything.
 html_math_renderer = "mathjax"
-html_assets_policy = "always"
 mathjax_path = "tex-svg.js"

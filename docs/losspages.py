@@ -315,4 +315,5 @@ def make(app: Sphinx) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     (HERE / "_made").mkdir(exist_ok=True)  # Sphinx looks for it before anything is made
     app.connect("builder-inited", make)
+    app.set_html_assets_policy("always")  # MathJax on the gallery, whose formulas are plain HTML
     return {"parallel_read_safe": True, "parallel_write_safe": True}
