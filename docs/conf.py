@@ -19,8 +19,10 @@ nb_merge_streams = True
 
 html_theme = "furo"
 html_title = "jaxloss"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static", "_made"]
 html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#005a8c", "color-brand-content": "#005a8c"},
     "dark_css_variables": {"color-brand-primary": "#7cc4f0", "color-brand-content": "#7cc4f0"},

@@ -303,6 +303,8 @@ def make(app: Sphinx) -> None:
     pages = {f"losses/{name}.md": loss_page(name) for name in LOSSES}
     pages |= {f"reference/{name}.md": other_page(name) for name in OTHERS}
     pages |= {"reference/contract.md": contract_page(), "gallery.md": gallery(), "_made/names.md": names_table()}
+    differences = (HERE.parent / "DIFFERENCES.md").read_text(encoding="utf-8")
+    pages["guides/differences.md"] = differences.replace("[README.md](README.md)", "[all losses](contract.md)")
     pages |= index_pages()
     for folder in ("losses", "reference"):
         for path in (HERE / folder).glob("*.md"):
