@@ -61,6 +61,7 @@ TASKS = {
 
 ONE_HOT = np.eye(3, dtype=np.float32)[0]
 SQUARE = np.array([0.0, 0.0, 2.0, 2.0], np.float32)
+FLAT = np.array([-0.5, 0.5, 2.5, 1.5], np.float32)
 MASK = np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32)  # of the pixels of an image, for one class
 
 
@@ -83,13 +84,13 @@ def logits(loss: Callable[..., Array], y: Any, option: str = "", *values: Any, *
 
 
 def moved(loss: Callable[..., Array], option: str = "", *values: Any, **fixed: Any) -> Curve:
-    """A box of the same size moves across the target."""
+    """A flat box moves across the target, a square: so size and aspect count as well."""
 
     def of(x: Array, value: Any = None) -> Array:
-        box = SQUARE + jnp.stack([x, 0.5 * jnp.ones_like(x)] * 2)
+        box = FLAT + jnp.stack([x, jnp.zeros_like(x)] * 2)
         return loss(SQUARE, box, **fixed, **({option: value} if option else {}))
 
-    return Curve(of, -3, 3, "horizontal offset of the box (of width 2)", option, values)
+    return Curve(of, -3, 3, "horizontal offset of a box of 3 x 1 (the target is 2 x 2)", option, values)
 
 
 def pixels(loss: Callable[..., Array], option: str = "", *values: Any, scores: bool = False, **fixed: Any) -> Curve:
@@ -100,7 +101,9 @@ def pixels(loss: Callable[..., Array], option: str = "", *values: Any, scores: b
         return loss(MASK[:, None], image[:, None], axis=0, **fixed, **({option: value} if option else {}))
 
     thing = "score" if scores else "probability"
-    return Curve(of, -2 if scores else 0, 2 if scores else 1, f"{thing} of the right answer in each pixel", option, values)
+    return Curve(
+        of, -2 if scores else 0, 2 if scores else 1, f"{thing} of the right answer in each pixel", option, values
+    )
 
 
 def two(loss: Callable[..., Array], option: str = "", *values: Any) -> Curve:
@@ -109,7 +112,9 @@ def two(loss: Callable[..., Array], option: str = "", *values: Any) -> Curve:
     def of(x: Array, value: Any = None) -> Array:
         return loss(np.array([0.7, 0.3], np.float32), jnp.stack([x, 1 - x]), **({option: value} if option else {}))
 
-    return Curve(of, 0.01, 0.99, "predicted probability of the first of two classes (the target is 0.7)", option, values)
+    return Curve(
+        of, 0.01, 0.99, "predicted probability of the first of two classes (the target is 0.7)", option, values
+    )
 
 
 def scale(loss: Callable[..., Array], name: str) -> Curve:
@@ -350,9 +355,7 @@ CARDS: dict[str, Card] = {
         "a small model learns from the logits of a large one",
         ("classes", "teachers"),
         ("kl_divergence", "cce"),
-        Curve(
-            distilled, -4, 8, "logit of the first class (that of the teacher is 2)", "temperature", (1.0, 2.0, 4.0)
-        ),
+        Curve(distilled, -4, 8, "logit of the first class (that of the teacher is 2)", "temperature", (1.0, 2.0, 4.0)),
     ),
     # regression
     "mse": Card(
@@ -386,8 +389,10 @@ CARDS: dict[str, Card] = {
         along(jl.smooth_l1, 0.0, -3, 3, "beta", 0.25, 1.0, 2.0),
     ),
     "balanced_l1": Card(
-        r"\begin{cases} \frac{\alpha}{b} (b \lvert e \rvert + \beta) \log(1 + b \lvert e \rvert / \beta) - \alpha \lvert e \rvert"
-        r" & \lvert e \rvert < \beta \\ \gamma \lvert e \rvert + \frac{\gamma \beta}{b} - \alpha \beta & \text{else} \end{cases}"
+        r"\begin{cases} \frac{\alpha}{b} (b \lvert e \rvert + \beta) \log(1 + b \lvert e \rvert / \beta)"
+        r" - \alpha \lvert e \rvert"
+        r" & \lvert e \rvert < \beta \\ \gamma \lvert e \rvert + \frac{\gamma \beta}{b} - \alpha \beta"
+        r" & \text{else} \end{cases}"
         r" \quad b = e^{\gamma / \alpha} - 1",
         "accurate boxes shall count more than in `smooth_l1`, and outliers no more",
         ROBUST,

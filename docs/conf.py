@@ -1,4 +1,4 @@
-"""The site: `python3 dev.py docs` builds it. Pages of losses are made by `losspages`, pictures and numbers by `curves`."""
+"""The site, built by `python3 dev.py docs`: `losspages` makes the pages of losses, `curves` their pictures."""
 
 import importlib.metadata
 import sys

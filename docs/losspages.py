@@ -18,12 +18,13 @@ from types import ModuleType
 from typing import Any
 
 import curves
-import jaxloss
 from cards import CARDS, TASKS
-from jaxloss import LOSSES, contract
-from jaxloss._names import NAMES
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
+
+import jaxloss
+from jaxloss import LOSSES, contract
+from jaxloss._names import NAMES
 
 HERE = Path(__file__).parent
 SECTIONS = ("Args", "Returns", "Raises", "Example", "Source")
@@ -134,7 +135,11 @@ def loss_page(name: str) -> str:
         f"```pycon\n{said['Example']}\n```",
     ]
     if table := elsewhere(name):
-        parts += ["## In other libraries", table, "Arguments there come in another order: see [](/guides/coming-from.md)."]
+        parts += [
+            "## In other libraries",
+            table,
+            "Arguments there come in another order: see [](/guides/coming-from.md).",
+        ]
     parts += [
         "## Source",
         linked(said["Source"], name),
@@ -209,8 +214,8 @@ def gallery() -> str:
     return "\n\n".join(
         [
             "# Gallery",
-            f"All {len(LOSSES)} losses. The pictures are drawn by the library while this site is built: on the left the "
-            "value, on the right the gradient.",
+            f"All {len(LOSSES)} losses. The pictures are drawn by the library while this site is built: on the left "
+            "the value, on the right the gradient.",
             "```{raw} html",
             buttons("family", {name: name for name in families()})
             + buttons("task", TASKS)

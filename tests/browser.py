@@ -1,4 +1,4 @@
-"""The site in a browser: `.ci/run site` builds it and runs this, with the system's Chromium; pytest alone leaves it out.
+"""The site in a browser: `.ci/run site` builds it and runs this, with the Chromium of the system.
 
 What a page asks of another machine, or writes to the console as an error, fails.
 """
@@ -61,6 +61,10 @@ def visit(page: Page, name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_and_is_accessible(page: Page, name: str):
     visit(page, name)
+    article, window = page.locator("article").bounding_box(), page.viewport_size
+    assert article is not None
+    assert window is not None
+    assert article["width"] > min(0.8 * window["width"], 500), "something squeezes the text"
     assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("window.innerWidth")
     # Only the content is ours; the frame around it is that of the theme.
     found = Axe().run(page, context="article", options={"runOnly": ["wcag2a", "wcag2aa"]})

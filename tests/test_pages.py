@@ -18,7 +18,9 @@ from jaxloss._names import NAMES
 ROOT = Path(__file__).resolve().parent.parent
 # Pages that are made of docstrings are tested with these.
 WRITTEN = sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if path.parent.name not in ("_made", "losses", "reference")
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "docs").rglob("*.md")
+    if path.parent.name not in ("_made", "losses", "reference")
 )
 
 

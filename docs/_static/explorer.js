@@ -17,13 +17,13 @@ function choose(select, names) {
 
 // ------------------------------------------------------------------------------------------------ curves
 
-function panel(svg, left, title, values, all, [low, high]) {
-  const width = 290, height = 190, top = 34;
+function panel(svg, [left, top], title, values, all, [low, high]) {
+  const width = 290, height = 190;
   const finite = all.flat().filter((v) => v !== null);
   const bottom = Math.min(0, ...finite), span = Math.max(...finite) - bottom || 1;
   const x = (i) => left + (width * i) / (values.length - 1);
   const y = (v) => top + height * (1 - (v - bottom) / span);
-  element(svg, "text", { x: left, y: 20, "font-size": 14, "font-weight": "bold" }, title);
+  element(svg, "text", { x: left, y: top - 14, "font-size": 14, "font-weight": "bold" }, title);
   element(svg, "line", { x1: left, x2: left + width, y1: y(0), y2: y(0), stroke: GREY });
   for (const v of [bottom, bottom + span]) {
     element(svg, "text", { x: left - 6, y: y(v) + 4, "font-size": 11, "text-anchor": "end" }, v.toPrecision(2));
@@ -42,9 +42,12 @@ function panel(svg, left, title, values, all, [low, high]) {
 function showCurve() {
   const curve = curves[$("curve").value], step = Number($("value").value), svg = $("curves");
   svg.replaceChildren();
-  panel(svg, 44, "loss", curve.loss[step], curve.loss, curve.x);
-  panel(svg, 394, "gradient", curve.gradient[step], curve.gradient, curve.x);
-  element(svg, "text", { x: 350, y: 270, "font-size": 12, "text-anchor": "middle" }, curve.label);
+  const narrow = matchMedia("(max-width: 40rem)").matches; // then the one stands below the other
+  const [width, height] = narrow ? [350, 530] : [700, 280];
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  panel(svg, [44, 34], "loss", curve.loss[step], curve.loss, curve.x);
+  panel(svg, narrow ? [44, 284] : [394, 34], "gradient", curve.gradient[step], curve.gradient, curve.x);
+  element(svg, "text", { x: width / 2, y: height - 10, "font-size": 12, "text-anchor": "middle" }, curve.label);
   $("at").textContent = curve.option ? curve.swept[step].toPrecision(3) : "";
 }
 
@@ -61,6 +64,7 @@ choose($("curve"), Object.keys(curves).sort().map((name) => [name, name]));
 $("curve").value = "huber";
 $("curve").addEventListener("change", chooseCurve);
 $("value").addEventListener("input", showCurve);
+matchMedia("(max-width: 40rem)").addEventListener("change", showCurve);
 chooseCurve();
 
 // ------------------------------------------------------------------------------------------------ boxes
