@@ -272,18 +272,21 @@ def draw_training(loss: Axes, accuracy: Axes, history: dict[str, list[float]]) -
 
 
 def draw(history: dict[str, list[float]], output: Path) -> None:
-    figure = Figure(figsize=(16, 9), layout="constrained")
-    title, *panels = figure.subplots(3, 5).flat
-    title.axis("off")
+    rows = -(-(len(FAMILIES) + 3) // 5)  # the name, the families, two of the training
+    figure = Figure(figsize=(16, 3 * rows), layout="constrained")
+    title, *panels = figure.subplots(rows, 5).flat
+    for axes in (title, *panels[len(FAMILIES) + 2 :]):
+        axes.axis("off")
+    panels = panels[: len(FAMILIES) + 2]
     title.text(0, 0.62, "jaxloss", fontsize=40, fontweight="bold", color=OKABE_ITO[0])
     title.text(0, 0.3, f"{len(jaxloss.LOSSES)} losses for JAX\nunder one contract", fontsize=13)
     for axes in panels:
         axes.set_prop_cycle(color=OKABE_ITO)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes, family in zip(panels, FAMILIES, strict=False):
+    *drawn, loss, accuracy = panels
+    for axes, family in zip(drawn, FAMILIES, strict=True):
         draw_family(axes, family)
-    loss, accuracy = panels[len(FAMILIES) :]
     draw_training(loss, accuracy, history)
     figure.savefig(output, dpi=100)
 
