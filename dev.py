@@ -4,9 +4,10 @@
   python3 dev.py test                        the quick tests; arguments go to pytest: python3 dev.py test -k huber
   python3 dev.py check                       what to run before each commit: style, types, examples, wrong losses that
                                              the tests must catch, and one loss of each family
+  python3 dev.py docs                        the site, in build/site: a page for each loss, guides, recipes
   python3 dev.py new NAME --family FAMILY    stubs of an elementwise loss, such as `new quartic --family regression`
 
-The first use makes `.venv` beside this file and installs jaxloss into it, editable.
+The first use makes `.venv` beside this file (for the site `.venv-docs`) and installs jaxloss into it, editable.
 """
 
 from __future__ import annotations
@@ -21,21 +22,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+BIN = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
+PYTHON = VENV / BIN
 
 
-def install(extra: str) -> None:
+def install(extra: str, folder: Path = VENV) -> Path:
     """Install the project with this extra, unless that was done for this very pyproject.toml and Python."""
+    python = folder / BIN
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()
-    stamp = VENV / f"installed-{extra}"
-    if PYTHON.exists() and stamp.exists() and stamp.read_text() == wanted:
-        return
-    print(f"Installing jaxloss[{extra}] into {VENV.name} (once) ...", file=sys.stderr, flush=True)
-    if not PYTHON.exists():
-        venv.create(VENV, with_pip=True)
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    stamp = folder / f"installed-{extra}"
+    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return python
+    print(f"Installing jaxloss[{extra}] into {folder.name} (once) ...", file=sys.stderr, flush=True)
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*command, "--editable", f"{ROOT}[{extra}]"], check=True)
     stamp.write_text(wanted)
+    return python
 
 
 def python(*arguments: str) -> int:
@@ -62,6 +66,14 @@ def check(arguments: list[str]) -> int:
     failed |= python("pytest", "-m", "not slow and not again", *files, *arguments)
     print(types.communicate()[0])
     return int(bool(failed or types.returncode))
+
+
+def docs(arguments: list[str]) -> int:
+    sphinx = [str(install("docs", ROOT / ".venv-docs")), "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet"]
+    failed = subprocess.run([*sphinx, *arguments, "docs", "build/site"], cwd=ROOT).returncode
+    if not failed:
+        print("The site: build/site/index.html")
+    return failed
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -187,7 +199,7 @@ def _imports(source: str, *imports: str) -> str:
     return "".join(lines)
 
 
-COMMANDS = {"demo": demo, "test": test, "check": check, "new": new}
+COMMANDS = {"demo": demo, "test": test, "check": check, "docs": docs, "new": new}
 
 
 def main(arguments: list[str]) -> int:

@@ -6,6 +6,7 @@ Start it with `python -m jaxloss`. It is also an example to copy: `train` shows 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -19,6 +20,30 @@ from jax import Array
 
 import jaxloss
 
+EPOCHS = 30
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m jaxloss", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("jaxloss-demo.png"), help="the picture (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the training data (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the split, the parameters and the batches (%(default)s)"
+    )
+    options = parser.parse_args(argv)
+    if options.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {options.epochs}")
+    if not 0 <= options.seed < 2**32:
+        parser.error(f"--seed must be between 0 and {2**32 - 1}, got {options.seed}")
+    if options.output.suffix.lower() not in (".png", ".pdf", ".svg"):
+        parser.error(f"--output must end in .png, .pdf or .svg, got {options.output}")
+    if not options.output.parent.is_dir():
+        parser.error(f"--output: there is no folder {options.output.parent}")
+    if not os.access(options.output if options.output.exists() else options.output.parent, os.W_OK):
+        parser.error(f"--output: {options.output} may not be written")
+    return options
+
+
 try:
     import optax
     from matplotlib.axes import Axes
@@ -27,7 +52,9 @@ try:
     from sklearn.model_selection import train_test_split
     from tqdm import trange
 except ModuleNotFoundError as _missing:
-    sys.exit(f'The demonstration needs {_missing.name}, which is not installed: pip install "jaxloss[demo]"')
+    arguments(None)  # --help needs none of them
+    cure = 'in the folder of jaxloss, pip install ".[demo]"'
+    sys.exit(f"The demonstration needs {_missing.name}, which is not installed: {cure}")
 
 Params = dict[str, Array]
 Curves = dict[str, Callable[[Array], Array]]
@@ -63,7 +90,6 @@ def compare() -> list[str]:
 
 SIZES = (64, 256, 256, 10)
 BATCH = 128
-EPOCHS = 30
 SMOOTHING = 0.1
 ACCURACY = 0.97  # what the default settings must reach
 
@@ -136,89 +162,137 @@ def train(epochs: int, seed: int) -> dict[str, list[float]]:
 # The picture
 
 TRUE_CLASS = np.array([1, 0, 0], np.float32)
+BOX = np.array([0, 0, 2, 2], np.float32)
+PIXELS = np.array([[1], [1], [1], [0], [0], [0], [0], [0]], np.float32)  # of one class
+SHARES = np.array([0.7, 0.3], np.float32)
+PATH = np.eye(3, dtype=np.float32)[[1, 0, 2]]  # a label, the blank, another label
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
-# Each loss as a function of one number: the prediction for the target 0, or the logit of the true class.
-REGRESSION: Curves = {
-    "mse": lambda p: jaxloss.mse(0.0, p),
-    "mae": lambda p: jaxloss.mae(0.0, p),
-    "huber": lambda p: jaxloss.huber(0.0, p),
+
+def of(names: str, call: Callable[..., Array]) -> Curves:
+    """Curves of losses that are called in the same way."""
+    return {name: lambda x, loss=jaxloss.LOSSES[name]: call(loss, x) for name in names.split()}
+
+
+# By family: what x is, its range, and each loss as a function of it.
+FAMILIES: dict[str, tuple[str, float, float, Curves]] = {
+    "regression": ("prediction, target 0", -3, 3, of("mse mae huber log_cosh", lambda loss, x: loss(0.0, x))),
+    "robust": ("prediction, target 0", -5, 5, of("charbonnier cauchy welsch", lambda loss, x: loss(0.0, x))),
+    "relative": ("prediction, target 1", -1, 3, of("mape smape", lambda loss, x: loss(1.0, x))),
+    "likelihood": (
+        "prediction, target 0, scale 1",
+        -5,
+        5,
+        of("gaussian_nll laplace_nll student_t_nll", lambda loss, x: loss(0.0, x, 1.0, full=True)),
+    ),
+    "counts": (
+        "mean, target 3",
+        0.3,
+        9,
+        {
+            "poisson_nll": lambda x: jaxloss.poisson_nll(3.0, x, full=True),
+            "negative_binomial_nll": lambda x: jaxloss.negative_binomial_nll(3.0, x, 0.5, full=True),
+        },
+    ),
+    "classification": (
+        "logit of the right class",
+        -4,
+        6,
+        {
+            "bce": lambda z: jaxloss.bce(1.0, z, from_logits=True),
+            "cce": lambda z: jaxloss.cce(TRUE_CLASS, z * TRUE_CLASS, from_logits=True),
+            "sparse_cce, smoothed": lambda z: jaxloss.sparse_cce(
+                0, z * TRUE_CLASS, from_logits=True, label_smoothing=SMOOTHING
+            ),
+        },
+    ),
+    "focal": (
+        "logit of the right class",
+        -4,
+        6,
+        of(
+            "categorical_focal poly1 generalized_cce",
+            lambda loss, z: loss(TRUE_CLASS, z * TRUE_CLASS, from_logits=True),
+        ),
+    ),
+    "margin": (
+        "score, target 1",
+        -2,
+        3,
+        of("hinge squared_hinge soft_margin perceptron", lambda loss, z: loss(1.0, z)),
+    ),
+    "divergence": (
+        "share of the first class, target 0.7",
+        0.02,
+        0.98,
+        of("kl_divergence js_divergence total_variation", lambda loss, p: loss(SHARES, jnp.stack([p, 1 - p]))),
+    ),
+    "boxes": (
+        "offset of a box of width 2",
+        -4,
+        4,
+        of("iou giou diou wiou_v1", lambda loss, x: loss(BOX, BOX + jnp.stack([x, 0 * x, x, 0 * x]))),
+    ),
+    "segmentation": (
+        "probability of the right answer",
+        0,
+        1,
+        of(
+            "dice jaccard lovasz_softmax",
+            lambda loss, p: loss(PIXELS, p * PIXELS + (1 - p) * (1 - PIXELS), axis=0),
+        ),
+    ),
+    "sequence": ("logit of the right class", -4, 6, {"ctc": lambda z: jaxloss.ctc(np.array([1, 2]), z * PATH)}),
 }
-CLASSIFICATION: Curves = {
-    "bce": lambda z: jaxloss.bce(1.0, z, from_logits=True),
-    "cce": lambda z: jaxloss.cce(TRUE_CLASS, z * TRUE_CLASS, from_logits=True),
-    "sparse_cce": lambda z: jaxloss.sparse_cce(0, z * TRUE_CLASS, from_logits=True, label_smoothing=SMOOTHING),
-}
-COLORS = {name: f"C{i}" for i, name in enumerate([*REGRESSION, *CLASSIFICATION])}
-NOTES = {"cce": "cce, 3 classes", "sparse_cce": f"sparse_cce, 3 classes, label_smoothing={SMOOTHING}"}
 
 
-def draw_losses(above: Axes, below: Axes, curves: Curves, x: Array) -> None:
+def draw_family(axes: Axes, family: str) -> None:
+    label, low, high, curves = FAMILIES[family]
+    x = jnp.linspace(low, high, 201)
     for name, curve in curves.items():
-        values, slopes = jax.vmap(jax.value_and_grad(curve))(x)
-        style = {"color": COLORS[name], "label": NOTES.get(name, name), "linewidth": 2}
-        above.plot(x, values, **style)
-        below.plot(x, slopes, **style)
-    above.set(ylabel="loss")
-    below.set(ylabel="gradient")
-    above.legend()
+        axes.plot(x, jax.vmap(curve)(x), label=name, linewidth=1.8)
+    axes.set(title=family, xlabel=label)
+    axes.legend(fontsize=7)
 
 
-def draw_training(above: Axes, below: Axes, history: dict[str, list[float]]) -> None:
-    batches, test, accuracy = history["training loss"], history["test loss"], history["test accuracy"]
+def draw_training(loss: Axes, accuracy: Axes, history: dict[str, list[float]]) -> None:
+    batches, test, reached = history["training loss"], history["test loss"], history["test accuracy"]
     epochs = np.arange(1, len(test) + 1)
     smoothed = (1 - SMOOTHING) * jax.nn.one_hot(0, SIZES[-1]) + SMOOTHING / SIZES[-1]
     lowest = float(jaxloss.sparse_cce(0, smoothed, label_smoothing=SMOOTHING))
-    style = {"color": COLORS["sparse_cce"], "linewidth": 2, "marker": "."}
-    above.plot(np.linspace(0, len(test), len(batches)), batches, "0.7", label="training batches")
-    above.plot(epochs, test, label="test", **style)
-    above.axhline(lowest, color="0.3", linestyle=":", label=f"lowest possible: {lowest:.3f}")
-    below.plot(epochs, accuracy, label=f"test: {accuracy[-1]:.3f} at the end", **style)
-    below.axhline(ACCURACY, color="0.3", linestyle=":", label=f"required: {ACCURACY}")
-    above.set(ylabel="loss")
-    below.set(ylabel="accuracy")
-    above.legend()
-    below.legend()
+    loss.plot(np.linspace(0, len(test), len(batches)), batches, "0.7", label="training batches")
+    loss.plot(epochs, test, label="test", marker=".")
+    loss.axhline(lowest, color="0.3", linestyle=":", label=f"lowest possible: {lowest:.3f}")
+    loss.set(title="digits: loss", xlabel="epoch")
+    accuracy.plot(epochs, reached, label=f"test: {reached[-1]:.3f} at the end", marker=".")
+    accuracy.axhline(ACCURACY, color="0.3", linestyle=":", label=f"required: {ACCURACY}")
+    accuracy.set(title="digits: accuracy", xlabel="epoch")
+    loss.legend(fontsize=7)
+    accuracy.legend(fontsize=7)
 
 
 def draw(history: dict[str, list[float]], output: Path) -> None:
-    figure = Figure(figsize=(15, 8), layout="constrained")
-    above, below = figure.subplots(2, 3, sharex="col")
-    draw_losses(above[0], below[0], REGRESSION, jnp.linspace(-2, 2, 401))
-    draw_losses(above[1], below[1], CLASSIFICATION, jnp.linspace(-4, 6, 401))
-    draw_training(above[2], below[2], history)
-    above[0].set_title("Regression, target 0")
-    above[1].set_title("Classification from logits")
-    above[2].set_title(f"Digits: sparse_cce, label_smoothing={SMOOTHING}")
-    below[0].set_xlabel("prediction")
-    below[1].set_xlabel("logit of the true class (the others are 0)")
-    below[2].set_xlabel("epoch")
-    for axes in (*above, *below):
+    rows = -(-(len(FAMILIES) + 3) // 5)  # the name, the families, two of the training
+    figure = Figure(figsize=(16, 3 * rows), layout="constrained")
+    title, *panels = figure.subplots(rows, 5).flat
+    for axes in (title, *panels[len(FAMILIES) + 2 :]):
+        axes.axis("off")
+    panels = panels[: len(FAMILIES) + 2]
+    title.text(0, 0.62, "jaxloss", fontsize=40, fontweight="bold", color=OKABE_ITO[0])
+    title.text(0, 0.3, f"{len(jaxloss.LOSSES)} losses for JAX\nunder one contract", fontsize=13)
+    for axes in panels:
+        axes.set_prop_cycle(color=OKABE_ITO)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    *drawn, loss, accuracy = panels
+    for axes, family in zip(drawn, FAMILIES, strict=True):
+        draw_family(axes, family)
+    draw_training(loss, accuracy, history)
     figure.savefig(output, dpi=100)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The command
-
-
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jaxloss", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("jaxloss-demo.png"), help="the picture (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the training data (%(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the split, the parameters and the batches (%(default)s)"
-    )
-    options = parser.parse_args(argv)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1, got {options.epochs}")
-    if not 0 <= options.seed < 2**32:
-        parser.error(f"--seed must be between 0 and {2**32 - 1}, got {options.seed}")
-    if options.output.suffix.lower() not in (".png", ".pdf", ".svg"):
-        parser.error(f"--output must end in .png, .pdf or .svg, got {options.output}")
-    if not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
-    return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,13 +7,11 @@
 # ---
 
 # %% [markdown]
-# [![Open in Colab][badge]][colab]
+# # Losses in JAX: the first six
 #
-# # Losses in JAX: the first five
-#
-# This tutorial shows what a loss is, five losses that most models need, and how `jaxloss` computes them: with masks,
+# This tutorial shows what a loss is, six losses that most models need, and how `jaxloss` computes them: with masks,
 # weights, reductions, and every transformation of JAX. It needs no accelerator and no internet beyond the installation,
-# and runs in less than a minute.
+# and runs in about a minute.
 #
 # You should know NumPy, and have seen `jax.grad` once.
 #
@@ -24,20 +22,17 @@
 # 5. Masks, weights and reductions
 # 6. Transformations: values and gradients of single examples, options that vary
 # 7. Half precision and mistakes
-#
-# [badge]: https://colab.research.google.com/assets/colab-badge.svg
-# [colab]: https://colab.research.google.com/github/jaxloss/jaxloss/blob/main/notebooks/01_losses.ipynb
 
 # %% [markdown]
-# Colab has everything but `jaxloss`; the next cell adds it and leaves the JAX of Colab as it is.
-# Elsewhere, `pip install "jaxloss[demo]"` brings all that this notebook imports.
+# In a clone of the repository the next cell installs `jaxloss` and what this notebook imports, where it is missing; it
+# leaves the JAX that is there as it is.
 
 # %%
 from importlib.util import find_spec
 
 if find_spec("jaxloss") is None:
     print("Installing jaxloss")
-    # %pip install -q jaxloss
+    # %pip install -q "..[demo]"
 
 # %%
 import functools

@@ -7,8 +7,6 @@
 # ---
 
 # %% [markdown]
-# [![Open in Colab][badge]][colab]
-#
 # # Boxes in JAX: the IoU losses at work
 #
 # A detector draws a box around each object. This tutorial shows the losses that tell it how good a box is, and lets
@@ -19,24 +17,21 @@
 #
 # 1. Coins and their boxes
 # 2. What the IoU sees, and what it does not
-# 3. Nine losses, the same bad starts
+# 3. The losses, from the same bad starts
 # 4. Padding, and a loss with a memory
 # 5. Which box belongs to which coin?
 # 6. Small boxes
-#
-# [badge]: https://colab.research.google.com/assets/colab-badge.svg
-# [colab]: https://colab.research.google.com/github/jaxloss/jaxloss/blob/main/notebooks/02_detection.ipynb
 
 # %% [markdown]
-# Colab has everything but `jaxloss`; the next cell adds it and leaves the JAX of Colab as it is.
-# Elsewhere, `pip install "jaxloss[demo]" scikit-image` brings all that this notebook imports.
+# In a clone of the repository the next cell installs `jaxloss` and what this notebook imports, where it is missing; it
+# leaves the JAX that is there as it is.
 
 # %%
 from importlib.util import find_spec
 
 if find_spec("jaxloss") is None:
     print("Installing jaxloss")
-    # %pip install -q jaxloss
+    # %pip install -q "..[demo]" scikit-image
 
 # %%
 import functools
@@ -160,7 +155,7 @@ plt.show()
 # by how well they do. `help(jl.ciou)` has the formula.
 
 # %% [markdown]
-# ## 3. Nine losses, the same bad starts
+# ## 3. The losses, from the same bad starts
 #
 # Every coin gets a box of the wrong size at the wrong place. About half of them do not even touch their coin.
 

