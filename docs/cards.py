@@ -54,6 +54,8 @@ TASKS = {
     "language": "large vocabularies",
     "teachers": "another model's output",
     "embeddings": "directions and embeddings",
+    "ranks": "the order of a list",
+    "preferences": "answers that people prefer",
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -155,6 +157,40 @@ def several(loss: Callable[..., Array], option: str = "", *values: Any, **fixed:
 
 def angle(x: Array) -> Array:
     return jl.cosine_distance(np.array([1.0, 0.0], np.float32), jnp.stack([jnp.cos(x), jnp.sin(x)]))
+
+
+METRIC, RANKS, PREFERENCES = (("embeddings",), ("ranks",), ("preferences",))
+GAIN = "by how much the chosen answer gained over the other"
+EAST = np.array([1.0, 0.0], np.float32)
+FOUR = np.array([0.0, 0.5, 1.0, 1.5], np.float32) * np.pi  # directions of four embeddings, each with its partner
+RELEVANCE = np.array([2.0, 1.0, 0.0, 0.0], np.float32)
+
+
+def turned(x: Any) -> Array:
+    """Two embeddings, turned by an angle."""
+    angles = jnp.asarray([0.0, np.pi / 2]) + x
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
+
+
+def batch(loss: Callable[..., Array], *temperatures: float) -> Curve:
+    """Four pairs of embeddings; the second ones are turned away from the first."""
+
+    def of(x: Array, value: Any) -> Array:
+        first, second = (jnp.stack([jnp.cos(a), jnp.sin(a)], -1) for a in (FOUR, FOUR + x))
+        return loss(first, second, temperature=value)
+
+    return Curve(of, -np.pi, np.pi, "angle by which the second embeddings are turned", "temperature", temperatures)
+
+
+def ranked(loss: Callable[..., Array], option: str = "", *values: Any) -> Curve:
+    """The score of the most relevant of four items moves; the others have 0.5, 0 and -0.5."""
+    others = np.array([0.0, 0.5, 0.0, -0.5], np.float32)
+
+    def of(x: Array, value: Any = None) -> Array:
+        scores = x * np.eye(4, dtype=np.float32)[0] + others
+        return loss(RELEVANCE, scores, **({option: value} if option else {}))
+
+    return Curve(of, -4, 4, "score of the most relevant of four items", option, values)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -701,5 +737,247 @@ CARDS: dict[str, Card] = {
         ("classes", "language"),
         ("sparse_cce",),
         Curve(scored, -6, 6, "logit of the right word (the others are 0)", "label_smoothing", (0.0, 0.1, 0.3)),
+    ),
+    # metric
+    "triplet": Card(
+        r"\max\left(0,\ m + d(a, p) - d(a, n)\right)",
+        "an anchor shall be nearer to its like than to another, by a margin",
+        METRIC,
+        ("contrastive", "info_nce", "margin_ranking"),
+        Curve(
+            lambda x, m: jl.triplet(x * EAST, np.zeros(2, np.float32), 2 * EAST, margin=m),
+            -2,
+            4,
+            "place of the anchor between its like, at 0, and the other, at 2",
+            "margin",
+            (0.2, 1.0, 2.0),
+        ),
+    ),
+    "contrastive": Card(
+        r"\frac{1}{2} y\, d^2 + \frac{1}{2} (1 - y) \max(0, m - d)^2",
+        "pairs are labelled as like or unlike",
+        METRIC,
+        ("triplet", "cosine_embedding", "hinge_embedding"),
+        Curve(
+            lambda x, m: jl.contrastive(0, np.zeros(2, np.float32), x * EAST, margin=m),
+            0.01,
+            3,
+            "distance of an unlike pair",
+            "margin",
+            (0.5, 1.0, 2.0),
+        ),
+    ),
+    "cosine_embedding": Card(
+        r"\begin{cases} 1 - \cos & y = 1 \\ \max(0, \cos - m) & y = -1 \end{cases}",
+        "pairs are labelled as like or unlike and only directions matter",
+        METRIC,
+        ("cosine_distance", "contrastive"),
+        Curve(
+            lambda x, m: jl.cosine_embedding(-1, EAST, jnp.stack([jnp.cos(x), jnp.sin(x)]), margin=m),
+            -np.pi,
+            np.pi,
+            "angle of an unlike pair",
+            "margin",
+            (0.0, 0.3, 0.6),
+        ),
+    ),
+    "hinge_embedding": Card(
+        r"\begin{cases} d & y = 1 \\ \max(0, m - d) & y = -1 \end{cases}",
+        "distances are given, with labels of like and unlike",
+        METRIC,
+        ("contrastive", "hinge"),
+        Curve(
+            lambda x, m: jl.hinge_embedding(-1.0, x, margin=m),
+            0,
+            3,
+            "distance of an unlike pair",
+            "margin",
+            (0.5, 1.0, 2.0),
+        ),
+    ),
+    "margin_ranking": Card(
+        r"\max\left(0,\ m - y (s_1 - s_2)\right)",
+        "the first of two scores shall be above the second, or below it",
+        ("embeddings", "ranks"),
+        ("pairwise_hinge", "triplet"),
+        Curve(
+            lambda x, m: jl.margin_ranking(1.0, x, 0.0, margin=m),
+            -3,
+            3,
+            "by how much the first score is above the second",
+            "margin",
+            (0.0, 0.5, 1.0),
+        ),
+    ),
+    "byol": Card(
+        r"2 - 2 \cos(y, \hat y)",
+        "one network predicts the embedding of another, which is not trained by it",
+        ("embeddings", "teachers"),
+        ("cosine_distance", "nt_xent"),
+        Curve(
+            lambda x: jl.byol(EAST, jnp.stack([jnp.cos(x), jnp.sin(x)])),
+            -np.pi,
+            np.pi,
+            "angle between the two embeddings",
+        ),
+    ),
+    "info_nce": Card(
+        r"-\log \frac{e^{q_i \cdot k_i / T}}{\sum_j e^{q_i \cdot k_j / T}}",
+        "each query shall find its key among those of the batch",
+        METRIC,
+        ("clip", "nt_xent", "sparse_cce"),
+        batch(jl.info_nce, 0.1, 0.3, 1.0),
+    ),
+    "clip": Card(
+        r"\frac{1}{2} \left(\mathrm{InfoNCE}(a, b) + \mathrm{InfoNCE}(b, a)\right)",
+        "images and texts shall find each other",
+        METRIC,
+        ("siglip", "info_nce"),
+        batch(jl.clip, 0.1, 0.3, 1.0),
+    ),
+    "siglip": Card(
+        r"\sum_j \log\left(1 + e^{-s_{ij} (a_i \cdot b_j / T + b)}\right), \quad s_{ii} = 1,\ s_{ij} = -1",
+        "images and texts shall find each other, and the batch is split over many devices",
+        METRIC,
+        ("clip", "soft_margin"),
+        batch(jl.siglip, 0.1, 0.3, 1.0),
+    ),
+    "nt_xent": Card(
+        r"-\log \frac{e^{\cos(v_i, v_{i'}) / T}}{\sum_{j \ne i} e^{\cos(v_i, v_j) / T}}",
+        "two views of each example shall find each other, without labels (SimCLR)",
+        METRIC,
+        ("info_nce", "sup_con", "byol"),
+        batch(jl.nt_xent, 0.1, 0.5, 1.0),
+    ),
+    "sup_con": Card(
+        r"-\frac{1}{\lvert P_i \rvert} \sum_{p \in P_i} \log"
+        r" \frac{e^{\cos(v_i, v_p) / T}}{\sum_{j \ne i} e^{\cos(v_i, v_j) / T}}",
+        "embeddings of the same label shall come together",
+        METRIC,
+        ("nt_xent", "triplet"),
+        Curve(
+            lambda x, t: jl.sup_con(np.array([0, 0, 1, 1]), jnp.concatenate([turned(x), turned(0.0)]), temperature=t),
+            -np.pi,
+            np.pi,
+            "angle by which half of the embeddings are turned",
+            "temperature",
+            (0.1, 0.5, 1.0),
+        ),
+    ),
+    # ranking
+    "list_softmax": Card(
+        r"-\sum_i y_i \log \mathrm{softmax}(z)_i",
+        "few items of a list are relevant, as in search",
+        RANKS,
+        ("list_mle", "approx_ndcg", "cce"),
+        ranked(jl.list_softmax),
+    ),
+    "ranknet": Card(
+        r"\mathrm{mean}_{y_i > y_j} \log\left(1 + e^{-(z_i - z_j)}\right)",
+        "the order of every pair counts the same",
+        RANKS,
+        ("pairwise_hinge", "lambda_rank", "soft_margin"),
+        ranked(jl.ranknet),
+    ),
+    "pairwise_hinge": Card(
+        r"\mathrm{mean}_{y_i > y_j} \max\left(0,\ m - (z_i - z_j)\right)",
+        "pairs shall be in order by a margin, and then be left alone",
+        RANKS,
+        ("ranknet", "margin_ranking"),
+        ranked(jl.pairwise_hinge, "margin", 0.5, 1.0, 2.0),
+    ),
+    "list_mle": Card(
+        r"-\log \prod_i \frac{e^{z_{\pi_i}}}{\sum_{j \ge i} e^{z_{\pi_j}}}",
+        "the order of the whole list is known",
+        RANKS,
+        ("list_softmax", "ranknet"),
+        ranked(jl.list_mle),
+    ),
+    "approx_ndcg": Card(
+        r"1 - \frac{1}{\mathrm{ideal}} \sum_i \frac{2^{y_i} - 1}{\log_2(1 + r_i)},"
+        r" \quad r_i = 1 + \sum_{j \ne i} \sigma\left(\frac{z_j - z_i}{T}\right)",
+        "NDCG is what is measured in the end",
+        RANKS,
+        ("lambda_rank", "list_softmax"),
+        ranked(jl.approx_ndcg, "temperature", 0.3, 1.0, 3.0),
+    ),
+    "lambda_rank": Card(
+        r"\sum_{y_i > y_j} \lvert \Delta \mathrm{NDCG}_{ij} \rvert \log\left(1 + e^{-(z_i - z_j)}\right)",
+        "NDCG is what is measured, and pairs at the top shall count more",
+        RANKS,
+        ("approx_ndcg", "ranknet"),
+        ranked(jl.lambda_rank),
+    ),
+    # preference
+    "dpo": Card(
+        r"-\log \sigma(\beta h), \quad h = (\log p_c - \log p_c^\mathrm{ref}) - (\log p_r - \log p_r^\mathrm{ref})",
+        "a language model learns from pairs of answers, and a reference model is at hand",
+        PREFERENCES,
+        ("ipo", "simpo", "orpo"),
+        Curve(lambda x, b: jl.dpo(x - 20, -20.0, -20.0, -20.0, beta=b), -10, 10, GAIN, "beta", (0.1, 0.3, 1.0)),
+    ),
+    "ipo": Card(
+        r"\left(h - \frac{1}{2 \beta}\right)^2",
+        "as for `dpo`, where pairs are few and it overfits",
+        PREFERENCES,
+        ("dpo",),
+        Curve(lambda x, b: jl.ipo(x - 20, -20.0, -20.0, -20.0, beta=b), -10, 10, GAIN, "beta", (0.1, 0.2, 0.5)),
+    ),
+    "simpo": Card(
+        r"-\log \sigma\left(\beta (s_c - s_r) - \gamma\right)",
+        "no reference model fits into memory; the log-probabilities are means over tokens",
+        PREFERENCES,
+        ("dpo", "orpo"),
+        Curve(
+            lambda x, g: jl.simpo(x - 2, -2.0, gamma=g),
+            -2,
+            2,
+            "by how much the chosen answer is more probable",
+            "gamma",
+            (0.0, 0.5, 2.0),
+        ),
+    ),
+    "kto": Card(
+        r"w\, \sigma\left(\mp \beta (\log p - \log p^\mathrm{ref} - \mathrm{kl})\right)",
+        "each answer is marked good or bad by itself, without a partner",
+        PREFERENCES,
+        ("dpo",),
+        Curve(
+            lambda x, b: jl.kto(1, x - 20, -20.0, beta=b),
+            -10,
+            10,
+            "by how much a good answer gained over the reference",
+            "beta",
+            (0.1, 0.3, 1.0),
+        ),
+    ),
+    "orpo": Card(
+        r"-\log p_c - \beta \log \sigma\left(\log \frac{p_c}{1 - p_c} - \log \frac{p_r}{1 - p_r}\right)",
+        "fine-tuning and preferences are learned in one pass, without a reference",
+        PREFERENCES,
+        ("simpo", "dpo"),
+        Curve(
+            lambda x, b: jl.orpo(x, -1.0, beta=b),
+            -4,
+            -0.05,
+            "log-probability of the chosen answer (the rejected one has -1)",
+            "beta",
+            (0.1, 0.5, 1.0),
+        ),
+    ),
+    "grpo": Card(
+        r"-\min\left(r A,\ \mathrm{clip}(r, 1 - \epsilon, 1 + \epsilon) A\right) + \beta\, \mathrm{KL},"
+        r" \quad r = e^{\log p - \log p^\mathrm{old}}",
+        "answers are scored by a reward and the policy may not run away from that which wrote them (PPO)",
+        PREFERENCES,
+        ("dpo",),
+        Curve(
+            lambda x, e: jl.grpo(1.0, x - 1, -1.0, epsilon=e),
+            -1,
+            0.95,
+            "change of the log-probability (the advantage is 1)",
+            "epsilon",
+            (0.1, 0.2, 0.4),
+        ),
     ),
 }
