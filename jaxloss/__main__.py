@@ -163,6 +163,7 @@ def train(epochs: int, seed: int) -> dict[str, list[float]]:
 
 TRUE_CLASS = np.array([1, 0, 0], np.float32)
 BOX = np.array([0, 0, 2, 2], np.float32)
+ORIGIN, EAST = np.zeros(2, np.float32), np.array([1, 0], np.float32)
 PIXELS = np.array([[1], [1], [1], [0], [0], [0], [0], [0]], np.float32)  # of one class
 SHARES = np.array([0.7, 0.3], np.float32)
 PATH = np.eye(3, dtype=np.float32)[[1, 0, 2]]  # a label, the blank, another label
@@ -226,6 +227,28 @@ FAMILIES: dict[str, tuple[str, float, float, Curves]] = {
         0.02,
         0.98,
         of("kl_divergence js_divergence total_variation", lambda loss, p: loss(SHARES, jnp.stack([p, 1 - p]))),
+    ),
+    "metric": (
+        "distance, or angle, of a pair",
+        0,
+        3,
+        {
+            "triplet": lambda d: jaxloss.triplet(ORIGIN, ORIGIN + d * EAST, ORIGIN + EAST),
+            "contrastive": lambda d: jaxloss.contrastive(1.0, ORIGIN, ORIGIN + d * EAST),
+            "byol": lambda d: jaxloss.byol(EAST, jnp.stack([jnp.cos(d), jnp.sin(d)])),
+        },
+    ),
+    "ranking": (
+        "how far the relevant item is ahead",
+        -4,
+        4,
+        of("list_softmax pairwise_hinge approx_ndcg", lambda loss, z: loss(TRUE_CLASS[:2], z * TRUE_CLASS[:2])),
+    ),
+    "preference": (
+        "how much likelier the chosen one became",
+        -4,
+        4,
+        of("dpo ipo", lambda loss, x: loss(x - 8.0, -8.0, -8.0, -8.0, beta=1.0)),
     ),
     "boxes": (
         "offset of a box of width 2",

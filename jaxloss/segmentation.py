@@ -581,7 +581,7 @@ def _tversky(
     y: Array, p: Array, w: Array | float, alpha: float | Array, beta: float | Array, smooth: float | Array
 ) -> Array:
     # alpha FP + beta FN as one sum, which takes one pass less than two.
-    if isinstance(alpha, float) and alpha == beta:
+    if isinstance(alpha, float) and isinstance(beta, float) and alpha == beta:
         wrong = alpha * _sum(w * ((1 - y) * p + y * (1 - p)))
     else:
         a, b = _of_classes(alpha, y), _of_classes(beta, y)

@@ -62,7 +62,7 @@ def test_any_axis_may_hold_the_classes(name: str):
     where = np.random.default_rng(2).random((2, 5, 4)) < 0.7
     want = loss(y, z, axis=(1, 2), where=where)
     np.testing.assert_allclose(loss(y, z, where=where), want, err_msg="the default")
-    options = {"class_weights": np.float32([1, 2, 4]), "pixel_weights": np.float32(where) + 1, "where": where}
+    options = {"class_weights": np.array([1, 2, 4], np.float32), "pixel_weights": np.float32(where) + 1, "where": where}
     weighted = loss(y, z, **options)
     for axis in (1, -2, 0):
         moved = [np.moveaxis(x, -1, axis) for x in (y, z)]
@@ -106,7 +106,7 @@ def test_integer_labels(name: str):
 def test_class_weights(name: str):
     y, z = some_masks(4)
     loss = functools.partial(LOGITS[name], reduction="none")
-    weights = np.float32([0.5, 1, 3])
+    weights = np.array([0.5, 1, 3], np.float32)
     got, plain = loss(y, z, class_weights=weights), loss(y, z)
     if name == "generalized_dice":
         p, w = np.asarray(jax.nn.softmax(z)), weights / y.sum((1, 2)) ** 2
@@ -149,7 +149,7 @@ def test_whole_pixel_weights_repeat_pixels(name: str):
 
 def test_options_of_each_class():
     y, z = some_masks(6)
-    alpha = np.float32([0.1, 0.5, 0.9])
+    alpha = np.array([0.1, 0.5, 0.9], np.float32)
     for shape in ((3,), (2, 3)):
         options = np.broadcast_to(alpha, shape)
         got = jaxloss.tversky(y, z, from_logits=True, alpha=options, beta=1 - options, smooth=options, reduction="none")
@@ -271,3 +271,12 @@ def test_pixels_where_the_classes_should_be():
     last = [np.moveaxis(x, 1, -1) for x in (y, z)]
     got = jaxloss.dice(y, z, from_logits=True, axis=(2, 3), class_axis=1)
     np.testing.assert_allclose(got, jaxloss.dice(*last, from_logits=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tversky", "focal_tversky"])
+@pytest.mark.parametrize("traced", ["alpha", "beta"])
+def test_one_option_is_traced_and_the_other_is_a_number(name: str, traced: str):
+    y, z = some_masks()
+    loss = functools.partial(getattr(jaxloss, name), y, z, from_logits=True)
+    np.testing.assert_allclose(loss(**{traced: np.float32(0.25)}), loss(**{traced: 0.25}), rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda x: loss(**{traced: x}))(0.25), loss(**{traced: 0.25}), rtol=1e-6)
