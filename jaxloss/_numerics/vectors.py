@@ -30,25 +30,39 @@ class Length(NamedTuple):
         return x * self.scale / self.divisor
 
 
-@cpu.instead(lambda *vectors: [Length(*cpu.length(x)) for x in vectors])
+def _fit(square: Array, middling: Any, small: Any, large: Any) -> Array:
+    """What belongs to a vector of this squared length."""
+    far = float(jnp.finfo(square.dtype).max) ** 0.8
+    return jnp.where(square < 1 / far, small, jnp.where(square > far, large, middling)).astype(square.dtype)
+
+
+def _scales(dtype: Any) -> list[float]:
+    return [2.0 ** int(power * jnp.finfo(dtype).maxexp) for power in (0, 0.6, -0.6)]
+
+
+def _lengths_by_largest(*vectors: Array) -> list[Length]:
+    """Of the same scales, since derivatives of the other form may be taken of these lengths."""
+    found = []
+    for x in vectors:
+        length, inner = cpu.length(x)
+        scale = _fit((length / inner) ** 2, *_scales(x.dtype))
+        found.append(Length(length * (scale / inner), scale))
+    return found
+
+
+@cpu.instead(_lengths_by_largest)
 def _lengths(*vectors: Array) -> list[Length]:
     # To scale by the largest entry would take a pass of its own. So the squares are summed at three scales in one, and
     # what is taken is the sum that lies far from both ends.
-    info = jnp.finfo(vectors[0].dtype)
-    power = int(0.6 * info.maxexp)
-    scales = [1.0, 2.0**power, 2.0**-power]
+    dtype = vectors[0].dtype
+    scales = _scales(dtype)
     terms = [(x * scale) ** 2 for x in vectors for scale in scales]
-    zeros = [jnp.zeros((), info.dtype) for _ in terms]
+    zeros = [jnp.zeros((), dtype) for _ in terms]
     sums = jax.lax.reduce(terms, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (0,))
-    far = float(info.max) ** 0.8
-
-    def of(square: Array, enlarged: Array, shrunk: Array) -> Length:
-        def choose(middle: Any, large: Any, small: Any) -> Array:
-            return jnp.where(square < 1 / far, large, jnp.where(square > far, small, middle)).astype(info.dtype)
-
-        return Length(jnp.sqrt(choose(square, enlarged, shrunk)), choose(*scales))
-
-    return [of(*sums[i : i + 3]) for i in range(0, len(sums), 3)]
+    return [
+        Length(jnp.sqrt(_fit(squares[0], *squares)), _fit(squares[0], *scales))
+        for squares in (sums[i : i + 3] for i in range(0, len(sums), 3))
+    ]
 
 
 @jax.custom_jvp
