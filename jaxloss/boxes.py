@@ -177,7 +177,9 @@ def diou(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
 
 
 @loss
-def ciou(y_true: ArrayLike, y_pred: ArrayLike, *, gate: float | Array | None = None, **units: Unpack[Units]) -> Array:
+def ciou(
+    y_true: ArrayLike, y_pred: ArrayLike, *, gate: float | ArrayLike | None = None, **units: Unpack[Units]
+) -> Array:
     """Complete IoU loss: `1 - IoU + rho^2 / c^2 + alpha v`, which also compares the aspects of the boxes.
 
     `v = 4 / pi^2 (arctan(wg / hg) - arctan(w / h))^2` and `alpha = v / (1 - IoU + v)`, which the derivative takes for a
@@ -236,7 +238,7 @@ def eiou(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
 
 @loss
 def focal_eiou(
-    y_true: ArrayLike, y_pred: ArrayLike, *, gamma: float | Array = 0.5, detach: bool = True, **units: Unpack[Units]
+    y_true: ArrayLike, y_pred: ArrayLike, *, gamma: float | ArrayLike = 0.5, detach: bool = True, **units: Unpack[Units]
 ) -> Array:
     """Focal EIoU loss: `IoU^gamma eiou`; 0 with gradient 0 where the boxes do not overlap.
 
@@ -275,7 +277,7 @@ def alpha_iou(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    power: float | Array = 3,
+    power: float | ArrayLike = 3,
     base: Literal["iou", "giou", "diou", "ciou"] = "iou",
     **units: Unpack[Units],
 ) -> Array:
@@ -316,7 +318,7 @@ def alpha_iou(
 
 
 @loss
-def siou(y_true: ArrayLike, y_pred: ArrayLike, *, theta: float | Array = 4, **units: Unpack[Units]) -> Array:
+def siou(y_true: ArrayLike, y_pred: ArrayLike, *, theta: float | ArrayLike = 4, **units: Unpack[Units]) -> Array:
     """SIoU loss: `1 - IoU + (Delta + Omega) / 2`, of the direction, the distance and the shape.
 
     With the offset (dx, dy) of the centres: `L = 2 |dx dy| / (dx^2 + dy^2)`, the sine of twice its angle;
@@ -394,8 +396,8 @@ def wiou_v2(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    iou_loss_mean: float | Array,
-    gamma: float | Array = 0.5,
+    iou_loss_mean: float | ArrayLike,
+    gamma: float | ArrayLike = 0.5,
     **units: Unpack[Units],
 ) -> Array:
     """Wise IoU loss, v2: `(L / mean)^gamma wiou_v1`; the weight is a constant for the derivative.
@@ -433,9 +435,9 @@ def wiou_v3(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    iou_loss_mean: float | Array,
-    alpha: float | Array = 1.9,
-    delta: float | Array = 3.0,
+    iou_loss_mean: float | ArrayLike,
+    alpha: float | ArrayLike = 1.9,
+    delta: float | ArrayLike = 3.0,
     **units: Unpack[Units],
 ) -> Array:
     """Wise IoU loss, v3: `r wiou_v1`, where `r = b / (delta alpha^(b - delta))` and `b = L / mean`.
@@ -477,11 +479,11 @@ def wiou_v3(
 
 @compiled
 def update_iou_loss_mean(
-    iou_loss_mean: float | Array,
+    iou_loss_mean: float | ArrayLike,
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
-    momentum: float | Array,
+    momentum: float | ArrayLike,
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Array:

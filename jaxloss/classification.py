@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxloss._contract.types import ClassStats
 from jaxloss._numerics.elementary import bce_of_logit, bce_of_probability, log_probability, softplus
-from jaxloss._numerics.rows import Row, normaliser, smoothed, take_label
+from jaxloss._numerics.rows import Row, entropy, normaliser, smoothed, take_label
 from jaxloss._numerics.scores import Logits, interpolate, read, weight_of
 from jaxloss.contract import (
     ANY,
@@ -256,18 +256,13 @@ def _with_stats(
     def penalty(y: Array, row: Logits, a: Any, weights: Any, c: Any) -> Array | float:
         return row.z_loss(c)
 
-    def entropy(y: Array, row: Logits, *_: Any) -> Array:
-        largest, log_sum = normaliser(row.row)
-        below = row.row.wide - largest
-        return log_sum - jnp.sum(jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below))
-
     loss = of(lambda y, row, a, weights, c: cross_entropy(y, row, a, weights) + row.z_loss(c))
     stats = ClassStats(
         cross_entropy=of(lambda y, row, a, weights, c: cross_entropy(y, row, a, weights)),
         z_loss=of(penalty),
         logsumexp=of(lambda y, row, *_: sum(normaliser(row.row))),
         correct=of(lambda y, row, *_: at_top(y, row)),
-        entropy=of(entropy),
+        entropy=of(lambda y, row, *_: entropy(row.row, *normaliser(row.row))),
     )
     return loss, jax.lax.stop_gradient(stats)
 

@@ -21,6 +21,7 @@ from jaxloss._contract import domains, values
 from jaxloss._contract.reduce import mean_of_means, reduce, spread
 from jaxloss._contract.refuse import check_constant, check_inputs, check_option_shape, check_units
 from jaxloss._contract.types import ClassStats, checking, current_loss, widen
+from jaxloss._numerics import rows
 from jaxloss._numerics.chunks import chunk_counts, cut, join
 from jaxloss._numerics.rows import Row, predict, sum_below
 from jaxloss._numerics.scores import interpolate, is_zero, weight_of
@@ -170,10 +171,7 @@ def _of_token(
         if isinstance(option, Array):
             inside &= domain.holds(option)
     cross_entropy, penalty, correct = (jnp.where(inside, x, jnp.nan) for x in (cross_entropy, penalty, correct))
-    unsure = jnp.zeros_like(log_sum)
-    if entropy:
-        below = z - largest
-        unsure = log_sum - jnp.sum(jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below))
+    unsure = rows.entropy(row, largest, log_sum) if entropy else jnp.zeros_like(log_sum)
     return cross_entropy + penalty, ClassStats(cross_entropy, penalty, logsumexp, correct, unsure)
 
 

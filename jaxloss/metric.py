@@ -69,7 +69,7 @@ def triplet(
     positive: ArrayLike,
     negative: ArrayLike,
     *,
-    margin: float | Array = 1.0,
+    margin: float | ArrayLike = 1.0,
     power: int = 2,
     swap: bool = False,
     axis: int = -1,
@@ -120,7 +120,7 @@ def contrastive(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    margin: float | Array = 1.0,
+    margin: float | ArrayLike = 1.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> Array:
@@ -167,7 +167,7 @@ def cosine_embedding(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    margin: float | Array = 0.0,
+    margin: float | ArrayLike = 0.0,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> Array:
@@ -208,7 +208,7 @@ def cosine_embedding(
 
 @loss
 def hinge_embedding(
-    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, **units: Unpack[Units]
+    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | ArrayLike = 1.0, **units: Unpack[Units]
 ) -> Array:
     """Hinge embedding loss of distances d: `d` where y = 1, `max(0, margin - d)` where y = -1.
 
@@ -259,7 +259,7 @@ def margin_ranking(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    margin: float | Array = 0.0,
+    margin: float | ArrayLike = 0.0,
     **units: Unpack[Units],
 ) -> Array:
     """Margin ranking loss of two scores: `max(0, margin - y (first - second))`.
@@ -353,7 +353,7 @@ def info_nce(
     queries: ArrayLike,
     keys: ArrayLike,
     *,
-    temperature: float | Array = 0.07,
+    temperature: float | ArrayLike = 0.07,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -395,7 +395,7 @@ def clip(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    temperature: float | Array = 0.07,
+    temperature: float | ArrayLike = 0.07,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -435,8 +435,8 @@ def siglip(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    temperature: float | Array = 0.1,
-    bias: float | Array = -10.0,
+    temperature: float | ArrayLike = 0.1,
+    bias: float | ArrayLike = -10.0,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -482,7 +482,7 @@ def nt_xent(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    temperature: float | Array = 0.5,
+    temperature: float | ArrayLike = 0.5,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -526,7 +526,7 @@ def sup_con(
     labels: ArrayLike,
     embeddings: ArrayLike,
     *,
-    temperature: float | Array = 0.1,
+    temperature: float | ArrayLike = 0.1,
     axis_name: str | tuple[str, ...] | None = None,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,

@@ -57,8 +57,8 @@ def dpo(
     reference_chosen: ArrayLike,
     reference_rejected: ArrayLike,
     *,
-    beta: float | Array = 0.1,
-    label_smoothing: float | Array = 0.0,
+    beta: float | ArrayLike = 0.1,
+    label_smoothing: float | ArrayLike = 0.0,
     **units: Unpack[Units],
 ) -> Array:
     """Direct preference optimisation: `-log sigmoid(beta h)`, where h is by how much the policy prefers the chosen one.
@@ -117,7 +117,7 @@ def ipo(
     reference_chosen: ArrayLike,
     reference_rejected: ArrayLike,
     *,
-    beta: float | Array = 0.1,
+    beta: float | ArrayLike = 0.1,
     **units: Unpack[Units],
 ) -> Array:
     """Identity preference optimisation: `(h - 1 / (2 beta))^2`, h as in `dpo`.
@@ -164,8 +164,8 @@ def simpo(
     chosen: ArrayLike,
     rejected: ArrayLike,
     *,
-    beta: float | Array = 2.0,
-    gamma: float | Array = 0.5,
+    beta: float | ArrayLike = 2.0,
+    gamma: float | ArrayLike = 0.5,
     **units: Unpack[Units],
 ) -> Array:
     """Simple preference optimisation, without a reference: `-log sigmoid(beta (chosen - rejected) - gamma)`.
@@ -204,10 +204,10 @@ def kto(
     policy: ArrayLike,
     reference: ArrayLike,
     *,
-    beta: float | Array = 0.1,
-    kl: float | Array = 0.0,
-    desirable_weight: float | Array = 1.0,
-    undesirable_weight: float | Array = 1.0,
+    beta: float | ArrayLike = 0.1,
+    kl: float | ArrayLike = 0.0,
+    desirable_weight: float | ArrayLike = 1.0,
+    undesirable_weight: float | ArrayLike = 1.0,
     **units: Unpack[Units],
 ) -> Array:
     """Kahneman-Tversky optimisation, of sequences without a partner: `w sigmoid(-beta (r - kl))` of a desirable one.
@@ -267,7 +267,7 @@ def kto(
 
 
 @loss
-def orpo(chosen: ArrayLike, rejected: ArrayLike, *, beta: float | Array = 0.1, **units: Unpack[Units]) -> Array:
+def orpo(chosen: ArrayLike, rejected: ArrayLike, *, beta: float | ArrayLike = 0.1, **units: Unpack[Units]) -> Array:
     """Odds ratio preference optimisation, without a reference: `-log p - beta log sigmoid(log odds ratio)`.
 
     The odds ratio is `p / (1 - p)` over `q / (1 - q)`, with p and q the geometric means of the probabilities of the
@@ -307,9 +307,9 @@ def grpo(
     old: ArrayLike,
     *,
     reference: ArrayLike | None = None,
-    epsilon: float | Array = 0.2,
-    epsilon_high: float | Array | None = None,
-    beta: float | Array = 0.04,
+    epsilon: float | ArrayLike = 0.2,
+    epsilon_high: float | ArrayLike | None = None,
+    beta: float | ArrayLike = 0.04,
     **units: Unpack[Units],
 ) -> Array:
     """The clipped objective of group relative policy optimisation, and of PPO: `-min(r A, clip(r) A) + beta KL`.

@@ -105,7 +105,7 @@ def ranknet(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Un
 
 @loss
 def pairwise_hinge(
-    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | Array = 1.0, axis: int = -1, **units: Unpack[Units]
+    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | ArrayLike = 1.0, axis: int = -1, **units: Unpack[Units]
 ) -> Array:
     """Pairwise hinge: the mean of `max(0, margin - (z_i - z_j))` over the pairs of a list, `y_i > y_j`.
 
@@ -187,7 +187,12 @@ def list_mle(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: U
 
 @loss
 def approx_ndcg(
-    y_true: ArrayLike, y_pred: ArrayLike, *, temperature: float | Array = 1.0, axis: int = -1, **units: Unpack[Units]
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    temperature: float | ArrayLike = 1.0,
+    axis: int = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """1 - NDCG, with smooth ranks: `1 - sum_i g_i / log2(1 + r_i) / ideal`, where `g_i = 2^y_i - 1`.
 

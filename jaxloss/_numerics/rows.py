@@ -100,6 +100,12 @@ class Classes(NamedTuple):
 # What a row says of one class, and of all
 
 
+def entropy(row: Row, largest: Array, log_sum: Array) -> Array:
+    """-sum_k p_k log p_k, from the normaliser; an excluded class, of logit -inf, adds nothing."""
+    below = row.wide - largest
+    return log_sum - jnp.sum(jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below))
+
+
 @jax.custom_jvp
 def surprisal(row: Row, label: Array) -> Array:
     """-log softmax(z)[label]."""
