@@ -160,6 +160,34 @@ def options(row: Row, key: str) -> None:
         call(np.ones((1,), np.float32), *(x[0] for x in arrays))
 
 
+def numbers_of(row: Row) -> dict[str, float]:
+    """The options that are numbers, as the row or else the signature has them."""
+    loss = jl.LOSSES[row.name]
+    given = {p.name: row.options.get(p.name, p.default) for p in inspect.signature(loss).parameters.values()}
+    return {key: x for key, x in given.items() if isinstance(x, float)}
+
+
+# Of each loss the row with the most options.
+WITH_SEVERAL = [
+    row
+    for row in {row.name: row for row in sorted(ROWS, key=lambda row: len(numbers_of(row)))}.values()
+    if len(numbers_of(row)) > 1
+]
+
+
+@rule("1 options match the units from the right", WITH_SEVERAL)
+def one_option_traced(row: Row) -> None:
+    """Each option may be traced while those beside it are constants."""
+    loss, arrays, numbers = row.judged(jl.LOSSES[row.name]), row.make((2,)), numbers_of(row)
+
+    def one_traced(arrays: Any, traced: Any) -> Any:
+        one = lambda **options: loss(*arrays, **{**row.options, **numbers, **options}, reduction="none")  # noqa: E731
+        return one(), {key: one(**{key: x}) for key, x in traced.items()}
+
+    constant, traced = run(one_traced, arrays, {key: np.float32(x) for key, x in numbers.items()})
+    close(traced, dict.fromkeys(numbers, constant), "one option traced", rtol=2e-6)
+
+
 @rule("1 options match the units from the right", [(row, AxisType.Explicit) for row in of("regression", "focal")[-2:]])
 def options_over_devices(row: Row, kind: AxisType) -> None:
     """An option with an axis fits units that are spread over a mesh."""

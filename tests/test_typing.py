@@ -21,6 +21,7 @@ CORRECT = (
     "jl.huber(0.0, p, delta=jnp.ones(()), reduction=lambda losses, weights: jnp.sum(losses * weights)).dtype",
     "jax.grad(jl.mse, argnums=1)(y, p)",
     "jl.huber(y, p, delta=np.float32(0.3)), jl.quantile(y, p, level=[0.1, 0.9]), jl.bce(y, p, pos_weight=np.ones(2))",
+    "jl.ciou(y, p, gate=np.float32(0.5)), jl.orpo(y, p, beta=[0.1, 0.2]), jl.pairwise_hinge(y, p, margin=np.ones(()))",
     "jl.mse(y, p, reduction=lambda losses, weights: (jnp.sum(losses), jnp.sum(weights)))",
     "jl.mse(y, Held(), weights=Held()), jl.huber(y, p, delta=Held())",
     "jl.checked(jl.huber)(y, [1.0, 2.0], delta=2.0, where=y > 0).dtype",
