@@ -42,17 +42,20 @@ def test_code_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str])
 
 # By topic, the checks of contract.py, and the rules of test_rules.py by number, that hold the losses to it.
 KEPT_BY: dict[str, tuple[str | int, ...]] = {
-    "order": ("signature", "lists", "integers"),
+    "order": ("signature", "lists", "integers", "dtypes"),
     "units": ("value", "documentation"),
     "shapes": ("shapes", "from_the_left", "value"),
     "`where`": ("mask", "nothing_left", "masks_and_weights_refused"),
-    "`weights`": ("weights", "zero_weight", "from_the_left"),
+    "`weights`": ("weights", "zero_weight", "from_the_left", 5),
     "`reduction`": ("reductions", "nothing_left", 7, 15),
     "dtype": ("precision", "integers", 4),
     "options": ("traced_options", "one_trace", "options_refused", 1, 3),
-    "transformations": ("transformations", "gradient", "inside_scan", "explicit_sharding", "inside_shard_map", 11),
-    "numerics": ("hard_inputs", "hard_mixtures", "ties"),
-    "outside the domain": ("outside_domain", "labels_outside", "nan_is_loud", 5),
+    "transformations": (
+        *("transformations", "one_example", "gradient", "inside_scan"),
+        *("automatic_sharding", "explicit_sharding", "inside_shard_map", 11),
+    ),
+    "numerics": ("hard_inputs", "hard_bfloat16", "hard_float64", "hard_mixtures", "ties"),
+    "outside the domain": ("outside_domain", "labels_outside", "nan_is_loud", "dtypes", "options_refused", 5, 9),
 }
 
 

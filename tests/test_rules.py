@@ -7,6 +7,7 @@ passed.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import os
 import pickle
@@ -719,6 +720,25 @@ def option_outside(row: Row, key: str) -> None:
         close(g[:, kept], np.stack([of_one[kept]] * len(bad)), "the gradient of the other units")
 
 
+@rule("5 outside the domain is NaN, with zero gradient", ["mse", "sparse_cce", "linear_cce"])
+def negative_weights(name: str) -> None:
+    """Negative weights, as of advantages, are legal: they turn the sign, and `checked` does not complain."""
+    labels, kernel = np.array([0, 2, 1]), np.eye(3, dtype=np.float32)
+    y, loss = {
+        "mse": (np.array([0.5, -1, 2], np.float32), lambda y, z, **units: jl.mse(y, z[:, 0], **units)),
+        "sparse_cce": (labels, functools.partial(jl.sparse_cce, from_logits=True)),
+        "linear_cce": (labels, lambda y, z, **units: jl.linear_cce(y, z, kernel, **units)),
+    }[name]
+    z, w = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32), np.array([-2, 1, -0.5], np.float32)
+    each = np.asarray(loss(y, z, reduction="none"))
+    slopes = np.asarray(jax.grad(lambda z: jnp.sum(loss(y, z, reduction="none")))(z))  # each row is of its own unit
+    for reduction, total in (("sum", 1), ("mean", w.sum())):
+        of = functools.partial(loss, y, weights=w, reduction=reduction)
+        want = (w * each).sum() / total, w[:, None] * slopes / total
+        close(run(jax.value_and_grad(of), z), want, reduction, rtol=1e-5)
+        close(jl.checked(of)(z), want[0], f"checked, {reduction}", rtol=1e-5)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Layouts
 
@@ -996,7 +1016,8 @@ def divergences() -> None:
 
 @rule("16 clients")
 def pickled() -> None:
-    """The table of losses, and each loss, can be pickled and copied."""
+    """The table of losses, and each loss, can be pickled and copied; a loss in `checked` can be copied."""
+    assert copy.deepcopy(jl.checked(jl.mse))([1.0], [3.0]) == 4
     for again in (pickle.loads(pickle.dumps(jl.LOSSES)), copy.deepcopy(jl.LOSSES)):
         assert dict(again) == dict(jl.LOSSES)
     refuses(TypeError, (), setitem, jl.LOSSES, "mse", None)
