@@ -185,6 +185,22 @@ def sup_con(labels: Array, x: Array, temperature: float = 0.1, where: Array | No
     return mean_where((count > 0) & (True if where is None else where), losses)
 
 
+def of_labels(labels: Array, x: Array, where: Array | None) -> tuple[Array, Array, Array]:
+    x = x / norm(x)[:, None]
+    exists = jnp.ones(len(x), bool) if where is None else where
+    same = labels[:, None] == labels
+    return x @ x.T, same & ~jnp.eye(len(x), dtype=bool) & exists, ~same & exists
+
+
+def multi_similarity(
+    labels: Array, x: Array, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5, where: Array | None = None
+) -> Array:
+    s, alike, unlike = of_labels(labels, x, where)
+    near = jnp.sum(jnp.where(alike, jnp.exp(-alpha * (s - base)), 0), -1)
+    far = jnp.sum(jnp.where(unlike, jnp.exp(beta * (s - base)), 0), -1)
+    return mean_of_members(jnp.log1p(near) / alpha + jnp.log1p(far) / beta, where)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # likelihoods
 

@@ -172,6 +172,16 @@ def turned(x: Any) -> Array:
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
 
 
+def half_turned(loss: Callable[..., Array], option: str, *values: float) -> Curve:
+    """Two labels, one embedding of each turned, the others where they were."""
+    labels = np.array([0, 0, 1, 1])
+
+    def of(x: Array, value: float) -> Array:
+        return loss(labels, jnp.concatenate([turned(x), turned(0.0)]), **{option: value})
+
+    return Curve(of, -np.pi, np.pi, "angle by which half of the embeddings are turned", option, values)
+
+
 def batch(loss: Callable[..., Array], *temperatures: float) -> Curve:
     """Four pairs of embeddings; the second ones are turned away from the first."""
 
@@ -854,15 +864,16 @@ CARDS: dict[str, Card] = {
         r" \frac{e^{\cos(v_i, v_p) / T}}{\sum_{j \ne i} e^{\cos(v_i, v_j) / T}}",
         "embeddings of the same label shall come together",
         METRIC,
-        ("nt_xent", "triplet"),
-        Curve(
-            lambda x, t: jl.sup_con(np.array([0, 0, 1, 1]), jnp.concatenate([turned(x), turned(0.0)]), temperature=t),
-            -np.pi,
-            np.pi,
-            "angle by which half of the embeddings are turned",
-            "temperature",
-            (0.1, 0.5, 1.0),
-        ),
+        ("nt_xent", "multi_similarity", "triplet"),
+        half_turned(jl.sup_con, "temperature", 0.1, 0.5, 1.0),
+    ),
+    "multi_similarity": Card(
+        r"\frac{1}{\alpha} \log\left(1 + \sum_p e^{-\alpha (\cos_p - b)}\right)"
+        r" + \frac{1}{\beta} \log\left(1 + \sum_n e^{\beta (\cos_n - b)}\right)",
+        "embeddings of the same label shall come together, and the nearest of other labels matter most",
+        METRIC,
+        ("sup_con", "triplet"),
+        half_turned(jl.multi_similarity, "beta", 2.0, 10.0, 50.0),
     ),
     # ranking
     "list_softmax": Card(

@@ -50,6 +50,7 @@ __all__ = [
     "hinge_embedding",
     "info_nce",
     "margin_ranking",
+    "multi_similarity",
     "nt_xent",
     "siglip",
     "sup_con",
@@ -581,6 +582,63 @@ def sup_con(
     )
 
 
+@loss
+def multi_similarity(
+    labels: ArrayLike,
+    embeddings: ArrayLike,
+    *,
+    alpha: float | Array = 2.0,
+    beta: float | Array = 50.0,
+    base: float | Array = 0.5,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """Multi-similarity: `log(1 + sum exp(-alpha (s_p - base))) / alpha + log(1 + sum exp(beta (s_n - base))) / beta`.
+
+    s are the cosines of a member with the others: s_p with those of its label, s_n with those of other labels. An empty
+    sum is 0, so a member whose label no other has is only pushed away from the others. All pairs count; the paper
+    leaves out easy ones first.
+
+    Args:
+      labels: (..., n) integers, any.
+      embeddings: (..., n, d), of any length; a vector of zeros has cosine 0 with every other and zero gradient.
+      alpha: above 0, how much the farthest of the own label outweigh the others of it.
+      beta: above 0, how much the nearest of other labels outweigh the others.
+      base: the cosine that those of the own label shall exceed, and those of other labels shall not. Each of the three
+        is one number, or one for each member.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over members; with `reduction="none"` one loss per member, shape (..., n).
+
+    Raises:
+      ValueError: shapes that do not fit, an alpha or beta that is not positive. TypeError: labels of floating dtype.
+
+    Example:
+      >>> print(multi_similarity([7, 7], [[1.0, 0.0], [3.0, 0.0]], base=1.0))  # log(1 + 1) / 2
+      0.3465736
+
+    Source: Wang et al. 2019, arXiv 1904.06627, equation 15, where base = 1. No function of optax, Keras or PyTorch
+    computes it; pytorch_metric_learning.losses.MultiSimilarityLoss has these defaults.
+    """
+
+    def members(
+        labels: Array,
+        x: Array,
+        exists: Array,
+        alpha: float | Array,
+        beta: float | Array,
+        base: float | Array,
+    ) -> Array:
+        s, alike, unlike = _cosines(labels, x, exists, axis_name)
+        above, a, b = s - _each(base, x), _each(alpha, x), _each(beta, x)
+        return _log1p_sum_exp(-a * above, alike) / a[:, 0] + _log1p_sum_exp(b * above, unlike) / b[:, 0]
+
+    inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
+    options = {"alpha": (alpha, POSITIVE), "beta": (beta, POSITIVE), "base": (base, NUMBER.domain)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
 def _counted(
     labels: Array,
     embeddings: Array,
@@ -613,6 +671,22 @@ def _alike_and_other(labels: Array, exists: Array, axis_name: str | tuple[str, .
     all_labels, candidate = all_members(labels, exists, axis_name=axis_name)
     other = candidate[None] & ~_own(len(labels), len(all_labels), axis_name)
     return other & (labels[:, None] == all_labels[None]), other
+
+
+def _cosines(
+    labels: Array, x: Array, exists: Array, axis_name: str | tuple[str, ...] | None
+) -> tuple[Array, Array, Array]:
+    """Those of each anchor with each candidate; which candidates are others of its label, and which of another one."""
+    x, labels, exists = all_members(unit(x), labels, exists)
+    alike, other = _alike_and_other(labels, exists, axis_name)
+    (candidates,) = all_members(x, axis_name=axis_name)
+    return _products(x, candidates), alike, other & ~alike
+
+
+def _log1p_sum_exp(z: Array, counts: Array) -> Array:
+    """log(1 + sum exp(z)) along the last axis, over those that count: exact also where it is small."""
+    top, log_total = _log_sum_exp(jnp.where(counts, z, -jnp.inf))
+    return jnp.where(jnp.any(counts, axis=-1), softplus(top + log_total), 0)
 
 
 def _log_sum_exp(z: Array) -> tuple[Array, Array]:
@@ -657,6 +731,4 @@ def _surprise(
     others = candidate[None] & ~_own(len(queries), len(candidate), axis_name)
     scale = _each(temperature, queries)
     above = [(_products(queries, x) - own_score[:, None]) / scale for x in sides]
-    above = jnp.concatenate([jnp.where(others, x, -jnp.inf) for x in above], axis=-1)
-    top, log_total = _log_sum_exp(above)
-    return jnp.where(jnp.any(others, axis=-1), softplus(top + log_total), 0)
+    return _log1p_sum_exp(jnp.concatenate(above, axis=-1), jnp.concatenate([others] * len(sides), axis=-1))

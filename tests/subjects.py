@@ -609,6 +609,13 @@ METRIC_LOSSES = (
         lambda labels, x: 8.0,
     ),
     Subject(
+        "multi_similarity",
+        LABELLED_SETS,
+        {**EMBEDDED, "homogeneous": (0, (1,))},
+        {"least": "even the best cosines cost something, and not all of them are possible together"},
+        size=lambda labels, x: 8.0,
+    ),
+    Subject(
         "nt_xent",
         SETS,
         {**EMBEDDED, "symmetric": True, "homogeneous": (0, BOTH)},

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 import jaxloss
 
 SETS = ("info_nce", "clip", "siglip", "nt_xent")
+OF_LABELS = ("sup_con", "multi_similarity")
 ORACLE = next(row.oracle for row in ROWS if row.name == "sup_con")
 ORACLES = {row.name: row.oracle for row in ROWS if row.name in SETS}
 
@@ -116,16 +117,48 @@ def test_members_without_another_of_their_label():
     assert (slope == 0).all()
 
 
-def test_labels_on_several_devices():
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_labels_on_several_devices(name: str):
+    loss = jaxloss.LOSSES[name]
     x, labels = embeddings(16)[0], np.arange(16) % 5
     where = np.arange(16) % 3 != 1
     axes = ("data", "model")
     mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
 
     def mean(labels: Any, x: Any, where: Any) -> Any:
-        return jaxloss.sup_con(labels, x, where=where, axis_name=axes, reduction=jaxloss.mean_over(axes))
+        return loss(labels, x, where=where, axis_name=axes, reduction=jaxloss.mean_over(axes))
 
     spread = jax.shard_map(mean, mesh=mesh, in_specs=(P(axes),) * 3, out_specs=P())
-    want = run(jax.value_and_grad(lambda x: jaxloss.sup_con(labels, x, where=where)), x)
+    want = run(jax.value_and_grad(lambda x: loss(labels, x, where=where)), x)
     spoiled = np.where(where[:, None], x, np.nan)
     close(run(jax.value_and_grad(lambda x: spread(labels, x, where)), spoiled), want, "spread", rtol=4e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_labels_that_are_masked(name: str):
+    """They are neither anchors nor candidates; nor does a vector of zeros, or a duplicate, make a NaN."""
+    loss, x, labels = jaxloss.LOSSES[name], embeddings(9)[0], np.arange(9) % 3
+    where = np.array([True, True, False, True, True, True, False, True, True])
+    x[3], x[4] = x[0], 0
+    want, slope = run(jax.value_and_grad(lambda x: loss(labels[where], x)), x[where])
+    for given in (x, np.where(where[:, None], x, np.nan)):
+        value, got = run(jax.value_and_grad(lambda x: loss(labels, x, where=where)), given)
+        close((value, got[where]), (want, slope), "as without them", rtol=2e-6, atol=1e-6)
+        assert (got[~where] == 0).all()
+    value, got = run(jax.value_and_grad(lambda x: loss(labels, x, where=where & False)), x)
+    assert value == 0
+    assert (got == 0).all()
+    assert loss([4], [[1.0, 2.0]]) == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("name", ["multi_similarity"])
+def test_steep_losses_of_labels(name: str, dtype: Any):
+    """At their large factors, of half precision, with members that are almost alike."""
+    labels, (x, noise) = np.arange(12) // 3, embeddings(12)
+    x = (x[3 * labels] + noise / 8).astype(dtype)
+    row = next(row for row in ROWS if row.name == name)
+    value, slope = run(jax.value_and_grad(lambda x: jaxloss.LOSSES[name](labels, x)), x)
+    np.testing.assert_allclose(value, row.oracle(labels, np.asarray(x, np.float64)).mean(), rtol=2e-5)
+    assert np.isfinite(np.asarray(slope, np.float32)).all()
+    assert (np.asarray(slope, np.float32) != 0).any()

@@ -123,6 +123,26 @@ def sup_con(labels, x, temperature=0.1):
     return np.where(count > 0, surprise.sum(-1) / np.maximum(count, 1), 0)
 
 
+def of_labels(labels, x):
+    """The cosines of all pairs; which are others of the same label, and which of another one."""
+    x = x / np.sqrt((x**2).sum(-1, keepdims=True))
+    same = labels[..., :, None] == labels[..., None, :]
+    return scores(x, x), same & (np.eye(x.shape[-2]) == 0), ~same
+
+
+def multi_similarity(labels, x, alpha=2.0, beta=50.0, base=0.5):
+    s, alike, unlike = of_labels(labels, x)
+    alpha, beta, base = map(column, (alpha, beta, base))
+    near = np.where(alike, np.exp(-alpha * (s - base)), 0).sum(-1)
+    far = np.where(unlike, np.exp(beta * (s - base)), 0).sum(-1)
+    return np.log1p(near) / alpha[..., 0] + np.log1p(far) / beta[..., 0]
+
+
+def in_turn(rng, batch):
+    labels = np.broadcast_to(np.arange(batch[-1]) % 2, batch) if batch else np.zeros((), int)
+    return labels.astype(int), rng.normal(size=(*batch, CLASSES))
+
+
 def labelled(rng, batch):
     labels = np.zeros(batch, int) if not batch or batch[-1] < 8 else np.broadcast_to(np.arange(batch[-1]) >= 4, batch)
     return labels.astype(int), rng.normal(size=(*batch, CLASSES))
@@ -246,6 +266,15 @@ ROWS = (
         names=("labels", "embeddings"),
         coupled=True,
         refused=TEMPERATURES,
+    ),
+    Row(
+        "multi_similarity",
+        in_turn,
+        multi_similarity,
+        {"alpha": 1.5, "beta": 3.0, "base": 0.25},
+        names=("labels", "embeddings"),
+        coupled=True,
+        refused=({"alpha": 0.0}, {"beta": -1.0}, {"base": float("nan")}),
     ),
     Row("byol", vectors, byol, detached=(0,), hard=every(HARD_VECTORS, HARD_VECTORS), ties=([ZERO], [ZERO])),
 )
