@@ -396,7 +396,7 @@ def embeddings(size: Sizes) -> Iterator[Cell]:
     for loss in ("info_nce", "clip", "siglip", "nt_xent"):
         pairs = row(size.members, loss, getattr(plain, loss), kinds=("real", "real"))
         yield dataclasses.replace(pairs, by=(0, 1), masks_itself=True)
-    for loss in ("sup_con", "multi_similarity"):
+    for loss in ("sup_con", "multi_similarity", "circle"):
         members = row(size.members, loss, getattr(plain, loss), kinds=("label", "real"))
         yield dataclasses.replace(members, masks_itself=True)
     yield cell("byol", plain.byol, kinds=("real", "real"))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import log_sigmoid, log_softmax, sigmoid, softmax
-from jax.scipy.special import gammaln, xlogy
+from jax.scipy.special import gammaln, logsumexp, xlogy
 
 EPS = 1e-7  # of the detection and segmentation toolboxes
 Axis = int | tuple[int, ...]
@@ -199,6 +199,15 @@ def multi_similarity(
     near = jnp.sum(jnp.where(alike, jnp.exp(-alpha * (s - base)), 0), -1)
     far = jnp.sum(jnp.where(unlike, jnp.exp(beta * (s - base)), 0), -1)
     return mean_of_members(jnp.log1p(near) / alpha + jnp.log1p(far) / beta, where)
+
+
+def circle(labels: Array, x: Array, margin: float = 0.4, gamma: float = 80.0, where: Array | None = None) -> Array:
+    s, alike, unlike = of_labels(labels, x, where)
+    weights = [jax.lax.stop_gradient(jax.nn.relu(w)) for w in (1 + margin - s, s + margin)]
+    near = logsumexp(jnp.where(alike, -gamma * weights[0] * (s - 1 + margin), -jnp.inf), axis=-1)
+    far = logsumexp(jnp.where(unlike, gamma * weights[1] * (s - margin), -jnp.inf), axis=-1)
+    both = jnp.any(alike, -1) & jnp.any(unlike, -1)
+    return mean_of_members(jnp.where(both, jax.nn.softplus(near + far), 0), where)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -872,8 +872,16 @@ CARDS: dict[str, Card] = {
         r" + \frac{1}{\beta} \log\left(1 + \sum_n e^{\beta (\cos_n - b)}\right)",
         "embeddings of the same label shall come together, and the nearest of other labels matter most",
         METRIC,
-        ("sup_con", "triplet"),
+        ("sup_con", "circle", "triplet"),
         half_turned(jl.multi_similarity, "beta", 2.0, 10.0, 50.0),
+    ),
+    "circle": Card(
+        r"\log\left(1 + \sum_n e^{\gamma a_n (\cos_n - m)} \sum_p e^{-\gamma a_p (\cos_p - 1 + m)}\right),"
+        r"\quad a_n = \max(0, \cos_n + m),\ a_p = \max(0, 1 + m - \cos_p)",
+        "embeddings of the same label shall come together, and the pairs that are farthest off matter most",
+        METRIC,
+        ("multi_similarity", "sup_con"),
+        half_turned(jl.circle, "gamma", 2.0, 8.0, 32.0),
     ),
     # ranking
     "list_softmax": Card(

@@ -91,6 +91,7 @@ from jaxloss.margin import (
 )
 from jaxloss.metric import (
     byol,
+    circle,
     clip,
     contrastive,
     cosine_embedding,
@@ -136,6 +137,7 @@ __all__ = [
     "charbonnier",
     "checked",
     "ciou",
+    "circle",
     "clip",
     "contrastive",
     "cosine_distance",

@@ -24,6 +24,7 @@ from jaxloss._numerics.vectors import cosine_apart, distance, unit
 from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
+    FRACTION,
     NUMBER,
     NUMBERS,
     POSITIVE,
@@ -44,6 +45,7 @@ from jaxloss.contract import (
 
 __all__ = [
     "byol",
+    "circle",
     "clip",
     "contrastive",
     "cosine_embedding",
@@ -636,6 +638,58 @@ def multi_similarity(
 
     inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
     options = {"alpha": (alpha, POSITIVE), "beta": (beta, POSITIVE), "base": (base, NUMBER.domain)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def circle(
+    labels: ArrayLike,
+    embeddings: ArrayLike,
+    *,
+    margin: float | Array = 0.4,
+    gamma: float | Array = 80.0,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """Circle loss: `log(1 + sum_n exp(gamma a_n (s_n - m)) sum_p exp(-gamma a_p (s_p - 1 + m)))`, with m the margin.
+
+    s_p are the cosines of a member with the others of its label, s_n those with other labels. Each has a weight of its
+    own that grows with its error, `a_p = max(0, 1 + m - s_p)` and `a_n = max(0, s_n + m)`, constant for the derivative.
+    A member that lacks either kind of others costs 0, and is counted by the mean.
+
+    Args:
+      labels: (..., n) integers, any.
+      embeddings: (..., n, d), of any length; a vector of zeros has cosine 0 with every other and zero gradient.
+      margin: how far s_p may stay below 1, and s_n above 0, between 0 and 1.
+      gamma: above 0, the scale. Each of the two is one number, or one for each member.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over members; with `reduction="none"` one loss per member, shape (..., n).
+
+    Raises:
+      ValueError: shapes that do not fit, a margin outside [0, 1], a gamma that is not positive. TypeError: labels of
+      floating dtype.
+
+    Example:
+      >>> x = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+      >>> print(circle([7, 7, 9], x, margin=0.5, gamma=4.0))  # log(1 + exp(-1) exp(-1)), 0
+      0.08461867
+
+    Source: Sun et al. 2020, arXiv 2002.10857, equations 4 to 6. Agrees with keras.losses.Circle, which
+    differentiates the weights, too, and whose mean does not count what costs 0.
+    """
+
+    def members(labels: Array, x: Array, exists: Array, margin: float | Array, gamma: float | Array) -> Array:
+        s, alike, unlike = _cosines(labels, x, exists, axis_name)
+        held, m, scale = jax.lax.stop_gradient(s), _each(margin, x), _each(gamma, x)
+        near = _log_sum_exp(jnp.where(alike, -scale * relu0(1 + m - held) * (s - (1 - m)), -jnp.inf))
+        far = _log_sum_exp(jnp.where(unlike, scale * relu0(held + m) * (s - m), -jnp.inf))
+        both = jnp.any(alike, axis=-1) & jnp.any(unlike, axis=-1)
+        return jnp.where(both, softplus(sum(near) + sum(far)), 0)
+
+    inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
+    options = {"margin": (margin, FRACTION), "gamma": (gamma, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
 

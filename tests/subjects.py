@@ -616,6 +616,14 @@ METRIC_LOSSES = (
         size=lambda labels, x: 8.0,
     ),
     Subject(
+        "circle",
+        LABELLED_SETS,
+        {**EMBEDDED, "homogeneous": (0, (1,))},
+        {"least": "even the best cosines cost something, and not all of them are possible together"},
+        {"gamma": 4.0},
+        lambda labels, x: 32.0,
+    ),
+    Subject(
         "nt_xent",
         SETS,
         {**EMBEDDED, "symmetric": True, "homogeneous": (0, BOTH)},

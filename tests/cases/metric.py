@@ -138,9 +138,31 @@ def multi_similarity(labels, x, alpha=2.0, beta=50.0, base=0.5):
     return np.log1p(near) / alpha[..., 0] + np.log1p(far) / beta[..., 0]
 
 
-def in_turn(rng, batch):
-    labels = np.broadcast_to(np.arange(batch[-1]) % 2, batch) if batch else np.zeros((), int)
+def circle(labels, x, margin=0.4, gamma=80.0):
+    s, alike, unlike = of_labels(labels, x)
+    held = of_labels(labels, still(x))[0]
+    m, gamma = column(margin), column(gamma)
+    near = np.where(alike, np.exp(-gamma * np.maximum(1 + m - held, 0) * (s - 1 + m)), 0).sum(-1)
+    far = np.where(unlike, np.exp(gamma * np.maximum(held + m, 0) * (s - m)), 0).sum(-1)
+    return np.log1p(near * far)
+
+
+GRID = 32
+
+
+def still(x):
+    """Embeddings of the grid where they are, without the small steps by which differences are taken."""
+    return np.held(x) if np.is_exact(x) else np.round(GRID * x) / GRID
+
+
+def in_pairs(rng, batch):
+    labels = np.broadcast_to(np.arange(batch[-1]) // 2 % 2, batch) if batch else np.zeros((), int)
     return labels.astype(int), rng.normal(size=(*batch, CLASSES))
+
+
+def in_pairs_on_grid(rng, batch):
+    labels, x = in_pairs(rng, batch)
+    return labels, np.round(GRID * x) / GRID
 
 
 def labelled(rng, batch):
@@ -269,12 +291,22 @@ ROWS = (
     ),
     Row(
         "multi_similarity",
-        in_turn,
+        in_pairs,
         multi_similarity,
         {"alpha": 1.5, "beta": 3.0, "base": 0.25},
         names=("labels", "embeddings"),
         coupled=True,
         refused=({"alpha": 0.0}, {"beta": -1.0}, {"base": float("nan")}),
+    ),
+    Row(
+        "circle",
+        in_pairs_on_grid,
+        circle,
+        {"margin": 0.25, "gamma": 2.0},
+        names=("labels", "embeddings"),
+        coupled=True,
+        frozen=True,
+        refused=({"margin": -0.5}, {"margin": 1.5}, {"gamma": 0.0}),
     ),
     Row("byol", vectors, byol, detached=(0,), hard=every(HARD_VECTORS, HARD_VECTORS), ties=([ZERO], [ZERO])),
 )
