@@ -90,10 +90,12 @@ from jaxloss.margin import (
     squared_hinge,
 )
 from jaxloss.metric import (
+    arcface,
     byol,
     circle,
     clip,
     contrastive,
+    cosface,
     cosine_embedding,
     hinge_embedding,
     info_nce,
@@ -124,6 +126,7 @@ __all__ = [
     "ClassStats",
     "alpha_iou",
     "approx_ndcg",
+    "arcface",
     "balanced_l1",
     "barron",
     "bce",
@@ -140,6 +143,7 @@ __all__ = [
     "circle",
     "clip",
     "contrastive",
+    "cosface",
     "cosine_distance",
     "cosine_embedding",
     "ctc",

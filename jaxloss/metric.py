@@ -11,6 +11,8 @@ the mesh the members are spread: each device has its own anchors, and the candid
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Unpack
 
 import jax
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract.reduce import spread
+from jaxloss._contract.refuse import check_constant
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
 from jaxloss._numerics.vectors import cosine_apart, distance, unit
@@ -32,22 +35,27 @@ from jaxloss.contract import (
     SIGN,
     TARGET,
     ArrayLike,
+    Domain,
     Holds,
     Reduction,
     Units,
     all_members,
     at_least,
     between,
+    compiled,
     current_loss,
     loss,
     losses,
+    widened,
 )
 
 __all__ = [
+    "arcface",
     "byol",
     "circle",
     "clip",
     "contrastive",
+    "cosface",
     "cosine_embedding",
     "hinge_embedding",
     "info_nce",
@@ -345,6 +353,115 @@ def byol(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpac
         return 2 * cosine_apart(jax.lax.stop_gradient(y), p)
 
     return losses(vectors, {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, VECTOR)}, axis=axis, **units)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Logits of classes with a margin, for sparse_cce
+
+
+@compiled
+def arcface(
+    y_true: ArrayLike, cosines: ArrayLike, *, margin: float | Array = 0.5, scale: float | Array = 64.0
+) -> Array:
+    """ArcFace's logits: `scale cos(angle + margin)` for the class of the label, `scale cos(angle)` for the others.
+
+    No loss itself: `sparse_cce(labels, arcface(labels, cosines), from_logits=True)` is one, with the mask, weights and
+    reduction of `sparse_cce`; a row that its mask leaves out may hold NaN. Where angle + margin exceeds pi the cosine
+    would rise again: there the logit is
+    `scale (cos(angle) - margin sin(margin))`. At an angle of 0, where the derivative has no bound, it is that of
+    `scale cos(angle) cos(margin)`.
+
+    Args:
+      y_true: (...) integer labels in 0..K-1; for any other none of the logits has a margin, and the loss will be NaN.
+      cosines: (..., K) of the embedding with the vector of each class, so the products of vectors of length 1.
+      margin: added to the angle, in radians, between 0 and pi.
+      scale: above 0, the inverse of a temperature. Either is one number.
+
+    Returns:
+      The logits, shape (..., K), float32 or float64.
+
+    Raises:
+      ValueError: shapes that do not fit, an option out of range. TypeError: labels that are no integers, integer
+      cosines.
+
+    Example:
+      >>> print(arcface([0], [[0.0, 0.5]], scale=1.0))  # cos(pi / 2 + 0.5), and 0.5 as it was
+      [[-0.47942555  0.5       ]]
+
+    Source: Deng et al. 2019, arXiv 1801.07698, equation 3, and beyond pi the authors' code. No function of optax, Keras
+    or PyTorch computes it.
+    """
+    _check_factors(margin, between(0, math.pi), scale)
+
+    def moved(c: Array, margin: Array) -> Array:
+        inside = jnp.abs(c) < 1
+        safe = jnp.where(inside, c, 0)  # no derivative is NaN, even where the cosine is
+        sine = jnp.where(inside, jnp.sqrt((1 - safe) * (1 + safe)), 0)
+        turned = c * jnp.cos(margin) - sine * jnp.sin(margin)
+        return jnp.where(c > -jnp.cos(margin), turned, c - margin * jnp.sin(margin))
+
+    return _with_margin(moved, y_true, cosines, margin, scale)
+
+
+@compiled
+def cosface(
+    y_true: ArrayLike, cosines: ArrayLike, *, margin: float | Array = 0.35, scale: float | Array = 64.0
+) -> Array:
+    """CosFace's logits: `scale (cosine - margin)` for the class of the label, `scale cosine` for the others.
+
+    No loss itself: `sparse_cce(labels, cosface(labels, cosines), from_logits=True)` is one, with the mask, weights and
+    reduction of `sparse_cce`; a row that its mask leaves out may hold NaN.
+
+    Args:
+      y_true: (...) integer labels in 0..K-1; for any other none of the logits has a margin, and the loss will be NaN.
+      cosines: (..., K) of the embedding with the vector of each class, so the products of vectors of length 1.
+      margin: taken from the cosine, between 0 and 2.
+      scale: above 0, the inverse of a temperature. Either is one number.
+
+    Returns:
+      The logits, shape (..., K), float32 or float64.
+
+    Raises:
+      ValueError: shapes that do not fit, an option out of range. TypeError: labels that are no integers, integer
+      cosines.
+
+    Example:
+      >>> print(cosface([0], [[0.5, 0.5]], margin=0.25, scale=4.0))  # 4 (0.5 - 0.25), and 4 * 0.5
+      [[1. 2.]]
+
+    Source: Wang et al. 2018, arXiv 1801.09414, equation 4. No function of optax, Keras or PyTorch computes it.
+    """
+    _check_factors(margin, between(0, 2), scale)
+    return _with_margin(lambda c, margin: c - margin, y_true, cosines, margin, scale)
+
+
+def _check_factors(margin: float | Array, margins: Domain, scale: float | Array) -> None:
+    for name, value, domain in (("margin", margin, margins), ("scale", scale, POSITIVE)):
+        check_constant(name, value, domain)
+        if jnp.ndim(value):
+            raise ValueError(f"{current_loss()}: {name} must be one number, got an array of shape {jnp.shape(value)}.")
+
+
+def _with_margin(
+    moved: Callable[[Array, Array], Array],
+    y_true: ArrayLike,
+    cosines: ArrayLike,
+    margin: float | Array,
+    scale: float | Array,
+) -> Array:
+    labels, x = jnp.asarray(y_true), jnp.asarray(cosines)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{current_loss()}: y_true must hold integer labels, got {labels.dtype}.")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{current_loss()}: cosines must be of floating dtype, got {x.dtype}.")
+    if x.shape[:-1] != labels.shape or not x.ndim:
+        raise ValueError(
+            f"{current_loss()}: cosines of shape {x.shape} need labels of shape {x.shape[:-1]}, one for each row of "
+            f"classes; y_true has shape {labels.shape}."
+        )
+    c = widened(x)
+    own = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1)
+    return jnp.asarray(scale, c.dtype) * jnp.where(own, moved(c, jnp.asarray(margin, c.dtype)), c)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -162,3 +162,64 @@ def test_steep_losses_of_labels(name: str, dtype: Any):
     np.testing.assert_allclose(value, row.oracle(labels, np.asarray(x, np.float64)).mean(), rtol=2e-5)
     assert np.isfinite(np.asarray(slope, np.float32)).all()
     assert (np.asarray(slope, np.float32) != 0).any()
+
+
+def arcface(labels: np.ndarray, c: np.ndarray, margin: float = 0.5, scale: float = 64.0) -> np.ndarray:
+    angle, own = np.arccos(c), labels[..., None] == np.arange(c.shape[-1])
+    beyond = c - margin * np.sin(margin)
+    return scale * np.where(own, np.where(angle + margin < np.pi, np.cos(angle + margin), beyond), c)
+
+
+def cosface(labels: np.ndarray, c: np.ndarray, margin: float = 0.35, scale: float = 64.0) -> np.ndarray:
+    return scale * (c - margin * (labels[..., None] == np.arange(c.shape[-1])))
+
+
+@pytest.mark.parametrize("oracle", [arcface, cosface])
+def test_logits_with_a_margin(oracle: Any):
+    logits = getattr(jaxloss, oracle.__name__)
+    rng = np.random.default_rng(0)
+    labels, c = rng.integers(0, 5, (40, 3)), np.float32(rng.uniform(-0.999, 0.999, (40, 3, 5)))
+    for options in ({}, {"margin": 1.25, "scale": 8.0}, {"margin": jnp.float32(1.25), "scale": jnp.float32(8)}):
+        given = {key: float(x) for key, x in options.items()}
+        scale = given.get("scale", 64.0)
+        got = run(lambda c, options=options: logits(labels, c, **options), c)
+        np.testing.assert_allclose(got, oracle(labels, np.float64(c), **given), rtol=1e-6, atol=2e-7 * scale)
+        slope = run(jax.grad(lambda c, options=options: jnp.sum(logits(labels, c, **options) ** 2) / 2), c)
+        near = [oracle(labels, np.float64(c) + step, **given) for step in (-1e-7, 0, 1e-7)]
+        want = near[1] * (near[2] - near[0]) / 2e-7
+        np.testing.assert_allclose(slope, want, rtol=2e-5, atol=2e-5 * scale**2)
+    half = jnp.asarray(c, jnp.bfloat16)
+    assert logits(labels, half).dtype == jnp.float32
+    np.testing.assert_allclose(logits(labels, half), oracle(labels, np.float64(half)), rtol=1e-6, atol=2e-5)
+
+
+@pytest.mark.parametrize("logits", [jaxloss.arcface, jaxloss.cosface])
+def test_the_loss_of_logits_with_a_margin(logits: Any):
+    """At the ends of the cosines, rounded beyond them, and with labels and rows that are masked."""
+    c = np.array([[1.0, -1], [-1, 1], [1 + 1e-7, -1 - 1e-7], [0, 0], [np.nan, 1]], np.float32)
+    labels, where = np.array([0, 0, 0, -100, 1]), np.array([True, True, True, False, False])
+
+    def loss(c: Any, where: Any = None) -> Any:
+        return jaxloss.sparse_cce(labels, logits(labels, c), from_logits=True, where=where, reduction="none")
+
+    value, slope = run(jax.value_and_grad(lambda c: loss(c, where).sum()), c)
+    assert np.isfinite(value)
+    assert np.isfinite(slope).all()
+    assert (slope[3:] == 0).all()
+    assert slope[1, 0] != 0
+    assert np.isnan(loss(c)).tolist() == [False, False, False, True, True]
+    assert (jax.vmap(logits)(labels[:3], c[:3]) == logits(labels[:3], c[:3])).all()
+
+
+@pytest.mark.parametrize("logits", [jaxloss.arcface, jaxloss.cosface])
+def test_what_logits_with_a_margin_refuse(logits: Any):
+    c = np.zeros((2, 3), np.float32)
+    for options in ({"margin": -0.1}, {"margin": 3.5}, {"scale": 0.0}, {"scale": np.ones(2, np.float32)}):
+        with pytest.raises(ValueError, match=f"{logits.__name__}: {next(iter(options))} must be"):
+            logits([0, 1], c, **options)
+    with pytest.raises(ValueError, match=r"need labels of shape \(2,\).*y_true has shape \(3,\)"):
+        logits([0, 1, 2], c)
+    with pytest.raises(TypeError, match="integer labels, got float32"):
+        logits([0.0, 1.0], c)
+    with pytest.raises(TypeError, match="floating dtype, got int32"):
+        logits([0, 1], c.astype(np.int32))
