@@ -210,6 +210,25 @@ def circle(labels: Array, x: Array, margin: float = 0.4, gamma: float = 80.0, wh
     return mean_of_members(jnp.where(both, jax.nn.softplus(near + far), 0), where)
 
 
+# One loss of a set: (n, d).
+
+
+def centred(x: Array, where: Array | None) -> Array:
+    if where is None:
+        return x - jnp.mean(x, 0)
+    return jnp.where(where[:, None], x - jnp.mean(x, 0, where=where[:, None]), 0)
+
+
+def off_diagonal(c: Array) -> Array:
+    return jnp.where(jnp.eye(len(c), dtype=bool), 0, c)
+
+
+def barlow_twins(a: Array, b: Array, redundancy: float = 0.005, where: Array | None = None) -> Array:
+    a, b = (x / jnp.linalg.norm(x, axis=0) for x in (centred(a, where), centred(b, where)))
+    c = a.T @ b
+    return jnp.sum((1 - jnp.diagonal(c)) ** 2) + redundancy * jnp.sum(off_diagonal(c) ** 2)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # likelihoods
 

@@ -166,9 +166,9 @@ FOUR = np.array([0.0, 0.5, 1.0, 1.5], np.float32) * np.pi  # directions of four 
 RELEVANCE = np.array([2.0, 1.0, 0.0, 0.0], np.float32)
 
 
-def turned(x: Any) -> Array:
-    """Two embeddings, turned by an angle."""
-    angles = jnp.asarray([0.0, np.pi / 2]) + x
+def turned(x: Any, places: Any = (0.0, np.pi / 2)) -> Array:
+    """Embeddings in some directions, by default two, turned by an angle."""
+    angles = jnp.asarray(places) + x
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
 
 
@@ -874,6 +874,20 @@ CARDS: dict[str, Card] = {
         METRIC,
         ("sup_con", "circle", "triplet"),
         half_turned(jl.multi_similarity, "beta", 2.0, 10.0, 50.0),
+    ),
+    "barlow_twins": Card(
+        r"\sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2",
+        "two views of each example shall have the same features, and these shall not repeat one another; no negatives",
+        METRIC,
+        ("nt_xent", "byol"),
+        Curve(
+            lambda x, r: jl.barlow_twins(turned(x, FOUR), turned(0.0, FOUR), redundancy=r),
+            -np.pi,
+            np.pi,
+            "angle by which one view is turned",
+            "redundancy",
+            (0.005, 0.1, 0.5),
+        ),
     ),
     "circle": Card(
         r"\log\left(1 + \sum_n e^{\gamma a_n (\cos_n - m)} \sum_p e^{-\gamma a_p (\cos_p - 1 + m)}\right),"

@@ -91,6 +91,7 @@ from jaxloss.margin import (
 )
 from jaxloss.metric import (
     arcface,
+    barlow_twins,
     byol,
     circle,
     clip,
@@ -128,6 +129,7 @@ __all__ = [
     "approx_ndcg",
     "arcface",
     "balanced_l1",
+    "barlow_twins",
     "barron",
     "bce",
     "binary_focal",

@@ -5,7 +5,8 @@ the derivative is 0, and so is that of a distance where two vectors are equal.
 
 In the others the members of a set, such as a batch, see one another. Their inputs are (..., n, d): n members, and sets
 in front. What `where` leaves out is neither an anchor nor a candidate, so it may hold NaN. A set of one member costs 0,
-but for `siglip`. The pairs of a set are held, n^2 numbers. Inside `jax.shard_map`, `axis_name` says over which axes of
+but for `siglip`. The pairs of a set are held, n^2 numbers. Those that compare features instead of members, and so give
+one loss for each set (`barlow_twins`), hold d^2. Inside `jax.shard_map`, `axis_name` says over which axes of
 the mesh the members are spread: each device has its own anchors, and the candidates of all.
 """
 
@@ -51,6 +52,7 @@ from jaxloss.contract import (
 
 __all__ = [
     "arcface",
+    "barlow_twins",
     "byol",
     "circle",
     "clip",
@@ -808,6 +810,68 @@ def circle(
     inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
     options = {"margin": (margin, FRACTION), "gamma": (gamma, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def barlow_twins(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    redundancy: float | Array = 0.005,
+    axis: int | tuple[int, ...] = -2,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """Barlow Twins: `sum_i (1 - C_ii)^2 + redundancy sum_(i != j) C_ij^2`, C the correlations of two views.
+
+    C_ij is the correlation, over the members of the set, of feature i in the first view with feature j in the second.
+    A feature that is the same for all members has correlation 0 with every other and zero gradient, so a set of one
+    member costs d.
+
+    Args:
+      first, second: (..., n, d) embeddings of two views of the same members, of any scale.
+      redundancy: the weight of the second term, at least 0: the lambda of the paper.
+      axis: where the members lie; several axes, such as (0, 1), are one set together.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread, along the first of
+        their axes: each device has the loss of the whole set.
+
+    Returns:
+      The mean over sets; with `reduction="none"` one loss per set, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range, a negative redundancy.
+
+    Example:
+      >>> x = [[1.0, 1.0], [-1.0, -1.0]]
+      >>> print(f"{barlow_twins(x, x):.4f}")  # all correlations are 1: 0.005 (1 + 1)
+      0.0100
+
+    Source: Zbontar et al. 2021, arXiv 2103.03230, equations 1 and 2. No function of optax, Keras or PyTorch computes
+    it.
+    """
+
+    def members(a: Array, b: Array, exists: Array, redundancy: float | Array) -> Array:
+        a, b = (_centred(x, exists, axis_name) for x in (a, b))
+        return jnp.sum(cosine_apart(a, b) ** 2) + redundancy * _apart_squares(_products(unit(a), unit(b)))
+
+    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    options = {"redundancy": (redundancy, at_least(0))}
+    return losses(members, inputs, options=options, members=axis, axis_name=axis_name, **units)
+
+
+def _centred(x: Array, exists: Array, axis_name: str | tuple[str, ...] | None) -> Array:
+    """Each feature of all members, less its mean, as a row: exactly 0 where a feature is the same for all of them."""
+    x, exists = all_members(x, exists, axis_name=axis_name)
+    x, exists = x.reshape(-1, x.shape[-1]).T, exists.reshape(-1)
+    top = jnp.max(x, axis=-1, keepdims=True, where=exists, initial=float(jnp.finfo(x.dtype).min))
+    x = jnp.where(exists, x - jax.lax.stop_gradient(top), 0)
+    mean = jnp.sum(x, axis=-1, keepdims=True) / jnp.maximum(jnp.sum(exists.astype(x.dtype)), 1)
+    return jnp.where(exists, x - mean, 0)
+
+
+def _apart_squares(c: Array) -> Array:
+    """The sum of the squares beside the diagonal."""
+    return jnp.sum(jnp.where(jnp.eye(len(c), dtype=bool), 0, c) ** 2)
 
 
 def _counted(

@@ -46,6 +46,7 @@ from laws import (
     TRIPLETS,
     UNITS,
     VECTORS,
+    VIEWS,
     K,
     Subject,
     above_0,
@@ -622,6 +623,14 @@ METRIC_LOSSES = (
         {"least": "even the best cosines cost something, and not all of them are possible together"},
         {"gamma": 4.0},
         lambda labels, x: 32.0,
+    ),
+    Subject(
+        "barlow_twins",
+        VIEWS,
+        {**EMBEDDED, "symmetric": True, "homogeneous": (0, BOTH)},
+        {"least": "two views that are equal still cost what their features have in common"},
+        AXIS,
+        size=lambda a, b: K * 8.0,
     ),
     Subject(
         "nt_xent",

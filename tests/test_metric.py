@@ -223,3 +223,50 @@ def test_what_logits_with_a_margin_refuse(logits: Any):
         logits([0.0, 1.0], c)
     with pytest.raises(TypeError, match="floating dtype, got int32"):
         logits([0, 1], c.astype(np.int32))
+
+
+FEATURES = ("barlow_twins",)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_sets_of_features(name: str):
+    """Masked members are left out; a feature that all have in common, or that is 0, makes no NaN."""
+    loss, (a, b) = jaxloss.LOSSES[name], embeddings(11)
+    a[:, 3], b[:, 4] = 0.1, 0
+    where = np.arange(11) % 4 != 1
+    want, slopes = run(functools.partial(graded, loss), a[where], b[where])
+    assert np.isfinite(want)
+    assert all(np.isfinite(x).all() for x in slopes)
+    spoiled = [np.where(where[:, None], x, np.nan) for x in (a, b)]
+    value, got = run(functools.partial(graded, loss, where=where), *spoiled)
+    close((value, [x[where] for x in got]), (want, slopes), "as without them", rtol=4e-6, atol=1e-6)
+    assert all((x[~where] == 0).all() for x in got)
+    value, got = run(functools.partial(graded, loss, where=where & False), *spoiled)
+    assert value == 0
+    assert all((x == 0).all() for x in got)
+    frames = [x[:10].reshape(5, 2, 16) for x in (a, b)]
+    close(run(functools.partial(loss, axis=(0, 1)), *frames), loss(a[:10], b[:10]), "two axes", rtol=2e-6)
+    each = [loss(*(x[:, i] for x in frames)) for i in (0, 1)]
+    np.testing.assert_allclose(loss(*frames, axis=0, reduction="none"), each, rtol=2e-6)
+    exact = next(row for row in ROWS if row.name == name).oracle(*(np.float64(x) for x in (a, b)))
+    np.testing.assert_allclose(loss(a, b), exact, rtol=2e-6)
+    big = [(x + 4).astype(jnp.bfloat16) for x in (a, b)]
+    exact = next(row for row in ROWS if row.name == name).oracle(*(np.asarray(x, np.float64) for x in big))
+    np.testing.assert_allclose(loss(*big), exact, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_sets_of_features_on_several_devices(name: str):
+    loss, (a, b) = jaxloss.LOSSES[name], embeddings(16)
+    where = np.arange(16) % 3 != 1
+    where[4:6] = False
+    axes = ("data", "model")
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
+
+    def mean(a: Any, b: Any, where: Any) -> Any:
+        return loss(a, b, where=where, axis_name=axes, reduction=jaxloss.mean_over(axes))
+
+    spread = jax.shard_map(mean, mesh=mesh, in_specs=(P(axes),) * 3, out_specs=P())
+    want = run(functools.partial(graded, loss, where=where), a, b)
+    spoiled = [np.where(where[:, None], x, np.nan) for x in (a, b)]
+    close(run(lambda *x: jax.value_and_grad(spread, (0, 1))(*x), *spoiled, where), want, "spread", rtol=4e-6, atol=1e-6)

@@ -147,6 +147,27 @@ def circle(labels, x, margin=0.4, gamma=80.0):
     return np.log1p(near * far)
 
 
+# Of sets as a whole: (n, ..., d), each feature with every other
+
+
+def two_views(rng, batch):
+    """No two members are almost the same in a feature: of two members a correlation is a ratio of their differences."""
+    steps = np.broadcast_to(8 * np.arange(batch[0] if batch else 1).reshape(-1, *[1] * len(batch)), (*batch, SETS))
+    steps = np.broadcast_to(steps[..., None], (*batch, SETS, CLASSES))
+    return tuple(rng.permuted(steps, axis=0) + rng.normal(size=steps.shape) for _ in range(2))
+
+
+def barlow_twins(a, b, redundancy=0.005, axis=0):
+    a, b = (x - x.mean(0) for x in (a, b))
+    sizes = [np.sqrt((x**2).sum(0)) for x in (a, b)]
+    size = sizes[0][..., :, None] * sizes[1][..., None, :]
+    c = np.einsum("n...i,n...j->...ij", a, b)
+    c = np.where(size > 1e-12, c / np.where(size > 1e-12, size, 1), 0)
+    own = np.eye(a.shape[-1])
+    return (own * (1 - c) ** 2 + redundancy * (1 - own) * c**2).sum((-1, -2))
+
+
+SETS = 8  # as many as the test mesh has devices
 GRID = 32
 
 
@@ -307,6 +328,15 @@ ROWS = (
         coupled=True,
         frozen=True,
         refused=({"margin": -0.5}, {"margin": 1.5}, {"gamma": 0.0}),
+    ),
+    Row(
+        "barlow_twins",
+        two_views,
+        barlow_twins,
+        {"redundancy": 0.25, "axis": 0},
+        names=("first", "second"),
+        pooled=True,
+        refused=({"redundancy": -0.5},),
     ),
     Row("byol", vectors, byol, detached=(0,), hard=every(HARD_VECTORS, HARD_VECTORS), ties=([ZERO], [ZERO])),
 )
