@@ -393,7 +393,7 @@ def embeddings(size: Sizes) -> Iterator[Cell]:
         pair = cell(loss, getattr(plain, loss), kinds=(target, "real", "real"))
         inputs = ((size.numbers[:-1], target), *pair.inputs[1:])
         yield dataclasses.replace(pair, inputs=inputs, by=(1, 2))
-    for loss in ("info_nce", "clip", "siglip", "nt_xent", "barlow_twins"):
+    for loss in ("info_nce", "clip", "siglip", "nt_xent", "barlow_twins", "vicreg"):
         pairs = row(size.members, loss, getattr(plain, loss), kinds=("real", "real"))
         yield dataclasses.replace(pairs, by=(0, 1), masks_itself=True)
     for loss in ("sup_con", "multi_similarity", "circle"):

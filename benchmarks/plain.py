@@ -229,6 +229,16 @@ def barlow_twins(a: Array, b: Array, redundancy: float = 0.005, where: Array | N
     return jnp.sum((1 - jnp.diagonal(c)) ** 2) + redundancy * jnp.sum(off_diagonal(c) ** 2)
 
 
+def vicreg(a: Array, b: Array, where: Array | None = None) -> Array:
+    n, d = (len(a) if where is None else jnp.sum(where)), a.shape[-1]
+    squares = (a - b) ** 2 if where is None else jnp.where(where[:, None], (a - b) ** 2, 0)
+    total = 25 * jnp.sum(squares) / (n * d)
+    for x in (centred(a, where), centred(b, where)):
+        c = x.T @ x / (n - 1)
+        total += 25 * jnp.mean(jax.nn.relu(1 - jnp.sqrt(jnp.diagonal(c) + 1e-4))) + jnp.sum(off_diagonal(c) ** 2) / d
+    return total
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # likelihoods
 

@@ -879,7 +879,7 @@ CARDS: dict[str, Card] = {
         r"\sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2",
         "two views of each example shall have the same features, and these shall not repeat one another; no negatives",
         METRIC,
-        ("nt_xent", "byol"),
+        ("vicreg", "nt_xent", "byol"),
         Curve(
             lambda x, r: jl.barlow_twins(turned(x, FOUR), turned(0.0, FOUR), redundancy=r),
             -np.pi,
@@ -887,6 +887,22 @@ CARDS: dict[str, Card] = {
             "angle by which one view is turned",
             "redundancy",
             (0.005, 0.1, 0.5),
+        ),
+    ),
+    "vicreg": Card(
+        r"\lambda\, \mathrm{mse}"
+        r" + \frac{\mu}{d} \sum_{Z} \sum_j \max\left(0, \gamma - \sqrt{\mathrm{Var}_j + \epsilon}\right)"
+        r" + \frac{\nu}{d} \sum_{Z} \sum_{i \ne j} \mathrm{Cov}_{ij}^2",
+        "two views of each example shall agree, with features that spread and do not repeat one another; no negatives",
+        METRIC,
+        ("barlow_twins", "byol"),
+        Curve(
+            lambda x, v: jl.vicreg(turned(x, FOUR), turned(0.0, FOUR), variance=v),
+            -np.pi,
+            np.pi,
+            "angle by which one view is turned",
+            "variance",
+            (0.0, 25.0, 50.0),
         ),
     ),
     "circle": Card(

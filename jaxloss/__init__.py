@@ -106,6 +106,7 @@ from jaxloss.metric import (
     siglip,
     sup_con,
     triplet,
+    vicreg,
 )
 from jaxloss.preference import dpo, grpo, ipo, kto, orpo, simpo
 from jaxloss.ranking import approx_ndcg, lambda_rank, list_mle, list_softmax, pairwise_hinge, ranknet
@@ -224,6 +225,7 @@ __all__ = [
     "tversky",
     "tweedie",
     "update_iou_loss_mean",
+    "vicreg",
     "welsch",
     "wiou_v1",
     "wiou_v2",

@@ -6,7 +6,7 @@ the derivative is 0, and so is that of a distance where two vectors are equal.
 In the others the members of a set, such as a batch, see one another. Their inputs are (..., n, d): n members, and sets
 in front. What `where` leaves out is neither an anchor nor a candidate, so it may hold NaN. A set of one member costs 0,
 but for `siglip`. The pairs of a set are held, n^2 numbers. Those that compare features instead of members, and so give
-one loss for each set (`barlow_twins`), hold d^2. Inside `jax.shard_map`, `axis_name` says over which axes of
+one loss for each set (`barlow_twins`, `vicreg`), hold d^2. Inside `jax.shard_map`, `axis_name` says over which axes of
 the mesh the members are spread: each device has its own anchors, and the candidates of all.
 """
 
@@ -67,6 +67,7 @@ __all__ = [
     "siglip",
     "sup_con",
     "triplet",
+    "vicreg",
 ]
 
 VECTOR = Holds("score", core=1)
@@ -851,7 +852,8 @@ def barlow_twins(
     """
 
     def members(a: Array, b: Array, exists: Array, redundancy: float | Array) -> Array:
-        a, b = (_centred(x, exists, axis_name) for x in (a, b))
+        a, b, exists = all_members(a, b, exists, axis_name=axis_name)
+        a, b = _centred(a, exists), _centred(b, exists)
         return jnp.sum(cosine_apart(a, b) ** 2) + redundancy * _apart_squares(_products(unit(a), unit(b)))
 
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
@@ -859,9 +861,76 @@ def barlow_twins(
     return losses(members, inputs, options=options, members=axis, axis_name=axis_name, **units)
 
 
-def _centred(x: Array, exists: Array, axis_name: str | tuple[str, ...] | None) -> Array:
+@loss
+def vicreg(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    invariance: float | Array = 25.0,
+    variance: float | Array = 25.0,
+    covariance: float | Array = 1.0,
+    std: float | Array = 1.0,
+    eps: float | Array = 1e-4,
+    axis: int | tuple[int, ...] = -2,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """VICReg: `invariance mse + variance (V(first) + V(second)) + covariance (C(first) + C(second))`.
+
+    V is the mean over features of `max(0, std - sqrt(var + eps))`, so that each feature spreads over the members; C is
+    the sum of the squared covariances of different features, over d, so that none repeats another. Both are of n - 1
+    degrees of freedom; in a set of one member they are those of numbers without spread.
+
+    Args:
+      first, second: (..., n, d) embeddings of two views of the same members.
+      invariance, variance, covariance: the weights of the three terms, at least 0: lambda, mu and nu of the paper.
+      std: the standard deviation from which on a feature costs nothing, at least 0: the gamma of the paper.
+      eps: above 0.
+      axis: where the members lie; several axes, such as (0, 1), are one set together.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread, along the first of
+        their axes: each device has the loss of the whole set.
+
+    Returns:
+      The mean over sets; with `reduction="none"` one loss per set, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis or an option out of range.
+
+    Example:
+      >>> print(vicreg([[1.0], [-1.0]], [[2.0], [0.0]]))  # 25 (1 + 1) / 2; the features spread enough
+      25.0
+
+    Source: Bardes, Ponce and LeCun 2021, arXiv 2105.04906, algorithm 1; equation 5 has the sum over features in place
+    of the mean, for which these weights are not meant. No function of optax, Keras or PyTorch computes it.
+    """
+
+    def members(
+        a: Array,
+        b: Array,
+        exists: Array,
+        invariance: float | Array,
+        variance: float | Array,
+        covariance: float | Array,
+        std: float | Array,
+        eps: float | Array,
+    ) -> Array:
+        a, b, exists = all_members(a, b, exists, axis_name=axis_name)
+        count, d = jnp.sum(exists.astype(a.dtype)), a.shape[-1]
+        total = invariance * jnp.sum(jnp.where(exists[..., None], a - b, 0) ** 2) / (jnp.maximum(count, 1) * d)
+        for x in (_centred(a, exists), _centred(b, exists)):
+            c = _products(x, x) / jnp.maximum(count - 1, 1)
+            spread_out = jnp.sqrt(jnp.diagonal(c) + eps)
+            total += variance * jnp.mean(relu0(std - spread_out)) + covariance * _apart_squares(c) / d
+        return total
+
+    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    weights = {"invariance": invariance, "variance": variance, "covariance": covariance, "std": std}
+    options = {name: (value, at_least(0)) for name, value in weights.items()} | {"eps": (eps, POSITIVE)}
+    return losses(members, inputs, options=options, members=axis, axis_name=axis_name, **units)
+
+
+def _centred(x: Array, exists: Array) -> Array:
     """Each feature of all members, less its mean, as a row: exactly 0 where a feature is the same for all of them."""
-    x, exists = all_members(x, exists, axis_name=axis_name)
     x, exists = x.reshape(-1, x.shape[-1]).T, exists.reshape(-1)
     top = jnp.max(x, axis=-1, keepdims=True, where=exists, initial=float(jnp.finfo(x.dtype).min))
     x = jnp.where(exists, x - jax.lax.stop_gradient(top), 0)

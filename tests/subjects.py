@@ -583,6 +583,11 @@ def products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 1 + a * b.max() + b * a.max()
 
 
+def second_and_fourth_powers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    squares = ((np.abs(a) + np.abs(b)) ** 2).sum((0, -1))
+    return 25 * (2 + squares) + squares**2
+
+
 METRIC_LOSSES = (
     Subject(
         "info_nce",
@@ -631,6 +636,17 @@ METRIC_LOSSES = (
         {"least": "two views that are equal still cost what their features have in common"},
         AXIS,
         size=lambda a, b: K * 8.0,
+    ),
+    Subject(
+        "vicreg",
+        VIEWS,
+        {**EMBEDDED, "symmetric": True},
+        {
+            "least": "two views that are equal still cost what their features have in common",
+            "homogeneous": "the standard deviation is a length",
+        },
+        AXIS,
+        size=second_and_fourth_powers,
     ),
     Subject(
         "nt_xent",

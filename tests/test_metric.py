@@ -225,7 +225,7 @@ def test_what_logits_with_a_margin_refuse(logits: Any):
         logits([0, 1], c.astype(np.int32))
 
 
-FEATURES = ("barlow_twins",)
+FEATURES = ("barlow_twins", "vicreg")
 
 
 @pytest.mark.parametrize("name", FEATURES)

@@ -157,6 +157,12 @@ def two_views(rng, batch):
     return tuple(rng.permuted(steps, axis=0) + rng.normal(size=steps.shape) for _ in range(2))
 
 
+def narrow_views(rng, batch):
+    """Of features whose spread is far from where the hinge of VICReg begins: below it, and some above."""
+    scale = np.where(np.arange(CLASSES) % 2, 0.25, 4.0)
+    return tuple(x * scale / 8 / max(batch[0] if batch else 1, 1) for x in two_views(rng, batch))
+
+
 def barlow_twins(a, b, redundancy=0.005, axis=0):
     a, b = (x - x.mean(0) for x in (a, b))
     sizes = [np.sqrt((x**2).sum(0)) for x in (a, b)]
@@ -165,6 +171,16 @@ def barlow_twins(a, b, redundancy=0.005, axis=0):
     c = np.where(size > 1e-12, c / np.where(size > 1e-12, size, 1), 0)
     own = np.eye(a.shape[-1])
     return (own * (1 - c) ** 2 + redundancy * (1 - own) * c**2).sum((-1, -2))
+
+
+def vicreg(a, b, invariance=25.0, variance=25.0, covariance=1.0, std=1.0, eps=1e-4, axis=0):
+    total, own = invariance * ((a - b) ** 2).mean(0).mean(-1), np.eye(a.shape[-1])
+    for x in (a - a.mean(0), b - b.mean(0)):
+        c = np.einsum("n...i,n...j->...ij", x, x) / max(len(x) - 1, 1)
+        spread = np.sqrt(np.diagonal(c, axis1=-2, axis2=-1) + eps)
+        total = total + variance * np.maximum(std - spread, 0).mean(-1)
+        total = total + covariance * ((1 - own) * c**2).sum((-1, -2)) / a.shape[-1]
+    return total
 
 
 SETS = 8  # as many as the test mesh has devices
@@ -337,6 +353,15 @@ ROWS = (
         names=("first", "second"),
         pooled=True,
         refused=({"redundancy": -0.5},),
+    ),
+    Row(
+        "vicreg",
+        narrow_views,
+        vicreg,
+        {"invariance": 1.5, "variance": 2.0, "covariance": 0.5, "std": 1.25, "eps": 0.125, "axis": 0},
+        names=("first", "second"),
+        pooled=True,
+        refused=({"invariance": -0.5}, {"covariance": -1.0}, {"std": -1.0}, {"eps": 0.0}, {"eps": -1.0}),
     ),
     Row("byol", vectors, byol, detached=(0,), hard=every(HARD_VECTORS, HARD_VECTORS), ties=([ZERO], [ZERO])),
 )
