@@ -43,6 +43,7 @@ what the losses are made of, for writing one's own.
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from jaxloss import mining as mining
 from jaxloss._contract.declare import declared as _declared
 from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.types import ClassStats
