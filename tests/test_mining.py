@@ -27,7 +27,7 @@ def by_hand(labels: Any, d: Any, exists: Any, choose: Any, allowed: Any) -> tupl
 def test_what_is_chosen(seed: int):
     rng = np.random.default_rng(seed)
     labels, exists = rng.integers(0, 4, 12), rng.random(12) < 0.8
-    d = np.float32(rng.integers(1, 9, (12, 12)))  # with ties
+    d = rng.integers(1, 9, (12, 12)).astype(np.float32)  # with ties
     spoiled = np.where(exists[:, None] & exists, d, np.nan)
     wanted = by_hand(labels, d, exists, max, lambda i, j: labels[i] == labels[j])
     positive = jax.jit(hardest_positive)(labels, spoiled, where=exists)
@@ -43,7 +43,7 @@ def test_what_is_chosen(seed: int):
 
 def test_triplets_of_what_is_chosen():
     """Anchors without a positive or a negative are masked; the gradient is finite."""
-    x, labels = np.float32(np.random.default_rng(0).normal(size=(7, 3))), np.array([1, 1, 1, 2, 2, 2, 9])
+    x, labels = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32), np.array([1, 1, 1, 2, 2, 2, 9])
 
     def loss(x: Any) -> Any:
         square = jnp.sum((x[:, None] - x[None]) ** 2, axis=-1)
