@@ -393,11 +393,12 @@ def embeddings(size: Sizes) -> Iterator[Cell]:
         pair = cell(loss, getattr(plain, loss), kinds=(target, "real", "real"))
         inputs = ((size.numbers[:-1], target), *pair.inputs[1:])
         yield dataclasses.replace(pair, inputs=inputs, by=(1, 2))
-    for loss in ("info_nce", "clip", "siglip", "nt_xent"):
+    for loss in ("info_nce", "clip", "siglip", "nt_xent", "barlow_twins", "vicreg"):
         pairs = row(size.members, loss, getattr(plain, loss), kinds=("real", "real"))
         yield dataclasses.replace(pairs, by=(0, 1), masks_itself=True)
-    members = row(size.members, "sup_con", plain.sup_con, kinds=("label", "real"))
-    yield dataclasses.replace(members, masks_itself=True)
+    for loss in ("sup_con", "multi_similarity", "circle"):
+        members = row(size.members, loss, getattr(plain, loss), kinds=("label", "real"))
+        yield dataclasses.replace(members, masks_itself=True)
     yield cell("byol", plain.byol, kinds=("real", "real"))
 
 

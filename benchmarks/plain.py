@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import log_sigmoid, log_softmax, sigmoid, softmax
-from jax.scipy.special import gammaln, xlogy
+from jax.scipy.special import gammaln, logsumexp, xlogy
 
 EPS = 1e-7  # of the detection and segmentation toolboxes
 Axis = int | tuple[int, ...]
@@ -183,6 +183,60 @@ def sup_con(labels: Array, x: Array, temperature: float = 0.1, where: Array | No
     count = jnp.sum(alike, -1)
     losses = -jnp.sum(jnp.where(alike, log_p, 0), -1) / jnp.maximum(count, 1)
     return mean_where((count > 0) & (True if where is None else where), losses)
+
+
+def of_labels(labels: Array, x: Array, where: Array | None) -> tuple[Array, Array, Array]:
+    x = x / norm(x)[:, None]
+    exists = jnp.ones(len(x), bool) if where is None else where
+    same = labels[:, None] == labels
+    return x @ x.T, same & ~jnp.eye(len(x), dtype=bool) & exists, ~same & exists
+
+
+def multi_similarity(
+    labels: Array, x: Array, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5, where: Array | None = None
+) -> Array:
+    s, alike, unlike = of_labels(labels, x, where)
+    near = jnp.sum(jnp.where(alike, jnp.exp(-alpha * (s - base)), 0), -1)
+    far = jnp.sum(jnp.where(unlike, jnp.exp(beta * (s - base)), 0), -1)
+    return mean_of_members(jnp.log1p(near) / alpha + jnp.log1p(far) / beta, where)
+
+
+def circle(labels: Array, x: Array, margin: float = 0.4, gamma: float = 80.0, where: Array | None = None) -> Array:
+    s, alike, unlike = of_labels(labels, x, where)
+    weights = [jax.lax.stop_gradient(jax.nn.relu(w)) for w in (1 + margin - s, s + margin)]
+    near = logsumexp(jnp.where(alike, -gamma * weights[0] * (s - 1 + margin), -jnp.inf), axis=-1)
+    far = logsumexp(jnp.where(unlike, gamma * weights[1] * (s - margin), -jnp.inf), axis=-1)
+    both = jnp.any(alike, -1) & jnp.any(unlike, -1)
+    return mean_of_members(jnp.where(both, jax.nn.softplus(near + far), 0), where)
+
+
+# One loss of a set: (n, d).
+
+
+def centred(x: Array, where: Array | None) -> Array:
+    if where is None:
+        return x - jnp.mean(x, 0)
+    return jnp.where(where[:, None], x - jnp.mean(x, 0, where=where[:, None]), 0)
+
+
+def off_diagonal(c: Array) -> Array:
+    return jnp.where(jnp.eye(len(c), dtype=bool), 0, c)
+
+
+def barlow_twins(a: Array, b: Array, redundancy: float = 0.005, where: Array | None = None) -> Array:
+    a, b = (x / jnp.linalg.norm(x, axis=0) for x in (centred(a, where), centred(b, where)))
+    c = a.T @ b
+    return jnp.sum((1 - jnp.diagonal(c)) ** 2) + redundancy * jnp.sum(off_diagonal(c) ** 2)
+
+
+def vicreg(a: Array, b: Array, where: Array | None = None) -> Array:
+    n, d = (len(a) if where is None else jnp.sum(where)), a.shape[-1]
+    squares = (a - b) ** 2 if where is None else jnp.where(where[:, None], (a - b) ** 2, 0)
+    total = 25 * jnp.sum(squares) / (n * d)
+    for x in (centred(a, where), centred(b, where)):
+        c = x.T @ x / (n - 1)
+        total += 25 * jnp.mean(jax.nn.relu(1 - jnp.sqrt(jnp.diagonal(c) + 1e-4))) + jnp.sum(off_diagonal(c) ** 2) / d
+    return total
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -166,10 +166,20 @@ FOUR = np.array([0.0, 0.5, 1.0, 1.5], np.float32) * np.pi  # directions of four 
 RELEVANCE = np.array([2.0, 1.0, 0.0, 0.0], np.float32)
 
 
-def turned(x: Any) -> Array:
-    """Two embeddings, turned by an angle."""
-    angles = jnp.asarray([0.0, np.pi / 2]) + x
+def turned(x: Any, places: Any = (0.0, np.pi / 2)) -> Array:
+    """Embeddings in some directions, by default two, turned by an angle."""
+    angles = jnp.asarray(places) + x
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
+
+
+def half_turned(loss: Callable[..., Array], option: str, *values: float) -> Curve:
+    """Two labels, one embedding of each turned, the others where they were."""
+    labels = np.array([0, 0, 1, 1])
+
+    def of(x: Array, value: float) -> Array:
+        return loss(labels, jnp.concatenate([turned(x), turned(0.0)]), **{option: value})
+
+    return Curve(of, -np.pi, np.pi, "angle by which half of the embeddings are turned", option, values)
 
 
 def batch(loss: Callable[..., Array], *temperatures: float) -> Curve:
@@ -854,15 +864,54 @@ CARDS: dict[str, Card] = {
         r" \frac{e^{\cos(v_i, v_p) / T}}{\sum_{j \ne i} e^{\cos(v_i, v_j) / T}}",
         "embeddings of the same label shall come together",
         METRIC,
-        ("nt_xent", "triplet"),
+        ("nt_xent", "multi_similarity", "triplet"),
+        half_turned(jl.sup_con, "temperature", 0.1, 0.5, 1.0),
+    ),
+    "multi_similarity": Card(
+        r"\frac{1}{\alpha} \log\left(1 + \sum_p e^{-\alpha (\cos_p - b)}\right)"
+        r" + \frac{1}{\beta} \log\left(1 + \sum_n e^{\beta (\cos_n - b)}\right)",
+        "embeddings of the same label shall come together, and the nearest of other labels matter most",
+        METRIC,
+        ("sup_con", "circle", "triplet"),
+        half_turned(jl.multi_similarity, "beta", 2.0, 10.0, 50.0),
+    ),
+    "barlow_twins": Card(
+        r"\sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2",
+        "two views of each example shall have the same features, and these shall not repeat one another; no negatives",
+        METRIC,
+        ("vicreg", "nt_xent", "byol"),
         Curve(
-            lambda x, t: jl.sup_con(np.array([0, 0, 1, 1]), jnp.concatenate([turned(x), turned(0.0)]), temperature=t),
+            lambda x, r: jl.barlow_twins(turned(x, FOUR), turned(0.0, FOUR), redundancy=r),
             -np.pi,
             np.pi,
-            "angle by which half of the embeddings are turned",
-            "temperature",
-            (0.1, 0.5, 1.0),
+            "angle by which one view is turned",
+            "redundancy",
+            (0.005, 0.1, 0.5),
         ),
+    ),
+    "vicreg": Card(
+        r"\lambda\, \mathrm{mse}"
+        r" + \frac{\mu}{d} \sum_{Z} \sum_j \max\left(0, \gamma - \sqrt{\mathrm{Var}_j + \epsilon}\right)"
+        r" + \frac{\nu}{d} \sum_{Z} \sum_{i \ne j} \mathrm{Cov}_{ij}^2",
+        "two views of each example shall agree, with features that spread and do not repeat one another; no negatives",
+        METRIC,
+        ("barlow_twins", "byol"),
+        Curve(
+            lambda x, v: jl.vicreg(turned(x, FOUR), turned(0.0, FOUR), variance=v),
+            -np.pi,
+            np.pi,
+            "angle by which one view is turned",
+            "variance",
+            (0.0, 25.0, 50.0),
+        ),
+    ),
+    "circle": Card(
+        r"\log\left(1 + \sum_n e^{\gamma a_n (\cos_n - m)} \sum_p e^{-\gamma a_p (\cos_p - 1 + m)}\right),"
+        r"\quad a_n = \max(0, \cos_n + m),\ a_p = \max(0, 1 + m - \cos_p)",
+        "embeddings of the same label shall come together, and the pairs that are farthest off matter most",
+        METRIC,
+        ("multi_similarity", "sup_con"),
+        half_turned(jl.circle, "gamma", 2.0, 8.0, 32.0),
     ),
     # ranking
     "list_softmax": Card(

@@ -43,6 +43,7 @@ what the losses are made of, for writing one's own.
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from jaxloss import mining as mining
 from jaxloss._contract.declare import declared as _declared
 from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.types import ClassStats
@@ -90,17 +91,23 @@ from jaxloss.margin import (
     squared_hinge,
 )
 from jaxloss.metric import (
+    arcface,
+    barlow_twins,
     byol,
+    circle,
     clip,
     contrastive,
+    cosface,
     cosine_embedding,
     hinge_embedding,
     info_nce,
     margin_ranking,
+    multi_similarity,
     nt_xent,
     siglip,
     sup_con,
     triplet,
+    vicreg,
 )
 from jaxloss.preference import dpo, grpo, ipo, kto, orpo, simpo
 from jaxloss.ranking import approx_ndcg, lambda_rank, list_mle, list_softmax, pairwise_hinge, ranknet
@@ -122,7 +129,9 @@ __all__ = [
     "ClassStats",
     "alpha_iou",
     "approx_ndcg",
+    "arcface",
     "balanced_l1",
+    "barlow_twins",
     "barron",
     "bce",
     "binary_focal",
@@ -135,8 +144,10 @@ __all__ = [
     "charbonnier",
     "checked",
     "ciou",
+    "circle",
     "clip",
     "contrastive",
+    "cosface",
     "cosine_distance",
     "cosine_embedding",
     "ctc",
@@ -181,6 +192,7 @@ __all__ = [
     "mse",
     "msle",
     "multi_margin",
+    "multi_similarity",
     "multilabel_margin",
     "multilabel_soft_margin",
     "negative_binomial_nll",
@@ -214,6 +226,7 @@ __all__ = [
     "tversky",
     "tweedie",
     "update_iou_loss_mean",
+    "vicreg",
     "welsch",
     "wiou_v1",
     "wiou_v2",

@@ -86,6 +86,7 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "CategoricalFocalCrossentropy": ("categorical_focal", ""),
         "CategoricalGeneralizedCrossEntropy": ("generalized_cce", ""),
         "CategoricalHinge": ("categorical_hinge", ""),
+        "Circle": ("circle", ""),
         "CosineSimilarity": ("cosine_distance", ""),
         "Dice": ("dice", ""),
         "Hinge": ("hinge", ""),

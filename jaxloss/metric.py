@@ -5,12 +5,15 @@ the derivative is 0, and so is that of a distance where two vectors are equal.
 
 In the others the members of a set, such as a batch, see one another. Their inputs are (..., n, d): n members, and sets
 in front. What `where` leaves out is neither an anchor nor a candidate, so it may hold NaN. A set of one member costs 0,
-but for `siglip`. The pairs of a set are held, n^2 numbers. Inside `jax.shard_map`, `axis_name` says over which axes of
+but for `siglip`. The pairs of a set are held, n^2 numbers. Those that compare features instead of members, and so give
+one loss for each set (`barlow_twins`, `vicreg`), hold d^2. Inside `jax.shard_map`, `axis_name` says over which axes of
 the mesh the members are spread: each device has its own anchors, and the candidates of all.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Unpack
 
 import jax
@@ -18,12 +21,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract.reduce import spread
+from jaxloss._contract.refuse import check_constant
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
 from jaxloss._numerics.vectors import cosine_apart, distance, unit
 from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
+    FRACTION,
     NUMBER,
     NUMBERS,
     POSITIVE,
@@ -31,29 +36,38 @@ from jaxloss.contract import (
     SIGN,
     TARGET,
     ArrayLike,
+    Domain,
     Holds,
     Reduction,
     Units,
     all_members,
     at_least,
     between,
+    compiled,
     current_loss,
     loss,
     losses,
+    widened,
 )
 
 __all__ = [
+    "arcface",
+    "barlow_twins",
     "byol",
+    "circle",
     "clip",
     "contrastive",
+    "cosface",
     "cosine_embedding",
     "hinge_embedding",
     "info_nce",
     "margin_ranking",
+    "multi_similarity",
     "nt_xent",
     "siglip",
     "sup_con",
     "triplet",
+    "vicreg",
 ]
 
 VECTOR = Holds("score", core=1)
@@ -345,6 +359,115 @@ def byol(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpac
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Logits of classes with a margin, for sparse_cce
+
+
+@compiled
+def arcface(
+    y_true: ArrayLike, cosines: ArrayLike, *, margin: float | Array = 0.5, scale: float | Array = 64.0
+) -> Array:
+    """ArcFace's logits: `scale cos(angle + margin)` for the class of the label, `scale cos(angle)` for the others.
+
+    No loss itself: `sparse_cce(labels, arcface(labels, cosines), from_logits=True)` is one, with the mask, weights and
+    reduction of `sparse_cce`; a row that its mask leaves out may hold NaN. Where angle + margin exceeds pi the cosine
+    would rise again: there the logit is
+    `scale (cos(angle) - margin sin(margin))`. At an angle of 0, where the derivative has no bound, it is that of
+    `scale cos(angle) cos(margin)`.
+
+    Args:
+      y_true: (...) integer labels in 0..K-1; for any other none of the logits has a margin, and the loss will be NaN.
+      cosines: (..., K) of the embedding with the vector of each class, so the products of vectors of length 1.
+      margin: added to the angle, in radians, between 0 and pi.
+      scale: above 0, the inverse of a temperature. Either is one number.
+
+    Returns:
+      The logits, shape (..., K), float32 or float64.
+
+    Raises:
+      ValueError: shapes that do not fit, an option out of range. TypeError: labels that are no integers, integer
+      cosines.
+
+    Example:
+      >>> print(arcface([0], [[0.0, 0.5]], scale=1.0))  # cos(pi / 2 + 0.5), and 0.5 as it was
+      [[-0.47942555  0.5       ]]
+
+    Source: Deng et al. 2019, arXiv 1801.07698, equation 3, and beyond pi the authors' code. No function of optax, Keras
+    or PyTorch computes it.
+    """
+    _check_factors(margin, between(0, math.pi), scale)
+
+    def moved(c: Array, margin: Array) -> Array:
+        inside = jnp.abs(c) < 1
+        safe = jnp.where(inside, c, 0)  # no derivative is NaN, even where the cosine is
+        sine = jnp.where(inside, jnp.sqrt((1 - safe) * (1 + safe)), 0)
+        turned = c * jnp.cos(margin) - sine * jnp.sin(margin)
+        return jnp.where(c > -jnp.cos(margin), turned, c - margin * jnp.sin(margin))
+
+    return _with_margin(moved, y_true, cosines, margin, scale)
+
+
+@compiled
+def cosface(
+    y_true: ArrayLike, cosines: ArrayLike, *, margin: float | Array = 0.35, scale: float | Array = 64.0
+) -> Array:
+    """CosFace's logits: `scale (cosine - margin)` for the class of the label, `scale cosine` for the others.
+
+    No loss itself: `sparse_cce(labels, cosface(labels, cosines), from_logits=True)` is one, with the mask, weights and
+    reduction of `sparse_cce`; a row that its mask leaves out may hold NaN.
+
+    Args:
+      y_true: (...) integer labels in 0..K-1; for any other none of the logits has a margin, and the loss will be NaN.
+      cosines: (..., K) of the embedding with the vector of each class, so the products of vectors of length 1.
+      margin: taken from the cosine, between 0 and 2.
+      scale: above 0, the inverse of a temperature. Either is one number.
+
+    Returns:
+      The logits, shape (..., K), float32 or float64.
+
+    Raises:
+      ValueError: shapes that do not fit, an option out of range. TypeError: labels that are no integers, integer
+      cosines.
+
+    Example:
+      >>> print(cosface([0], [[0.5, 0.5]], margin=0.25, scale=4.0))  # 4 (0.5 - 0.25), and 4 * 0.5
+      [[1. 2.]]
+
+    Source: Wang et al. 2018, arXiv 1801.09414, equation 4. No function of optax, Keras or PyTorch computes it.
+    """
+    _check_factors(margin, between(0, 2), scale)
+    return _with_margin(lambda c, margin: c - margin, y_true, cosines, margin, scale)
+
+
+def _check_factors(margin: float | Array, margins: Domain, scale: float | Array) -> None:
+    for name, value, domain in (("margin", margin, margins), ("scale", scale, POSITIVE)):
+        check_constant(name, value, domain)
+        if jnp.ndim(value):
+            raise ValueError(f"{current_loss()}: {name} must be one number, got an array of shape {jnp.shape(value)}.")
+
+
+def _with_margin(
+    moved: Callable[[Array, Array], Array],
+    y_true: ArrayLike,
+    cosines: ArrayLike,
+    margin: float | Array,
+    scale: float | Array,
+) -> Array:
+    labels, x = jnp.asarray(y_true), jnp.asarray(cosines)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{current_loss()}: y_true must hold integer labels, got {labels.dtype}.")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{current_loss()}: cosines must be of floating dtype, got {x.dtype}.")
+    if x.shape[:-1] != labels.shape or not x.ndim:
+        raise ValueError(
+            f"{current_loss()}: cosines of shape {x.shape} need labels of shape {x.shape[:-1]}, one for each row of "
+            f"classes; y_true has shape {labels.shape}."
+        )
+    c = widened(x)
+    own = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1)
+    return jnp.asarray(scale, c.dtype) * jnp.where(own, moved(c, jnp.asarray(margin, c.dtype)), c)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Members of a set
 
 
@@ -581,6 +704,245 @@ def sup_con(
     )
 
 
+@loss
+def multi_similarity(
+    labels: ArrayLike,
+    embeddings: ArrayLike,
+    *,
+    alpha: float | Array = 2.0,
+    beta: float | Array = 50.0,
+    base: float | Array = 0.5,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """Multi-similarity: `log(1 + sum exp(-alpha (s_p - base))) / alpha + log(1 + sum exp(beta (s_n - base))) / beta`.
+
+    s are the cosines of a member with the others: s_p with those of its label, s_n with those of other labels. An empty
+    sum is 0, so a member whose label no other has is only pushed away from the others. All pairs count; the paper
+    leaves out easy ones first.
+
+    Args:
+      labels: (..., n) integers, any.
+      embeddings: (..., n, d), of any length; a vector of zeros has cosine 0 with every other and zero gradient.
+      alpha: above 0, how much the farthest of the own label outweigh the others of it.
+      beta: above 0, how much the nearest of other labels outweigh the others.
+      base: the cosine that those of the own label shall exceed, and those of other labels shall not. Each of the three
+        is one number, or one for each member.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over members; with `reduction="none"` one loss per member, shape (..., n).
+
+    Raises:
+      ValueError: shapes that do not fit, an alpha or beta that is not positive. TypeError: labels of floating dtype.
+
+    Example:
+      >>> print(multi_similarity([7, 7], [[1.0, 0.0], [3.0, 0.0]], base=1.0))  # log(1 + 1) / 2
+      0.3465736
+
+    Source: Wang et al. 2019, arXiv 1904.06627, equation 15, where base = 1. No function of optax, Keras or PyTorch
+    computes it; pytorch_metric_learning.losses.MultiSimilarityLoss has these defaults.
+    """
+
+    def members(
+        labels: Array,
+        x: Array,
+        exists: Array,
+        alpha: float | Array,
+        beta: float | Array,
+        base: float | Array,
+    ) -> Array:
+        s, alike, unlike = _cosines(labels, x, exists, axis_name)
+        above, a, b = s - _each(base, x), _each(alpha, x), _each(beta, x)
+        return _log1p_sum_exp(-a * above, alike) / a[:, 0] + _log1p_sum_exp(b * above, unlike) / b[:, 0]
+
+    inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
+    options = {"alpha": (alpha, POSITIVE), "beta": (beta, POSITIVE), "base": (base, NUMBER.domain)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def circle(
+    labels: ArrayLike,
+    embeddings: ArrayLike,
+    *,
+    margin: float | Array = 0.4,
+    gamma: float | Array = 80.0,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """Circle loss: `log(1 + sum_n exp(gamma a_n (s_n - m)) sum_p exp(-gamma a_p (s_p - 1 + m)))`, with m the margin.
+
+    s_p are the cosines of a member with the others of its label, s_n those with other labels. Each has a weight of its
+    own that grows with its error, `a_p = max(0, 1 + m - s_p)` and `a_n = max(0, s_n + m)`, constant for the derivative.
+    A member that lacks either kind of others costs 0, and is counted by the mean.
+
+    Args:
+      labels: (..., n) integers, any.
+      embeddings: (..., n, d), of any length; a vector of zeros has cosine 0 with every other and zero gradient.
+      margin: how far s_p may stay below 1, and s_n above 0, between 0 and 1.
+      gamma: above 0, the scale. Each of the two is one number, or one for each member.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+
+    Returns:
+      The mean over members; with `reduction="none"` one loss per member, shape (..., n).
+
+    Raises:
+      ValueError: shapes that do not fit, a margin outside [0, 1], a gamma that is not positive. TypeError: labels of
+      floating dtype.
+
+    Example:
+      >>> x = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+      >>> print(circle([7, 7, 9], x, margin=0.5, gamma=4.0))  # log(1 + exp(-1) exp(-1)), 0
+      0.08461867
+
+    Source: Sun et al. 2020, arXiv 2002.10857, equations 4 to 6. Agrees with keras.losses.Circle, which
+    differentiates the weights, too, and whose mean does not count what costs 0.
+    """
+
+    def members(labels: Array, x: Array, exists: Array, margin: float | Array, gamma: float | Array) -> Array:
+        s, alike, unlike = _cosines(labels, x, exists, axis_name)
+        held, m, scale = jax.lax.stop_gradient(s), _each(margin, x), _each(gamma, x)
+        near = _log_sum_exp(jnp.where(alike, -scale * relu0(1 + m - held) * (s - (1 - m)), -jnp.inf))
+        far = _log_sum_exp(jnp.where(unlike, scale * relu0(held + m) * (s - m), -jnp.inf))
+        both = jnp.any(alike, axis=-1) & jnp.any(unlike, axis=-1)
+        return jnp.where(both, softplus(sum(near) + sum(far)), 0)
+
+    inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
+    options = {"margin": (margin, FRACTION), "gamma": (gamma, POSITIVE)}
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+
+
+@loss
+def barlow_twins(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    redundancy: float | Array = 0.005,
+    axis: int | tuple[int, ...] = -2,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """Barlow Twins: `sum_i (1 - C_ii)^2 + redundancy sum_(i != j) C_ij^2`, C the correlations of two views.
+
+    C_ij is the correlation, over the members of the set, of feature i in the first view with feature j in the second.
+    A feature that is the same for all members has correlation 0 with every other and zero gradient, so a set of one
+    member costs d.
+
+    Args:
+      first, second: (..., n, d) embeddings of two views of the same members, of any scale.
+      redundancy: the weight of the second term, at least 0: the lambda of the paper.
+      axis: where the members lie; several axes, such as (0, 1), are one set together.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread, along the first of
+        their axes: each device has the loss of the whole set.
+
+    Returns:
+      The mean over sets; with `reduction="none"` one loss per set, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis out of range, a negative redundancy.
+
+    Example:
+      >>> x = [[1.0, 1.0], [-1.0, -1.0]]
+      >>> print(f"{barlow_twins(x, x):.4f}")  # all correlations are 1: 0.005 (1 + 1)
+      0.0100
+
+    Source: Zbontar et al. 2021, arXiv 2103.03230, equations 1 and 2. No function of optax, Keras or PyTorch computes
+    it.
+    """
+
+    def members(a: Array, b: Array, exists: Array, redundancy: float | Array) -> Array:
+        a, b, exists = all_members(a, b, exists, axis_name=axis_name)
+        a, b = _centred(a, exists), _centred(b, exists)
+        return jnp.sum(cosine_apart(a, b) ** 2) + redundancy * _apart_squares(_products(unit(a), unit(b)))
+
+    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    options = {"redundancy": (redundancy, at_least(0))}
+    return losses(members, inputs, options=options, members=axis, axis_name=axis_name, **units)
+
+
+@loss
+def vicreg(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    invariance: float | Array = 25.0,
+    variance: float | Array = 25.0,
+    covariance: float | Array = 1.0,
+    std: float | Array = 1.0,
+    eps: float | Array = 1e-4,
+    axis: int | tuple[int, ...] = -2,
+    axis_name: str | tuple[str, ...] | None = None,
+    **units: Unpack[Units],
+) -> Array:
+    """VICReg: `invariance mse + variance (V(first) + V(second)) + covariance (C(first) + C(second))`.
+
+    V is the mean over features of `max(0, std - sqrt(var + eps))`, so that each feature spreads over the members; C is
+    the sum of the squared covariances of different features, over d, so that none repeats another. Both are of n - 1
+    degrees of freedom; in a set of one member they are those of numbers without spread.
+
+    Args:
+      first, second: (..., n, d) embeddings of two views of the same members.
+      invariance, variance, covariance: the weights of the three terms, at least 0: lambda, mu and nu of the paper.
+      std: the standard deviation from which on a feature costs nothing, at least 0: the gamma of the paper.
+      eps: above 0.
+      axis: where the members lie; several axes, such as (0, 1), are one set together.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread, along the first of
+        their axes: each device has the loss of the whole set.
+
+    Returns:
+      The mean over sets; with `reduction="none"` one loss per set, shape (...).
+
+    Raises:
+      ValueError: shapes that differ, an axis or an option out of range.
+
+    Example:
+      >>> print(vicreg([[1.0], [-1.0]], [[2.0], [0.0]]))  # 25 (1 + 1) / 2; the features spread enough
+      25.0
+
+    Source: Bardes, Ponce and LeCun 2021, arXiv 2105.04906, algorithm 1; equation 5 has the sum over features in place
+    of the mean, for which these weights are not meant. No function of optax, Keras or PyTorch computes it.
+    """
+
+    def members(
+        a: Array,
+        b: Array,
+        exists: Array,
+        invariance: float | Array,
+        variance: float | Array,
+        covariance: float | Array,
+        std: float | Array,
+        eps: float | Array,
+    ) -> Array:
+        a, b, exists = all_members(a, b, exists, axis_name=axis_name)
+        count, d = jnp.sum(exists.astype(a.dtype)), a.shape[-1]
+        total = invariance * jnp.sum(jnp.where(exists[..., None], a - b, 0) ** 2) / (jnp.maximum(count, 1) * d)
+        for x in (_centred(a, exists), _centred(b, exists)):
+            c = _products(x, x) / jnp.maximum(count - 1, 1)
+            spread_out = jnp.sqrt(jnp.diagonal(c) + eps)
+            total += variance * jnp.mean(relu0(std - spread_out)) + covariance * _apart_squares(c) / d
+        return total
+
+    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    weights = {"invariance": invariance, "variance": variance, "covariance": covariance, "std": std}
+    options = {name: (value, at_least(0)) for name, value in weights.items()} | {"eps": (eps, POSITIVE)}
+    return losses(members, inputs, options=options, members=axis, axis_name=axis_name, **units)
+
+
+def _centred(x: Array, exists: Array) -> Array:
+    """Each feature of all members, less its mean, as a row: exactly 0 where a feature is the same for all of them."""
+    x, exists = x.reshape(-1, x.shape[-1]).T, exists.reshape(-1)
+    top = jnp.max(x, axis=-1, keepdims=True, where=exists, initial=float(jnp.finfo(x.dtype).min))
+    x = jnp.where(exists, x - jax.lax.stop_gradient(top), 0)
+    mean = jnp.sum(x, axis=-1, keepdims=True) / jnp.maximum(jnp.sum(exists.astype(x.dtype)), 1)
+    return jnp.where(exists, x - mean, 0)
+
+
+def _apart_squares(c: Array) -> Array:
+    """The sum of the squares beside the diagonal."""
+    return jnp.sum(jnp.where(jnp.eye(len(c), dtype=bool), 0, c) ** 2)
+
+
 def _counted(
     labels: Array,
     embeddings: Array,
@@ -613,6 +975,22 @@ def _alike_and_other(labels: Array, exists: Array, axis_name: str | tuple[str, .
     all_labels, candidate = all_members(labels, exists, axis_name=axis_name)
     other = candidate[None] & ~_own(len(labels), len(all_labels), axis_name)
     return other & (labels[:, None] == all_labels[None]), other
+
+
+def _cosines(
+    labels: Array, x: Array, exists: Array, axis_name: str | tuple[str, ...] | None
+) -> tuple[Array, Array, Array]:
+    """Those of each anchor with each candidate; which candidates are others of its label, and which of another one."""
+    x, labels, exists = all_members(unit(x), labels, exists)
+    alike, other = _alike_and_other(labels, exists, axis_name)
+    (candidates,) = all_members(x, axis_name=axis_name)
+    return _products(x, candidates), alike, other & ~alike
+
+
+def _log1p_sum_exp(z: Array, counts: Array) -> Array:
+    """log(1 + sum exp(z)) along the last axis, over those that count: exact also where it is small."""
+    top, log_total = _log_sum_exp(jnp.where(counts, z, -jnp.inf))
+    return jnp.where(jnp.any(counts, axis=-1), softplus(top + log_total), 0)
 
 
 def _log_sum_exp(z: Array) -> tuple[Array, Array]:
@@ -657,6 +1035,4 @@ def _surprise(
     others = candidate[None] & ~_own(len(queries), len(candidate), axis_name)
     scale = _each(temperature, queries)
     above = [(_products(queries, x) - own_score[:, None]) / scale for x in sides]
-    above = jnp.concatenate([jnp.where(others, x, -jnp.inf) for x in above], axis=-1)
-    top, log_total = _log_sum_exp(above)
-    return jnp.where(jnp.any(others, axis=-1), softplus(top + log_total), 0)
+    return _log1p_sum_exp(jnp.concatenate(above, axis=-1), jnp.concatenate([others] * len(sides), axis=-1))

@@ -177,6 +177,9 @@ SETS = Domain(
     st.tuples(each(SCORE, K), each(SCORE, K)),  # the units are the members of one set
     ("least", "non_negative", "homogeneous", "symmetric", "relabelled"),
 )
+VIEWS = dataclasses.replace(
+    SETS, draw=st.tuples(drawn(SCORE, PIXELS, UNITS, K), drawn(SCORE, PIXELS, UNITS, K)), pixels=True
+)
 LABELLED_SETS = dataclasses.replace(
     SETS,
     draw=st.tuples(LABELS, each(SCORE, K)),

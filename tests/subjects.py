@@ -46,6 +46,7 @@ from laws import (
     TRIPLETS,
     UNITS,
     VECTORS,
+    VIEWS,
     K,
     Subject,
     above_0,
@@ -582,6 +583,11 @@ def products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 1 + a * b.max() + b * a.max()
 
 
+def second_and_fourth_powers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    squares = ((np.abs(a) + np.abs(b)) ** 2).sum((0, -1))
+    return 25 * (2 + squares) + squares**2
+
+
 METRIC_LOSSES = (
     Subject(
         "info_nce",
@@ -607,6 +613,40 @@ METRIC_LOSSES = (
         LIMIT,
         {"temperature": 0.5},
         lambda labels, x: 8.0,
+    ),
+    Subject(
+        "multi_similarity",
+        LABELLED_SETS,
+        {**EMBEDDED, "homogeneous": (0, (1,))},
+        {"least": "even the best cosines cost something, and not all of them are possible together"},
+        size=lambda labels, x: 8.0,
+    ),
+    Subject(
+        "circle",
+        LABELLED_SETS,
+        {**EMBEDDED, "homogeneous": (0, (1,))},
+        {"least": "even the best cosines cost something, and not all of them are possible together"},
+        {"gamma": 4.0},
+        lambda labels, x: 32.0,
+    ),
+    Subject(
+        "barlow_twins",
+        VIEWS,
+        {**EMBEDDED, "symmetric": True, "homogeneous": (0, BOTH)},
+        {"least": "two views that are equal still cost what their features have in common"},
+        AXIS,
+        size=lambda a, b: K * 8.0,
+    ),
+    Subject(
+        "vicreg",
+        VIEWS,
+        {**EMBEDDED, "symmetric": True},
+        {
+            "least": "two views that are equal still cost what their features have in common",
+            "homogeneous": "the standard deviation is a length",
+        },
+        AXIS,
+        size=second_and_fourth_powers,
     ),
     Subject(
         "nt_xent",

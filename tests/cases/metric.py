@@ -123,6 +123,85 @@ def sup_con(labels, x, temperature=0.1):
     return np.where(count > 0, surprise.sum(-1) / np.maximum(count, 1), 0)
 
 
+def of_labels(labels, x):
+    """The cosines of all pairs; which are others of the same label, and which of another one."""
+    x = x / np.sqrt((x**2).sum(-1, keepdims=True))
+    same = labels[..., :, None] == labels[..., None, :]
+    return scores(x, x), same & (np.eye(x.shape[-2]) == 0), ~same
+
+
+def multi_similarity(labels, x, alpha=2.0, beta=50.0, base=0.5):
+    s, alike, unlike = of_labels(labels, x)
+    alpha, beta, base = map(column, (alpha, beta, base))
+    near = np.where(alike, np.exp(-alpha * (s - base)), 0).sum(-1)
+    far = np.where(unlike, np.exp(beta * (s - base)), 0).sum(-1)
+    return np.log1p(near) / alpha[..., 0] + np.log1p(far) / beta[..., 0]
+
+
+def circle(labels, x, margin=0.4, gamma=80.0):
+    s, alike, unlike = of_labels(labels, x)
+    held = of_labels(labels, still(x))[0]
+    m, gamma = column(margin), column(gamma)
+    near = np.where(alike, np.exp(-gamma * np.maximum(1 + m - held, 0) * (s - 1 + m)), 0).sum(-1)
+    far = np.where(unlike, np.exp(gamma * np.maximum(held + m, 0) * (s - m)), 0).sum(-1)
+    return np.log1p(near * far)
+
+
+# Of sets as a whole: (n, ..., d), each feature with every other
+
+
+def two_views(rng, batch):
+    """No two members are almost the same in a feature: of two members a correlation is a ratio of their differences."""
+    steps = np.broadcast_to(8 * np.arange(batch[0] if batch else 1).reshape(-1, *[1] * len(batch)), (*batch, SETS))
+    steps = np.broadcast_to(steps[..., None], (*batch, SETS, CLASSES))
+    return tuple(rng.permuted(steps, axis=0) + rng.normal(size=steps.shape) for _ in range(2))
+
+
+def narrow_views(rng, batch):
+    """Of features whose spread is far from where the hinge of VICReg begins: below it, and some above."""
+    scale = np.where(np.arange(CLASSES) % 2, 0.25, 4.0)
+    return tuple(x * scale / 8 / max(batch[0] if batch else 1, 1) for x in two_views(rng, batch))
+
+
+def barlow_twins(a, b, redundancy=0.005, axis=0):
+    a, b = (x - x.mean(0) for x in (a, b))
+    sizes = [np.sqrt((x**2).sum(0)) for x in (a, b)]
+    size = sizes[0][..., :, None] * sizes[1][..., None, :]
+    c = np.einsum("n...i,n...j->...ij", a, b)
+    c = np.where(size > 1e-12, c / np.where(size > 1e-12, size, 1), 0)
+    own = np.eye(a.shape[-1])
+    return (own * (1 - c) ** 2 + redundancy * (1 - own) * c**2).sum((-1, -2))
+
+
+def vicreg(a, b, invariance=25.0, variance=25.0, covariance=1.0, std=1.0, eps=1e-4, axis=0):
+    total, own = invariance * ((a - b) ** 2).mean(0).mean(-1), np.eye(a.shape[-1])
+    for x in (a - a.mean(0), b - b.mean(0)):
+        c = np.einsum("n...i,n...j->...ij", x, x) / max(len(x) - 1, 1)
+        spread = np.sqrt(np.diagonal(c, axis1=-2, axis2=-1) + eps)
+        total = total + variance * np.maximum(std - spread, 0).mean(-1)
+        total = total + covariance * ((1 - own) * c**2).sum((-1, -2)) / a.shape[-1]
+    return total
+
+
+SETS = 8  # as many as the test mesh has devices
+GRID = 32
+
+
+def still(x):
+    """Embeddings of the grid where they are, without the small steps by which differences are taken."""
+    return np.held(x) if np.is_exact(x) else np.round(GRID * x) / GRID
+
+
+def in_pairs(rng, batch):
+    labels = np.broadcast_to(np.arange(batch[-1]) // 2 % 2, batch) if batch else np.zeros((), int)
+    return labels.astype(int), rng.normal(size=(*batch, CLASSES))
+
+
+def in_pairs_on_grid(rng, batch):
+    labels, x = in_pairs(rng, batch)
+    return labels, np.round(GRID * x) / GRID
+
+
 def labelled(rng, batch):
     labels = np.zeros(batch, int) if not batch or batch[-1] < 8 else np.broadcast_to(np.arange(batch[-1]) >= 4, batch)
     return labels.astype(int), rng.normal(size=(*batch, CLASSES))
@@ -246,6 +325,43 @@ ROWS = (
         names=("labels", "embeddings"),
         coupled=True,
         refused=TEMPERATURES,
+    ),
+    Row(
+        "multi_similarity",
+        in_pairs,
+        multi_similarity,
+        {"alpha": 1.5, "beta": 3.0, "base": 0.25},
+        names=("labels", "embeddings"),
+        coupled=True,
+        refused=({"alpha": 0.0}, {"beta": -1.0}, {"base": float("nan")}),
+    ),
+    Row(
+        "circle",
+        in_pairs_on_grid,
+        circle,
+        {"margin": 0.25, "gamma": 2.0},
+        names=("labels", "embeddings"),
+        coupled=True,
+        frozen=True,
+        refused=({"margin": -0.5}, {"margin": 1.5}, {"gamma": 0.0}),
+    ),
+    Row(
+        "barlow_twins",
+        two_views,
+        barlow_twins,
+        {"redundancy": 0.25, "axis": 0},
+        names=("first", "second"),
+        pooled=True,
+        refused=({"redundancy": -0.5},),
+    ),
+    Row(
+        "vicreg",
+        narrow_views,
+        vicreg,
+        {"invariance": 1.5, "variance": 2.0, "covariance": 0.5, "std": 1.25, "eps": 0.125, "axis": 0},
+        names=("first", "second"),
+        pooled=True,
+        refused=({"invariance": -0.5}, {"covariance": -1.0}, {"std": -1.0}, {"eps": 0.0}, {"eps": -1.0}),
     ),
     Row("byol", vectors, byol, detached=(0,), hard=every(HARD_VECTORS, HARD_VECTORS), ties=([ZERO], [ZERO])),
 )
