@@ -324,7 +324,7 @@ def of_rows(size: Sizes) -> Iterator[Cell]:
             label_smoothing=0.1,
         )
         yield sparse(functools.partial(plain.sparse_cce_z_loss, z_loss=1e-4), None, "logits z_loss", z_loss=1e-4)
-        yield cell("nll", plain.nll, kinds=label)
+        yield cell("nll", plain.nll, kinds=("label", "log row"))
         yield logits("categorical_focal", plain.categorical_focal_logits, None, "logits")
         yield cell("multi_margin", plain.multi_margin, kinds=label)
         yield cell("kl_divergence", plain.kl_divergence, lambda y, p: optax.kl_divergence(jnp.log(p), y))

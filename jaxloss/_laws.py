@@ -451,7 +451,8 @@ def gradient(case: Case, loss: Loss) -> None:
     places, traced = case.differentiable, case.traceable
     points = [*(arrays[i] for i in places), *traced.values()]
     rng = np.random.default_rng(0)
-    direction = [rng.normal(size=p.shape) for p in points]
+    # What is exactly 0, as most of a one-hot row, may be the end of its domain, across which nothing can be compared.
+    direction = [np.where(p == 0, 0, rng.normal(size=np.shape(p))) for p in points]
 
     def summed(*points: Any) -> Any:
         moved = list(arrays)

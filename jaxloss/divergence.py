@@ -15,7 +15,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.derivatives import partials, saved_for_backward
-from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, log_probability, power_series, widened
+from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, log_probability, power_series
 from jaxloss._numerics.rows import Row, exp_sum, normaliser
 from jaxloss.contract import (
     DISTRIBUTION,
@@ -93,8 +93,9 @@ def kl_divergence(
 
 
 def _log_softmax(z: Array) -> Array:
-    largest, log_sum = normaliser(Row.of(z))
-    return (widened(z) - largest) - log_sum
+    row = Row.of(z)
+    largest, log_sum = normaliser(row)
+    return (row.wide - largest) - log_sum
 
 
 @loss

@@ -91,7 +91,7 @@ def test_threads_share_the_first_call(of: str):
     def calls(thread: int) -> dict[str, np.ndarray]:
         results = {}
         for first in rounds:
-            together.wait(60)
+            together.wait(600)
             for row in rows[first + thread // 2 : first + 8][:1]:
                 loss = row.judged(jaxloss.LOSSES[row.name])
                 results[row.name] = np.asarray(loss(*row.make((3,)), **row.options, reduction="none"))

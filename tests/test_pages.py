@@ -95,11 +95,20 @@ ELSEWHERE = {  # their arguments are others; tests/peers judges them
     "ctc_loss",
     "dice_loss",
     "multiclass_generalized_dice_loss",
+    "ranking_softmax_loss",  # tests/test_ranking.py compares it
+    "ntxent",  # of labels
+    "triplet_margin_loss",  # below
 }
 
 
 def test_every_row_of_optax_is_compared():
     assert set(OPTAX) | ELSEWHERE == set(NAMES["optax.losses"])
+
+
+def test_triplets_of_optax_have_the_same_numbers():
+    theirs = pytest.importorskip("optax").losses.triplet_margin_loss
+    points = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+    np.testing.assert_allclose(jaxloss.triplet(*points, reduction="none"), theirs(*points), rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("theirs", OPTAX)
