@@ -17,6 +17,9 @@ import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+# It runs in an environment of its own, with other devices.
+collect_ignore = ["own_losses.py"]
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_traceback_in_locations_limit", 0)  # where in the source an operation stands: a tenth of tracing
