@@ -88,7 +88,7 @@ def drawn(numbers: Numbers, *shape: int, dtype: Any = np.float32) -> Draw:
     """Arrays of the simplest number or, to try many at once, of a drawn seed; some entries are drawn one by one."""
 
     def array(seed: int, entries: list[tuple[int, float]]) -> np.ndarray:
-        x = np.full(shape, numbers.pool[0]) if seed == 0 else numbers.many(np.random.default_rng(seed), shape)
+        x = np.full(shape, float(numbers.pool[0])) if seed == 0 else numbers.many(np.random.default_rng(seed), shape)
         for place, value in entries:
             x.flat[place] = value
         return x.astype(dtype)

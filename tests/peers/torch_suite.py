@@ -217,10 +217,7 @@ def multilabel_soft_margin_mended(scores: Any, y: Any, weight: Any = None, reduc
     import torch
 
     losses = torch.nn.functional.binary_cross_entropy_with_logits(scores, y, weight=weight, reduction="none")
-    inside = (y >= 0) & (y <= 1)
-    if weight is None:  # one loss for each row, with weights one for each element
-        inside = inside.all(-1, keepdim=True)
-    losses = torch.where(inside, losses, torch.nan).mean(-1)
+    losses = torch.where((y >= 0) & (y <= 1), losses, torch.nan).mean(-1)
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 
