@@ -12,7 +12,8 @@ it is, so that nobody asks for the derivatives by its log-probabilities.
 from __future__ import annotations
 
 import math
-from typing import Unpack
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -88,26 +89,12 @@ def dpo(
     noisy preferences". Agrees with the loss "sigmoid" of DPOTrainer in trl.
     """
 
-    def pair(
-        chosen: Array,
-        rejected: Array,
-        reference_chosen: Array,
-        reference_rejected: Array,
-        beta: float | Array,
-        label_smoothing: float | Array,
-    ) -> Array:
-        h = _preference(chosen, rejected, reference_chosen, reference_rejected)
+    def pair(h: Array, beta: float | Array, label_smoothing: float | Array) -> Array:
         z = beta * saturate(h)
         return softplus(-z) if is_zero(label_smoothing) else _logistic(z, label_smoothing)
 
-    inputs = {
-        "chosen": (chosen, LOG_P),
-        "rejected": (rejected, LOG_P),
-        "reference_chosen": (reference_chosen, LOG_P),
-        "reference_rejected": (reference_rejected, LOG_P),
-    }
     options = {"beta": (beta, POSITIVE), "label_smoothing": (label_smoothing, FRACTION)}
-    return losses(pair, inputs, options=options, **units)
+    return _of_preferences(pair, chosen, rejected, reference_chosen, reference_rejected, options, **units)
 
 
 @loss
@@ -144,19 +131,12 @@ def ipo(
     Source: Azar et al. 2023, arXiv 2310.12036, equation 17. Agrees with the loss "ipo" of DPOTrainer in trl.
     """
 
-    def pair(
-        chosen: Array, rejected: Array, reference_chosen: Array, reference_rejected: Array, beta: float | Array
-    ) -> Array:
-        e = _preference(chosen, rejected, reference_chosen, reference_rejected) - 0.5 / beta
+    def pair(h: Array, beta: float | Array) -> Array:
+        e = h - 0.5 / beta
         return e * e
 
-    inputs = {
-        "chosen": (chosen, LOG_P),
-        "rejected": (rejected, LOG_P),
-        "reference_chosen": (reference_chosen, LOG_P),
-        "reference_rejected": (reference_rejected, LOG_P),
-    }
-    return losses(pair, inputs, options={"beta": (beta, POSITIVE)}, **units)
+    options = {"beta": (beta, POSITIVE)}
+    return _of_preferences(pair, chosen, rejected, reference_chosen, reference_rejected, options, **units)
 
 
 @loss
@@ -374,9 +354,30 @@ def grpo(
 # Pieces
 
 
-def _preference(chosen: Array, rejected: Array, reference_chosen: Array, reference_rejected: Array) -> Array:
-    # First of each sequence: its two log-probabilities may be large, and are alike.
-    return (chosen - reference_chosen) - (rejected - reference_rejected)
+def _of_preferences(
+    formula: Callable[..., Array],
+    chosen: ArrayLike,
+    rejected: ArrayLike,
+    reference_chosen: ArrayLike,
+    reference_rejected: ArrayLike,
+    options: Mapping[str, Any],
+    **units: Unpack[Units],
+) -> Array:
+    """The loss of a batch of pairs, from the formula of h, by how much the policy prefers the chosen one."""
+
+    def pair(
+        chosen: Array, rejected: Array, reference_chosen: Array, reference_rejected: Array, **options: Any
+    ) -> Array:
+        # First of each sequence: its two log-probabilities may be large, and are alike.
+        return formula((chosen - reference_chosen) - (rejected - reference_rejected), **options)
+
+    inputs = {
+        "chosen": (chosen, LOG_P),
+        "rejected": (rejected, LOG_P),
+        "reference_chosen": (reference_chosen, LOG_P),
+        "reference_rejected": (reference_rejected, LOG_P),
+    }
+    return losses(pair, inputs, options=options, **units)
 
 
 def _logistic_slope(z: Array, a: Array) -> Array:
