@@ -71,6 +71,7 @@ __all__ = [
 ]
 
 VECTOR = Holds("score", core=1)
+MEMBER_LABEL = Holds("length", ANY)  # any integer: labels are only compared
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -370,9 +371,8 @@ def arcface(
 
     No loss itself: `sparse_cce(labels, arcface(labels, cosines), from_logits=True)` is one, with the mask, weights and
     reduction of `sparse_cce`; a row that its mask leaves out may hold NaN. Where angle + margin exceeds pi the cosine
-    would rise again: there the logit is
-    `scale (cos(angle) - margin sin(margin))`. At an angle of 0, where the derivative has no bound, it is that of
-    `scale cos(angle) cos(margin)`.
+    would rise again: there the logit is `scale (cos(angle) - margin sin(margin))`. At an angle of 0, where the
+    derivative has no bound, it is that of `scale cos(angle) cos(margin)`.
 
     Args:
       y_true: (...) integer labels in 0..K-1; for any other none of the logits has a margin, and the loss will be NaN.
@@ -681,16 +681,13 @@ def sup_con(
     """
 
     def members(labels: Array, x: Array, exists: Array, temperature: float | Array) -> Array:
-        x, labels, exists = all_members(unit(x), labels, exists)
-        alike, other = _alike_and_other(labels, exists, axis_name)
-        (candidates,) = all_members(x, axis_name=axis_name)
-        z = _products(x, candidates) / _each(temperature, x)
+        s, alike, unlike = _cosines(labels, x, exists, axis_name)
+        z = s / _each(temperature, x)
         count = jnp.sum(alike.astype(z.dtype), axis=-1)
         mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
-        top, log_total = _log_sum_exp(jnp.where(other, z - mean[:, None], -jnp.inf))
-        return jnp.where(count == 0, 0, top + log_total)
+        return jnp.where(count == 0, 0, sum(_log_sum_exp(z - mean[:, None], alike | unlike)))
 
-    inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
+    inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(
         members,
@@ -709,9 +706,9 @@ def multi_similarity(
     labels: ArrayLike,
     embeddings: ArrayLike,
     *,
-    alpha: float | Array = 2.0,
-    beta: float | Array = 50.0,
-    base: float | Array = 0.5,
+    alpha: float | ArrayLike = 2.0,
+    beta: float | ArrayLike = 50.0,
+    base: float | ArrayLike = 0.5,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -756,7 +753,7 @@ def multi_similarity(
         above, a, b = s - _each(base, x), _each(alpha, x), _each(beta, x)
         return _log1p_sum_exp(-a * above, alike) / a[:, 0] + _log1p_sum_exp(b * above, unlike) / b[:, 0]
 
-    inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
+    inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
     options = {"alpha": (alpha, POSITIVE), "beta": (beta, POSITIVE), "base": (base, NUMBER.domain)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
@@ -766,8 +763,8 @@ def circle(
     labels: ArrayLike,
     embeddings: ArrayLike,
     *,
-    margin: float | Array = 0.4,
-    gamma: float | Array = 80.0,
+    margin: float | ArrayLike = 0.4,
+    gamma: float | ArrayLike = 80.0,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -803,12 +800,12 @@ def circle(
     def members(labels: Array, x: Array, exists: Array, margin: float | Array, gamma: float | Array) -> Array:
         s, alike, unlike = _cosines(labels, x, exists, axis_name)
         held, m, scale = jax.lax.stop_gradient(s), _each(margin, x), _each(gamma, x)
-        near = _log_sum_exp(jnp.where(alike, -scale * relu0(1 + m - held) * (s - (1 - m)), -jnp.inf))
-        far = _log_sum_exp(jnp.where(unlike, scale * relu0(held + m) * (s - m), -jnp.inf))
+        near = _log_sum_exp(-scale * relu0(1 + m - held) * (s - (1 - m)), alike)
+        far = _log_sum_exp(scale * relu0(held + m) * (s - m), unlike)
         both = jnp.any(alike, axis=-1) & jnp.any(unlike, axis=-1)
         return jnp.where(both, softplus(sum(near) + sum(far)), 0)
 
-    inputs = {"labels": (labels, Holds("length", ANY)), "embeddings": (embeddings, NUMBERS)}
+    inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
     options = {"margin": (margin, FRACTION), "gamma": (gamma, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
@@ -818,7 +815,7 @@ def barlow_twins(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    redundancy: float | Array = 0.005,
+    redundancy: float | ArrayLike = 0.005,
     axis: int | tuple[int, ...] = -2,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
@@ -866,11 +863,11 @@ def vicreg(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    invariance: float | Array = 25.0,
-    variance: float | Array = 25.0,
-    covariance: float | Array = 1.0,
-    std: float | Array = 1.0,
-    eps: float | Array = 1e-4,
+    invariance: float | ArrayLike = 25.0,
+    variance: float | ArrayLike = 25.0,
+    covariance: float | ArrayLike = 1.0,
+    std: float | ArrayLike = 1.0,
+    eps: float | ArrayLike = 1e-4,
     axis: int | tuple[int, ...] = -2,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
@@ -989,12 +986,12 @@ def _cosines(
 
 def _log1p_sum_exp(z: Array, counts: Array) -> Array:
     """log(1 + sum exp(z)) along the last axis, over those that count: exact also where it is small."""
-    top, log_total = _log_sum_exp(jnp.where(counts, z, -jnp.inf))
-    return jnp.where(jnp.any(counts, axis=-1), softplus(top + log_total), 0)
+    return jnp.where(jnp.any(counts, axis=-1), softplus(sum(_log_sum_exp(z, counts))), 0)
 
 
-def _log_sum_exp(z: Array) -> tuple[Array, Array]:
-    """log sum exp along the last axis, as two numbers to be added; of rows of -inf 0 and 0."""
+def _log_sum_exp(z: Array, counts: Array) -> tuple[Array, Array]:
+    """log sum exp along the last axis, over those that count, as two numbers to be added; of none 0 and 0."""
+    z = jnp.where(counts, z, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.max(z, axis=-1))
     top = jnp.where(top > -jnp.inf, top, 0)
     total = jnp.sum(jnp.exp(z - top[:, None]), axis=-1)

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 import jaxloss
 
 SETS = ("info_nce", "clip", "siglip", "nt_xent")
+FEATURES = ("barlow_twins", "vicreg")
 OF_LABELS = ("sup_con", "multi_similarity", "circle")
 ORACLE = next(row.oracle for row in ROWS if row.name == "sup_con")
 ORACLES = {row.name: row.oracle for row in ROWS if row.name in SETS}
@@ -77,7 +78,7 @@ def test_what_is_masked_is_neither_anchor_nor_candidate(name: str, bad: float):
     assert all((x == 0).all() for x in got)
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", [*SETS, *FEATURES])
 def test_members_of_several_devices(name: str):
     """In shard_map each device has some anchors, and all candidates; one device has no member at all."""
     loss, (a, b) = jaxloss.LOSSES[name], embeddings(16)
@@ -225,9 +226,6 @@ def test_what_logits_with_a_margin_refuse(logits: Any):
         logits([0, 1], c.astype(np.int32))
 
 
-FEATURES = ("barlow_twins", "vicreg")
-
-
 @pytest.mark.parametrize("name", FEATURES)
 def test_sets_of_features(name: str):
     """Masked members are left out; a feature that all have in common, or that is 0, makes no NaN."""
@@ -253,20 +251,3 @@ def test_sets_of_features(name: str):
     big = [(x + 4).astype(jnp.bfloat16) for x in (a, b)]
     exact = next(row for row in ROWS if row.name == name).oracle(*(np.asarray(x, np.float64) for x in big))
     np.testing.assert_allclose(loss(*big), exact, rtol=2e-5)
-
-
-@pytest.mark.parametrize("name", FEATURES)
-def test_sets_of_features_on_several_devices(name: str):
-    loss, (a, b) = jaxloss.LOSSES[name], embeddings(16)
-    where = np.arange(16) % 3 != 1
-    where[4:6] = False
-    axes = ("data", "model")
-    mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
-
-    def mean(a: Any, b: Any, where: Any) -> Any:
-        return loss(a, b, where=where, axis_name=axes, reduction=jaxloss.mean_over(axes))
-
-    spread = jax.shard_map(mean, mesh=mesh, in_specs=(P(axes),) * 3, out_specs=P())
-    want = run(functools.partial(graded, loss, where=where), a, b)
-    spoiled = [np.where(where[:, None], x, np.nan) for x in (a, b)]
-    close(run(lambda *x: jax.value_and_grad(spread, (0, 1))(*x), *spoiled, where), want, "spread", rtol=4e-6, atol=1e-6)
