@@ -7,10 +7,14 @@ import gc
 import os
 import time
 from collections.abc import Generator
+from importlib import metadata
 from typing import Any
 
-# Most of the time is compiling. What is given counts: .ci/run has the slow tests optimised.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of the time is compiling. What is given counts: .ci/run has the slow tests compiled as users have them.
+FLAGS = "--xla_backend_optimization_level=0"
+if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 10):
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"  # a third of all; later versions have no such flag
+os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 import jax
 import pytest

@@ -26,7 +26,7 @@ import jaxloss
 from jaxloss._laws import APPLIES as LAW_APPLIES
 from jaxloss._laws import LAWS, close, distinct, graded, refuses, run, slopes, x64
 
-__all__ = ["CHECKS", "cells", "check", "close", "distinct", "graded", "refuses", "run", "slopes", "x64"]
+__all__ = ["CHECKS", "cells", "check", "close", "distinct", "graded", "refuses", "run", "same_way", "slopes", "x64"]
 
 Loss = Callable[..., Any]
 Check = Callable[[Row, Loss], None]
@@ -66,8 +66,9 @@ def same_arrays(row: Row) -> Any:
     return tuple(min(core, 2) for core in row.cores), row.differentiable, row.coupled, row.pooled
 
 
-def same_layout(row: Row) -> Any:
-    return row.cores, row.differentiable, row.coupled, row.pooled, bool(row.traceable), "class_weights" in row.options
+def same_way(row: Row) -> Any:
+    """How the contract maps a formula: over elements, over cores, or over sets, whose members are pooled or not."""
+    return any(row.cores), row.coupled, row.pooled
 
 
 def same_in_family(row: Row) -> Any:
@@ -78,24 +79,24 @@ def same_in_family(row: Row) -> Any:
 # The laws of `jaxloss.contract.check`
 
 ALIKE: dict[str, Callable[[Row], Any]] = {
-    "shapes": same_loss,
-    "masks_and_weights_refused": same_loss,
-    "one_trace": same_loss,
-    "value": lambda row: row.id,
+    "shapes": same_in_family,
+    "masks_and_weights_refused": same_in_family,
+    "one_trace": same_arrays,
+    "value": same_loss,
     "transformations": same_arrays,
     "one_example": same_arrays,
-    "gradient": same_loss,
-    "traced_options": lambda row: row.id,
+    "gradient": same_arrays,
+    "traced_options": same_loss,
     "precision": same_arrays,
     "nan_is_loud": same_family,
     "reductions": same_arrays,
-    "mask": same_in_family,
+    "mask": same_arrays,
     "weights": same_arrays,
     "zero_weight": same_arrays,
     "from_the_left": same_arrays,
     "nothing_left": same_arrays,
     "automatic_sharding": same_arrays,
-    "explicit_sharding": same_layout,
+    "explicit_sharding": same_arrays,
     "inside_shard_map": same_arrays,
 }
 for name, law in LAWS.items():
@@ -228,7 +229,7 @@ def options_refused(row: Row, loss: Loss) -> None:
 # What it computes
 
 
-@check(alike=same_arrays)
+@check(alike=same_way)
 def debug_modes(row: Row, loss: Loss) -> None:
     """jax.debug_nans has nothing to report, and jax.checking_leaks finds no leak."""
     hard = row.ordinary or row.make((3,))
@@ -276,7 +277,7 @@ def donated(row: Row, loss: Loss) -> None:
     assert all(x.is_deleted() for x in buffers), "the buffers were not used"
 
 
-@check(alike=same_family)
+@check(alike=same_way)
 def inside_scan(row: Row, loss: Loss) -> None:
     """Second derivatives in a scan are those of a loop.
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROWS, Row
-from contract import close, distinct, refuses, run
+from contract import close, distinct, refuses, run, same_way
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -113,7 +113,7 @@ def by_unit(row: Row, arrays: Any, key: str, knob: np.ndarray) -> np.ndarray:
     return want
 
 
-@rule("1 options match the units from the right", PAIRS, alike=lambda row, key: row.name)
+@rule("1 options match the units from the right", PAIRS, alike=same_family)
 def options(row: Row, key: str) -> None:
     """(K,) is one for each column, the shape of all units one for each; any other shape is refused."""
     loss, arrays = jl.LOSSES[row.name], row.make((2, 3))
@@ -695,7 +695,7 @@ BEYOND_RANGE = {
 OUT_OF_RANGE = [(row, key) for row, key in PAIRS if key in BEYOND_RANGE]
 
 
-@rule("5 outside the domain is NaN, with zero gradient", OUT_OF_RANGE, alike=lambda row, key: row.name)
+@rule("5 outside the domain is NaN, with zero gradient", OUT_OF_RANGE, alike=same_family)
 def option_outside(row: Row, key: str) -> None:
     """A traced option outside its range makes its units NaN, and neither they nor it have a gradient from there."""
     loss, arrays = jl.LOSSES[row.name], row.make((3,))
@@ -748,7 +748,7 @@ IMAGE_LOGITS = np.random.default_rng(1).normal(size=(2, 4, 5, 3)).astype(np.floa
 OF_IMAGES = [(row.name, {} if row.name == "lovasz_hinge" else FROM_LOGITS) for row in of("segmentation")]
 
 
-@rule("6 layouts", OF_IMAGES)
+@rule("6 layouts", OF_IMAGES, alike=lambda name, options: bool(options))
 def layouts(name: str, options: dict[str, Any]) -> None:
     """Classes last or first, one-hot or labels: the same number. What cannot be told is refused with the cure."""
     loss, first = jl.LOSSES[name], lambda x: np.moveaxis(x, -1, 1)
@@ -1114,7 +1114,11 @@ def parameters_of_flax() -> None:
     assert np.abs(layer.kernel[...] - kernel).max() > 0.01
 
 
-@rule("16 clients", [(np.dtype(dtype).name, dtype) for dtype in (jnp.float16, jnp.bfloat16)])
+@rule(
+    "16 clients",
+    [(np.dtype(dtype).name, dtype) for dtype in (jnp.bfloat16, jnp.float16)],
+    alike=lambda *_: "half precision",
+)
 def sums_in_half_precision(_: str, dtype: Any) -> None:
     """No false alarm of `checked` on what softmax and log_softmax give, as it is or widened; a wrong sum is found."""
     for classes in (10, 1000, 32_000):
@@ -1138,7 +1142,11 @@ def shared_labels() -> None:
     refuses(jl.BadValueError, words, jl.checked(each), z)
 
 
-@rule("16 clients", [("mse", jl.mse, (Y, Z)), ("huber", jl.huber, (Y, Z)), ("bce", jl.bce, (Y, Z * 0.2))])
+@rule(
+    "16 clients",
+    [("bce", jl.bce, (Y, Z * 0.2)), ("mse", jl.mse, (Y, Z)), ("huber", jl.huber, (Y, Z))],
+    alike=lambda *_: "elements",
+)
 def no_false_alarm_of_debug_nans(_: str, loss: Any, arrays: Any) -> None:
     """A NaN under a mask is reported neither of a value nor of a gradient, eager, mapped or of second order."""
     where = jnp.asarray(SOME)
@@ -1194,7 +1202,7 @@ def wrong_axis_name() -> None:
 ONE_OF_EACH = {row.name: row for row in reversed(ROWS) if row.name != "linear_cce"}
 
 
-@rule("10 a batch of any size is exported", [(row,) for row in ONE_OF_EACH.values()], alike=same_family)
+@rule("10 a batch of any size is exported", [(row,) for row in ONE_OF_EACH.values()], alike=same_way)
 def exported(row: Row) -> None:
     """`jax.export` with a symbolic batch: every reduction and gradient, with a mask and weights; the numbers stay."""
     loss, arrays = row.judged(jl.LOSSES[row.name]), row.make((3, 2))

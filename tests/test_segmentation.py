@@ -17,6 +17,7 @@ LOSSES = {name: jaxloss.LOSSES[name] for name in NAMES}
 LOGITS = {name: functools.partial(loss, from_logits=True) for name, loss in LOSSES.items() if name != "lovasz_hinge"}
 LOGITS |= {"lovasz_hinge": jaxloss.lovasz_hinge}
 SOME = {name: LOGITS[name] for name in ("dice", "generalized_dice", "lovasz_hinge")}  # one of each kind
+EACH = [pytest.param(name, marks=[] if name in SOME else [pytest.mark.slow]) for name in NAMES]
 
 
 def some_masks(seed: int = 0, shape: tuple[int, ...] = (2, 5, 4)) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +56,7 @@ def test_a_single_class_has_no_axis():
     np.testing.assert_allclose(jaxloss.dice(y, p, axis=(1, 2)), jaxloss.dice(y, p, class_axis=None))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_any_axis_may_hold_the_classes(name: str):
     y, z = some_masks()
     loss = functools.partial(LOGITS[name], reduction="none")
@@ -73,7 +74,7 @@ def test_any_axis_may_hold_the_classes(name: str):
             np.testing.assert_allclose(loss(*moved, class_axis=axis, where=where), want, 1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_integer_labels(name: str):
     y, z = some_masks()
     labels = y.argmax(-1)
@@ -102,7 +103,7 @@ def test_integer_labels(name: str):
         jaxloss.checked(loss)(labels, z)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_class_weights(name: str):
     y, z = some_masks(4)
     loss = functools.partial(LOGITS[name], reduction="none")
@@ -119,7 +120,7 @@ def test_class_weights(name: str):
         loss(y, z, class_weights=np.ones(2))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_whole_pixel_weights_repeat_pixels(name: str):
     """A weight of 0 leaves a pixel out, 2 counts it twice; what they multiply has no effect."""
     y, z = (x[0].reshape(20, 3) for x in some_masks(5))
@@ -208,7 +209,7 @@ def test_generalized_dice_with_absent_classes():
     np.testing.assert_allclose(loss(0 * y, y), 1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_outside_the_domain(name: str):
     y, p = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), np.array([[0.5, 0.25], [0.5, 0.25]], np.float32)
     labels = np.array([[3.0, 0.0], [0.0, 1.0]], np.float32)  # integer labels that should have been one-hot
