@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cases import exact as np
 from cases.classification import log_softmax
+from cases.excuses import vanishes
 from cases.row import BELOW_ONE, CLASSES, EXTREMES, LARGEST, SMALLEST, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -122,6 +123,7 @@ ROWS = (
         hard=every(HARD, HARD),
         outside=NO_DISTRIBUTION,
         refused=({"weight": -0.1}, {"weight": 1.1}, {"weight": float("nan")}),
+        excused=vanishes("gradient by y_pred @float64"),
     ),
     Row(
         "js_divergence-logs",

@@ -7,6 +7,7 @@ from cases.classification import (
     CLASS_WEIGHTS,
     DISTRIBUTIONS,
     EXCLUDED,
+    HALVES,
     HARD_LOGIT,
     HARD_LOGITS,
     HARD_PROBABILITIES,
@@ -25,6 +26,7 @@ from cases.classification import (
     one_hot_logits,
     probability,
 )
+from cases.excuses import STEEPEST, absorbed, close, overflows, vanishes
 from cases.row import ANY, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -118,15 +120,47 @@ ROWS = (
         outside=([0.0, 1.0, 0.0, 1.0], [1.2, 1.2, -0.2, -0.2]),
         refused=(*SMOOTHINGS, *GAMMAS, *ALPHAS),
     ),
-    Row("binary_focal-logit", logit, binary_focal, LOGITS, hard=HARD_LOGIT, hard_options=(*SMOOTHED, *FOCUSED)),
+    Row(
+        "binary_focal-logit",
+        logit,
+        binary_focal,
+        LOGITS,
+        hard=HARD_LOGIT,
+        hard_options=(*SMOOTHED, *FOCUSED),
+        excused=(
+            HALVES,
+            (r"gradient by y_true .* y_pred -?(88|104)\.0, .*gamma (0.5|5.0)", STEEPEST),
+            *vanishes("gradient by y_pred"),
+            *absorbed("gradient by y_pred"),
+        ),
+    ),
     Row(
         "binary_focal-all",
         logit,
         binary_focal,
         {**LOGITS, "gamma": 0.5, "alpha": 0.25, "label_smoothing": 0.1},
         hard=every([0.0, 1.0, 0.5], [0.0, 1e-30, 20.0, 104.0, -104.0, 1e4, -1e4, 1e30, -1e30, *signed(ANY)]),
+        excused=(
+            HALVES,
+            *overflows("loss @float64", "gradient by y_pred @float64"),
+            *vanishes("gradient by y_pred @float64"),
+            *absorbed("gradient by y_pred"),
+            *close("loss @float64", "gradient by y_true @float64", "gradient by y_pred @float64"),
+        ),
     ),
-    Row("binary_focal-root", logit, binary_focal, {**LOGITS, "gamma": 0.5}, hard=HARD_LOGIT),
+    Row(
+        "binary_focal-root",
+        logit,
+        binary_focal,
+        {**LOGITS, "gamma": 0.5},
+        hard=HARD_LOGIT,
+        excused=(
+            HALVES,
+            (r"gradient by y_true .* y_pred -?(88|104)\.0", STEEPEST),
+            *vanishes("gradient by y_pred @float64"),
+            *absorbed("gradient by y_pred"),
+        ),
+    ),
     Row(
         "categorical_focal-probabilities",
         distributions,
@@ -143,6 +177,7 @@ ROWS = (
         LOGITS,
         hard=CERTAIN,
         hard_options=FOCUSED,
+        excused=overflows("loss @bfloat16", "gradient by y_true @bfloat16"),
     ),
     Row(
         "categorical_focal-all",
@@ -151,9 +186,18 @@ ROWS = (
         {**LOGITS, "gamma": 0.5, "alpha": CLASS_WEIGHTS, "label_smoothing": 0.1},
         hard=every(DISTRIBUTIONS, HARD_LOGITS),
         hard_options=SMOOTHED,
+        excused=overflows("loss @bfloat16", "gradient by y_true @bfloat16"),
     ),
     Row("poly1-probabilities", distributions, poly1, hard=PROBABLE, outside=NEGATIVE),
-    Row("poly1-logits", distribution_logits, poly1, {**LOGITS, "epsilon": 2.0}, hard=CERTAIN, hard_options=EPSILONS),
+    Row(
+        "poly1-logits",
+        distribution_logits,
+        poly1,
+        {**LOGITS, "epsilon": 2.0},
+        hard=CERTAIN,
+        hard_options=EPSILONS,
+        excused=overflows("loss @bfloat16", "gradient by y_true @bfloat16"),
+    ),
     Row(
         "generalized_cce-probabilities",
         distributions,
@@ -169,6 +213,7 @@ ROWS = (
         {**LOGITS, "power": 0.5},
         hard=CERTAIN,
         hard_options=POWERS,
+        excused=overflows("loss @bfloat16", "gradient by y_true @bfloat16"),
     ),
     Row(
         "sparse_focal-probabilities",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cases import exact as np
 from cases.classification import EXCLUDED, HARD_LOGIT, HARD_LOGITS, label_logits, logit, one_hot_logits
+from cases.excuses import overflows, vanishes
 from cases.row import ANY, CLASSES, EXTREMES, LARGEST, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -127,7 +128,14 @@ ROWS = (
         ties=([1.0, -1.0], [0.0, 0.0]),
     ),
     Row("soft_margin", sign_score, soft_margin, detached=(0,), hard=HARD_SCORE, outside=NO_SIGN),
-    Row("sparsemax", logit, sparsemax, hard=HARD_LOGIT, outside=([-1.0, 2.0], [1.0, 1.0])),
+    Row(
+        "sparsemax",
+        logit,
+        sparsemax,
+        hard=HARD_LOGIT,
+        outside=([-1.0, 2.0], [1.0, 1.0]),
+        excused=vanishes("gradient by y_true", "loss @float64", "gradient by y_pred @float64"),
+    ),
     Row(
         "categorical_hinge",
         one_hot_logits,
@@ -165,5 +173,6 @@ ROWS = (
             [[1.0, 0, 0, 1], [0.5] * 4],
             [[0.0] * 4, [1e4, -1e4, 0, 1], [88, -88, 104, -104], [1e30] * 4, *LARGE, *SMALL],
         ),
+        excused=overflows("loss"),
     ),
 )

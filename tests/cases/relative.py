@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cases import exact as np
+from cases.excuses import overflows, vanishes
 from cases.row import CLASSES, EXTREMES, POSITIVE, Row, every, joined
 
 
@@ -52,8 +53,16 @@ TIES = ([0.0, 2.5, -1.0], [0.0, 2.5, -1.0])
 EPS = ({"eps": -1.0}, {"eps": float("nan")})
 
 ROWS = (
-    Row("mape", away_from_zero, mape, hard=HARD_RATIOS, ties=TIES, refused=EPS),
-    Row("smape", away_from_zero, smape, hard=HARD_RATIOS, ties=TIES, refused=EPS),
+    Row("mape", away_from_zero, mape, hard=HARD_RATIOS, ties=TIES, refused=EPS, excused=overflows("loss @bfloat16")),
+    Row(
+        "smape",
+        away_from_zero,
+        smape,
+        hard=HARD_RATIOS,
+        ties=TIES,
+        refused=EPS,
+        excused=vanishes("gradient by y_true", "gradient by y_pred"),
+    ),
     Row(
         "msle",
         above_minus_one,
