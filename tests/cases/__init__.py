@@ -42,5 +42,7 @@ FAMILIES = (
     metric,
 )
 ROWS = tuple(row for family in FAMILIES for row in family.ROWS)
+SUBJECTS = tuple(subject for family in FAMILIES for subject in family.LAWS)
+LIMITS = tuple(limit for family in FAMILIES for limit in family.LIMITS)
 
-__all__ = ["CLASSES", "ROWS", "Row"]
+__all__ = ["CLASSES", "LIMITS", "ROWS", "SUBJECTS", "Row"]
