@@ -1,4 +1,4 @@
-"""Rows of the losses of boxes.
+"""What is known of the losses of boxes.
 
 What the definition of a loss takes for a constant (the alpha of CIoU, the weights of Focal EIoU and WIoU) its oracle
 computes from `still`: the boxes lie on a grid, and a step of a difference quotient is much smaller than its meshes.
@@ -288,17 +288,18 @@ WITH = {
     "wiou_v3": {"iou_loss_mean": 0.6},
 }
 
-LAWS = tuple(
-    Subject(id, BOXES, {**BOX_LAWS, "relabelled": with_sides if id == "ciou" else True}, OVERLAP, WITH.get(id, {}))
-    for id in (
-        *("iou", "iou_log", "giou", "diou", "ciou", "ciou-gate", "eiou", "focal_eiou", "alpha_iou", "siou"),
-        *("wiou_v1", "wiou_v2", "wiou_v3"),
-    )
+LAWS = (
+    *(
+        Subject(id, BOXES, {**BOX_LAWS, "relabelled": with_sides if id == "ciou" else True}, OVERLAP, WITH.get(id, {}))
+        for id in (
+            *("iou", "iou_log", "giou", "diou", "ciou", "ciou-gate", "eiou", "focal_eiou", "alpha_iou", "siou"),
+            *("wiou_v1", "wiou_v2", "wiou_v3"),
+        )
+    ),
 )
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Limits
-
 
 LIMITS = (
     *(

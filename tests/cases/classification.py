@@ -1,4 +1,4 @@
-"""Rows of the classification losses."""
+"""What is known of the classification losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the divergences."""
+"""What is known of the divergences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the losses that weigh the cross-entropy."""
+"""What is known of the losses that weigh the cross-entropy."""
 
 from __future__ import annotations
 
@@ -334,7 +334,6 @@ LAWS = (
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Limits
-
 
 LIMITS = (
     Limit("binary_focal-bce", TARGET_LOGIT, of("binary_focal", gamma=0.0, **FROM_LOGITS), of("bce", **FROM_LOGITS)),

@@ -1,4 +1,4 @@
-"""Rows of the likelihoods."""
+"""What is known of the likelihoods."""
 
 from __future__ import annotations
 
@@ -420,7 +420,6 @@ LAWS = (
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Limits
-
 
 LIMITS = (
     Limit("gaussian_nll-mse", REALS, times(2, lambda y, p: of("gaussian_nll")(y, p, 0 * p + 1)), of("mse")),

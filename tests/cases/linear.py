@@ -1,4 +1,4 @@
-"""Rows of the losses of a linear layer."""
+"""What is known of the losses of a linear layer."""
 
 from __future__ import annotations
 
@@ -69,7 +69,6 @@ ROWS = (
 # ---------------------------------------------------------------------------------------------------------------------
 # Laws
 
-
 LAWS = (
     Subject(
         "linear_cce",
@@ -82,7 +81,6 @@ LAWS = (
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Limits
-
 
 LIMITS = (
     Limit(

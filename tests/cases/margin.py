@@ -1,4 +1,4 @@
-"""Rows of the margin losses."""
+"""What is known of the margin losses."""
 
 from __future__ import annotations
 

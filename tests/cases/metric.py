@@ -1,4 +1,4 @@
-"""Rows of the losses of embeddings."""
+"""What is known of the losses of embeddings."""
 
 from __future__ import annotations
 
@@ -570,6 +570,5 @@ LAWS = (
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Limits
-
 
 LIMITS: tuple[Limit, ...] = ()

@@ -1,4 +1,4 @@
-"""Rows of the preference losses, of log-probabilities."""
+"""What is known of the preference losses, of log-probabilities."""
 
 from __future__ import annotations
 
@@ -244,6 +244,7 @@ LAWS = (
         {"convex": "the ratio is clipped", "non_negative": "an advantage is a gain"},
         {"beta": 0.5},
         ratio,
+        ("reference",),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Rows of the ranking losses: (items, list, list) arrays, of which a loss sees all items of a list at once."""
+"""What is known of the ranking losses: (items, list, list) arrays, of which a loss sees all items of a list at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the regression losses."""
+"""What is known of the regression losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the losses that (almost) ignore the scale."""
+"""What is known of the losses that (almost) ignore the scale."""
 
 from __future__ import annotations
 

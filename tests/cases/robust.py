@@ -1,4 +1,4 @@
-"""Rows of the robust losses."""
+"""What is known of the robust losses."""
 
 from __future__ import annotations
 
@@ -70,7 +70,6 @@ LAWS = (
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Limits
-
 
 LIMITS = (
     Limit("barron-mse", REALS, times(2, of("barron", alpha=2.0)), of("mse")),

@@ -1,4 +1,4 @@
-"""Rows of the losses of masks: (pixels, example, class) arrays, of which a loss sees all pixels at once."""
+"""What is known of the losses of masks: (pixels, example, class) arrays, of which a loss sees all pixels at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the losses of sequences."""
+"""What is known of the losses of sequences."""
 
 from __future__ import annotations
 
@@ -178,22 +178,23 @@ OF_PATHS = {
     "least": "0 is the limit of certain logits",
 }
 
-LAWS = tuple(
-    Subject(
-        name,
-        sequences(*core),
-        without(OF_CLASSES, "convex"),
-        OF_PATHS,
-        {"blank": BLANK},
-        size=lambda labels, logits, *lengths: 1 + np.ptp(logits, axis=-1).reshape(laws.UNITS, -1).sum(-1),
-        keywords=SHARED["keywords"],
-    )
-    for name, core in (("ctc", (DRAWN_FRAMES,)), ("rnnt", (DRAWN_FRAMES, LABELS + 1)))
+LAWS = (
+    *(
+        Subject(
+            name,
+            sequences(*core),
+            without(OF_CLASSES, "convex"),
+            OF_PATHS,
+            {"blank": BLANK},
+            size=lambda labels, logits, *lengths: 1 + np.ptp(logits, axis=-1).reshape(laws.UNITS, -1).sum(-1),
+            keywords=SHARED["keywords"],
+        )
+        for name, core in (("ctc", (DRAWN_FRAMES,)), ("rnnt", (DRAWN_FRAMES, LABELS + 1)))
+    ),
 )
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Limits
-
 
 LIMITS = (
     Limit(
