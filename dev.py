@@ -114,6 +114,7 @@ def {name}(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | Array = 1.0, 
     inputs = {{"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}}
     return losses(element, inputs, options={{"scale": (scale, POSITIVE)}}, **units)
 '''
+TABLE_IMPORTS = ("from cases.common import LENGTH, REALS, RESIDUAL", "from cases.row import REAL")
 ORACLE = """def {name}(y, p, scale=1.0):
     raise NotImplementedError("TODO: the formula in NumPy, from the paper and not from the library")
 
@@ -130,12 +131,16 @@ ROW = """
         refused=({{"scale": -1.0}}, {{"scale": float("nan")}}),
     ),
 """
+LAWS = """
+    Subject("{name}", REALS, RESIDUAL, LENGTH, {{"scale": 0.4}}),  # TODO which hold, and why not the others
+"""
 
 
 STEPS = """Written: stubs in {files}.
-1. All that says TODO: the loss in jaxloss/{family}.py, and its formula once more in tests/cases/{family}.py.
+1. All that says TODO: the loss in jaxloss/{family}.py, and its formula once more, with its laws, in
+   tests/cases/{family}.py.
 2. python3 dev.py test -k {name}
-3. python3 dev.py check, which also says what is missing elsewhere, with a draft: the row of the README, the laws.
+3. python3 dev.py check, which also says what is missing elsewhere, with a draft: the row of the README.
 """
 
 
@@ -156,12 +161,10 @@ def new(arguments: list[str]) -> int:
 
     module = _imports(_listed(module, name), *IMPORTS) + LOSS.format(name=name)
     package = _imports(_listed(package, name), f"from jaxloss.{family} import {name}")
-    table = _assigned(rows, "ROWS")
+    rows = _entered(_entered(rows, "LAWS", LAWS.format(name=name)), "ROWS", ROW.format(name=name))
     lines = rows.splitlines(keepends=True)
-    assert table.end_lineno is not None
-    lines.insert(table.end_lineno - 1, ROW.format(name=name))
-    lines.insert(table.lineno - 1, ORACLE.format(name=name))
-    rows = _imports("".join(lines), "from cases.row import REAL")
+    lines.insert(_assigned(rows, "ROWS").lineno - 1, ORACLE.format(name=name))
+    rows = _imports("".join(lines), *TABLE_IMPORTS)
 
     install("check")
     for path, text in zip(files, (package, module, rows), strict=True):
@@ -179,6 +182,15 @@ def _assigned(source: str, name: str) -> ast.Assign:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return node
     raise ValueError(f"no {name} = ...")
+
+
+def _entered(source: str, table: str, entry: str) -> str:
+    """The module with one more entry in one of its tables."""
+    end = _assigned(source, table).end_lineno
+    assert end is not None
+    lines = source.splitlines(keepends=True)
+    lines.insert(end - 1, entry)
+    return "".join(lines)
 
 
 def _listed(source: str, name: str) -> str:

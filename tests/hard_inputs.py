@@ -1,7 +1,8 @@
 """Hard inputs: losses and gradients against exact arithmetic, at the numbers that the inputs are after rounding.
 
 The inputs are those of `Row.hard`; what they must give says the oracle of the row, in the arithmetic of
-`cases/exact.py`. A case is one unit of one dtype, and either its loss or its gradient.
+`cases/exact.py`. A case is one unit of one dtype, and either its loss or its gradient. What misses it must be listed in
+`Row.excused`.
 """
 
 from __future__ import annotations
@@ -26,171 +27,14 @@ ELEMENT, ROW = 8.0, 16.0
 
 MIXED = 3000  # units that are made of the hard inputs at random
 
-# What misses them, and why: of a loss or a row, patterns of the messages. One that meets nothing fails.
-HALF = "the difference of two numbers that rounding makes equal, at a soft target"
-BOUNDED = "bounded by the derivative at 1e-12, as for every probability and rate"
-TARGETS = "the derivative by the target is a difference of logarithms and digammas: exact to eps times those"
-EQUAL_TERMS = "the sum of terms that almost cancel: exact to 4e-8 absolutely"
-THIN = "boxes of 1e-12 or less: the derivative is a difference of numbers 1e6 times larger and more"
-RECURSION = "a log-probability of -2e4 and less has no more digits: exact to eps times the loss"
 FLUSHED = "a subnormal number of float32, which XLA's CPU compiler takes for 0; right for that"
-APART = "the difference of mean and target exceeds the largest number, and counts as that"
-RATES = r"mean (0\.0|[\d.]+e-(3\d|4\d))\b"
-LISTED: dict[str, list[tuple[str, str]]] = {
-    "lovasz_hinge": [
-        (r"gradient by y_pred .* at \([01], ([5-9]|1\d), 0\)", "errors of 1 and 1 - 1e-5: ordered by place")
-    ],
-    "bce-logit": [("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF)],
-    "binary_focal-logit": [
-        ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF),
-        (r"gradient by y_true .* y_pred -?(88|104)\.0, .*gamma (0.5|5.0)", BOUNDED),
-    ],
-    "binary_focal-all": [
-        ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF)
-    ],
-    "binary_focal-root": [
-        ("gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)", HALF),
-        (r"gradient by y_true .* y_pred -?(88|104)\.0", BOUNDED),
-    ],
-    "gaussian_nll-log_variance": [
-        (r"gradient by (y_true|mean) .* y_true 3\.\d+e\+38, mean -3\.\d+e\+38, variance 1\.0", APART),
-    ],
-    "poisson_nll-full": [
-        (
-            "gradient by rate .* y_true 1.0, rate (1.0000000031710769e-30|9.98402083170343e-31)",
-            "exp(x) - 1 by subtraction",
-        )
-    ],
-    "negative_binomial_nll": [
-        ("gradient by y_true ", TARGETS),
-        ("gradient by dispersion .* y_true [01].0, mean ", EQUAL_TERMS),
-    ],
-    "negative_binomial_nll-full": [
-        ("gradient by y_true ", TARGETS),
-        (
-            "gradient by mean .* y_true 1.0, mean (1.0000000031710769e-30|9.98402083170343e-31)",
-            "mean - y by subtraction",
-        ),
-        ("gradient by dispersion .* y_true [01].0, mean -(80|10000|9984).0", EQUAL_TERMS),
-    ],
-    "tweedie": [("gradient by (y_true|mean) .*" + RATES, BOUNDED)],
-    "tweedie-full": [
-        ("gradient by y_true .* y_true 0.0", BOUNDED),
-        (
-            "gradient by mean .* y_true 1.0, mean (1.0000000031710769e-30|9.98402083170343e-31)",
-            "exp(x) - 1 by subtraction",
-        ),
-    ],
-    "ctc": [(r"gradient by logits.*-10000\.0, 10000\.0", RECURSION)],
-    "rnnt": [(r"gradient by logits.*10000\.0, ", RECURSION)],
-}
-LISTED["eiou"] = [(r"gradient .* y_true \[.*e-1[56]\], y_pred .*\(float64\)", THIN)]
-LISTED["focal_eiou"] = [(r"gradient .* y_true \[.*e-1[56]\], y_pred ", THIN)]
-LISTED["student_t_nll"] = [(r"gradient by scale is .*e-21\) instead of 0\.0 .*\(float64\)", "0 to eps of its terms")]
-LISTED["negative_binomial_nll"].append((r"gradient by mean .* y_true 0\.0, mean 0\.0, .*\(float64\)", BOUNDED))
-
-# What misses by the numbers among the inputs (or, CLOSER, by how little): for each row the results, and after an @ the
-# dtypes if float32 and float16 are not among them.
-LARGE, MINUTE = r" at .*e\+3[78]\b.*", r" at .*e-(3\d|4\d)\b.*"
-SMALLEST_HALF, LARGEST_HALF = r" at .*(6\.103515625e-05|5\.960464477539063e-08)\b.*", r" at .*-65[45]\d\d\.0.*"
-CLOSER = r" \(\d\d?(\.\d+)? eps, .*"
-OVERFLOWS = "a number above 1e37: a difference, a product or a sum on the way overflows"
-VANISHES = "a number below 1e-29: a difference, a product or a quotient is absorbed or subnormal"
-ABSORBED = "a small number beside one of another size: a difference of two numbers that rounding makes almost equal"
-CLOSE = "in float64 the result has up to 100 eps: a difference with 1, at a smoothed target or near a zero of the loss"
-AT: dict[tuple[str, str], dict[str, list[str]]] = {
-    (OVERFLOWS, LARGE): {
-        "barron": ["gradient by y_true", "gradient by y_pred"],
-        "bce-all": ["loss @float64"],
-        "binary_focal-all": ["loss @float64", "gradient by y_pred @float64"],
-        "categorical_focal-all": [
-            "loss @bfloat16",
-            "gradient by y_true @bfloat16",
-        ],
-        "categorical_focal-one_hot_logits": [
-            "loss @bfloat16",
-            "gradient by y_true @bfloat16",
-        ],
-        "cauchy": ["loss"],
-        "cce-logits": ["gradient by y_true @bfloat16"],
-        "cce-one_hot_logits": ["loss @bfloat16", "gradient by y_true @bfloat16"],
-        "expectile": ["gradient by y_true @bfloat16", "gradient by y_pred @bfloat16"],
-        "gaussian_nll": [
-            "gradient by y_true",
-            "gradient by mean",
-            "gradient by variance",
-        ],
-        "generalized_cce-logits": ["loss @bfloat16", "gradient by y_true @bfloat16"],
-        "huber-delta": ["loss"],
-        "iou_log": ["loss", "gradient by y_pred"],
-        "laplace_nll": ["loss", "gradient by scale"],
-        "mape": ["loss @bfloat16"],
-        "multilabel_soft_margin": ["loss"],
-        "negative_binomial_nll-full": ["gradient by dispersion @float64"],
-        "poisson_nll-full": ["loss @float64"],
-        "poly1-logits": ["loss @bfloat16", "gradient by y_true @bfloat16"],
-        "quantile": ["loss"],
-        "quantile-delta": ["loss"],
-        "student_t_nll": ["loss", "gradient by scale @float64"],
-        "tweedie": ["gradient by y_true", "gradient by mean"],
-        "tweedie-full": ["gradient by y_true", "gradient by mean"],
-    },
-    (VANISHES, MINUTE): {
-        "bce-logit": ["gradient by y_pred"],
-        "binary_focal-all": ["gradient by y_pred @float64"],
-        "binary_focal-logit": ["gradient by y_pred"],
-        "binary_focal-root": ["gradient by y_pred @float64"],
-        "iou_log": ["loss", "gradient by y_true"],
-        "js_divergence": ["gradient by y_pred @float64"],
-        "laplace_nll": ["gradient by scale @float64"],
-        "negative_binomial_nll": ["loss @float64", "gradient by mean @float64", "gradient by dispersion @float64"],
-        "negative_binomial_nll-full": ["gradient by mean @float64"],
-        "poisson_nll-full": ["gradient by rate @float64"],
-        "smape": ["gradient by y_true", "gradient by y_pred"],
-        "sparsemax": ["gradient by y_true", "loss @float64", "gradient by y_pred @float64"],
-        "student_t_nll": ["gradient by y_true", "gradient by location", "gradient by scale @float64"],
-        "tweedie": ["gradient by y_true", "gradient by mean"],
-        "tweedie-full": ["loss", "gradient by y_true", "gradient by mean @float64"],
-    },
-    (ABSORBED, SMALLEST_HALF): {
-        "bce-logit": ["gradient by y_pred"],
-        "binary_focal-all": ["gradient by y_pred"],
-        "binary_focal-logit": ["gradient by y_pred"],
-        "binary_focal-root": ["gradient by y_pred"],
-        "laplace_nll": ["gradient by scale"],
-        "negative_binomial_nll": ["loss", "gradient by dispersion"],
-        "negative_binomial_nll-full": ["loss @float64", "gradient by mean", "gradient by dispersion"],
-        "poisson_nll-full": ["loss", "gradient by rate"],
-        "student_t_nll": ["gradient by scale"],
-        "tweedie-full": ["gradient by mean", "loss @float64"],
-    },
-    (ABSORBED, LARGE): {"negative_binomial_nll": ["loss"], "negative_binomial_nll-full": ["loss @float64"]},
-    (ABSORBED, LARGEST_HALF): {
-        "negative_binomial_nll-full": ["gradient by dispersion @float64"],
-        "student_t_nll": ["gradient by scale @float64"],
-        "tweedie-full": ["gradient by mean"],
-    },
-    (CLOSE, CLOSER): {
-        "bce-all": ["loss @float64"],
-        "bce-weighted": ["gradient by y_pred @float64"],
-        "binary_focal-all": ["loss @float64", "gradient by y_true @float64", "gradient by y_pred @float64"],
-        "ctc": ["gradient by logits @float64"],
-        "negative_binomial_nll": ["gradient by mean @float64"],
-    },
-}
-for (_reason, _numbers), _rows in AT.items():
-    for _row, _results in _rows.items():
-        for _result in _results:
-            _what, _, _dtypes = _result.partition(" @")
-            _pattern = f"^{_what}.*{_numbers}" + (rf"\(({_dtypes})\)$" if _dtypes else "")
-            LISTED.setdefault(_row, []).append((_pattern, _reason))
 
 
 @dataclasses.dataclass
 class Result:
     """How many cases were tried, the worst error of a loss and of a gradient, and what missed its limit.
 
-    What is listed above is counted apart: excused, as (pattern, message). The patterns that met anything are in met.
+    What `Row.excused` lists is counted apart, as (pattern, message). The patterns that met anything are in met.
     """
 
     tried: int = 0
@@ -212,7 +56,7 @@ def judge(row: Row, loss: Callable[..., Any], dtypes: Sequence[Any] = (np.float3
     with mp.workprec(mp.prec * (1 + wide)):  # what cancels must vanish beside the smallest number of the dtype
         for row, results in zip(rows, got, strict=True):
             _judge(row, batches, results, result)
-    for pattern, reason in LISTED.get(row.id, []):
+    for pattern, reason in row.excused:
         # What names dtypes is met by those, all else by float32 and float16.
         named = set(re.findall(r"b?float\d+", pattern)) or {"float32"}
         if pattern not in result.met and named & {np.dtype(dtype).name for dtype in dtypes}:
@@ -464,7 +308,7 @@ def is_nan(message: str) -> bool:
 
 def _miss(row: Row, message: str, result: Result) -> None:
     """A NaN is never excused."""
-    patterns = [pattern for pattern, _ in LISTED.get(row.id, []) if re.search(pattern, message) and not is_nan(message)]
+    patterns = [pattern for pattern, _ in row.excused if re.search(pattern, message) and not is_nan(message)]
     result.met.update(patterns)
     if patterns:
         result.excused.append((patterns[0], message))

@@ -1,8 +1,8 @@
-"""The laws of formulas and the domains on which test_properties.py tries them; subjects.py says which loss obeys which.
+"""The laws of formulas, which test_properties.py tries; `cases` says of each loss which it obeys, and where.
 
 A subject is a loss with given options, on a domain. The domain names the laws that make sense there; the subject says
 of each whether it holds, and if not, why. A law is a function of the subject, of the drawn arrays (UNITS cases at once)
-and of what else it draws.
+and of what else it draws. A limit says which loss equals which other one.
 
 Tolerances: a result may be off by ROUNDINGS roundings of the largest term of the formula. Most losses have no terms
 that cancel, so that their own value is the largest; for the others `size` says how large the terms are.
@@ -10,7 +10,6 @@ that cancel, so that their own value is the largest; for the others `size` says 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -21,14 +20,13 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import ROWS
 
 import jaxloss
 
 Arrays = tuple[np.ndarray, ...]
 Draw = st.SearchStrategy[Any]
 
-UNITS, K, PIXELS, FRAMES = 8, 3, 6, 3
+UNITS, K, PIXELS = 8, 3, 6
 EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)  # what is smaller, the processor may round to 0
 ROUNDINGS = 8
@@ -49,6 +47,7 @@ class Domain:
     relabel: the arrays after a permutation of the classes.
     units: how the losses of the units move with the classes.
     pixels: whether the first axis holds pixels instead of units.
+    shares: whether the entries are shares: at most 1, and the logarithm of 0 is that of a number above it.
     """
 
     draw: Draw
@@ -58,6 +57,7 @@ class Domain:
     relabel: Callable[[Arrays, np.ndarray], Arrays] = lambda arrays, order: tuple(x[..., order] for x in arrays)
     units: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda losses, order: losses
     pixels: bool = False
+    shares: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,6 @@ def whole(low: int, high: int) -> tuple[float, ...]:
     return tuple(sorted(range(low, high + 1), key=abs))
 
 
-def simplex(weights: np.ndarray) -> np.ndarray:
-    """Rows over their sums; one without any is uniform."""
-    weights = weights.astype(np.float64)
-    weights = np.where(weights.sum(-1, keepdims=True) > 0, weights, 1)
-    return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
-
-
 def above_0(p: np.ndarray) -> np.ndarray:
     """Shares whose logarithm has the true slope: below 1e-12 it is that at 1e-12."""
     return np.maximum(p, np.float32(1e-9))
@@ -123,169 +116,23 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
     return np.eye(K, dtype=np.float32)[labels]
 
 
-REAL = Numbers((*whole(-4, 4), 1e-42, 1e-30, -1e-30, 1 + EPS, 1e15, -1e15), (-1e4, 1e4))
-SCORE = Numbers((*whole(-4, 4), 1e-42, 1e-30, 104, -104, 1e4, -1e4), (-30, 30))
-SHARE = Numbers((0, 1, 0.5, 1e-42, 1e-30, 1e-7, 1 - EPS / 2), (0, 1))
-POSITIVE = Numbers((1, 2, 3, 1e-6), (1e-3, 1e4))
-COUNT = Numbers(whole(0, 4), (0, 1e4))
-LOG = Numbers((*whole(-4, 4), 1e-30), (-30, 30))
-DISPERSION = Numbers((1, 2, 0.5), (1e-3, 4))
-SIGN, BIT = Numbers((1, -1)), Numbers((0, 1))
-GRID = Numbers(tuple(n / 256 for n in range(257)))  # their complements are exact
-
-LABELS = drawn(Numbers(whole(0, K - 1)), UNITS, dtype=np.int32)
-ROWS_OF_SHARES = each(SHARE, K).map(simplex)
-ROWS_OF_SCORES = each(SCORE, K)
-
-OF_RESIDUALS = ("convex", "least", "non_negative", "homogeneous", "translated", "symmetric")
-OF_BINARY = ("convex", "least", "non_negative", "relabelled")
-OF_LOGITS = ("convex", "least", "non_negative", "shifted", "relabelled")
-
-
-def mirror(one: float) -> dict[str, Any]:
-    """The two classes of a binary target change places."""
-    return {"relabel": lambda arrays, order: (one - arrays[0], -arrays[1])}
-
-
-def relabel_label(arrays: Arrays, order: np.ndarray) -> Arrays:
-    return np.argsort(order).astype(np.int32)[arrays[0]], arrays[1][..., order]
-
-
 def pairs(draw: Draw, *others: Draw) -> Draw:
     """Two of the same kind: independent, or the second the next number after the first, in each entry."""
     apart = st.tuples(draw, draw, *others)
     return st.one_of(apart, apart.map(lambda drawn: (drawn[0], np.nextafter(drawn[0], np.float32(1)), *drawn[2:])))
 
 
-REALS = Domain(pairs(each(REAL)), OF_RESIDUALS)
-RATIOS = Domain(pairs(st.builds(np.multiply, each(SIGN), each(Numbers((1, 2, 3), (1e-3, 1e4))))), OF_RESIDUALS)
-ABOVE_MINUS_1 = Domain(pairs(each(Numbers((*whole(0, 4), 1e-30, 1e15), (-0.999, 1e4)))), OF_RESIDUALS)
-VECTORS = Domain(pairs(each(REAL, K)), (*OF_RESIDUALS, "relabelled"))
-TRIPLETS = Domain(
-    st.tuples(each(REAL, K), each(REAL, K), each(REAL, K)),
-    (*OF_RESIDUALS, "relabelled"),
-    moves=(0, 1, 2),
-)
-SOFT_PAIRS = Domain(
-    st.tuples(each(GRID), each(REAL, K), each(REAL, K)),
-    (*OF_RESIDUALS, "relabelled"),
-    moves=(1, 2),
-    swap=lambda arrays: (arrays[0], arrays[2], arrays[1]),
-    relabel=lambda arrays, order: (arrays[0], *(x[..., order] for x in arrays[1:])),
-)
-SETS = Domain(
-    st.tuples(each(SCORE, K), each(SCORE, K)),  # the units are the members of one set
-    ("least", "non_negative", "homogeneous", "symmetric", "relabelled"),
-)
-VIEWS = dataclasses.replace(
-    SETS, draw=st.tuples(drawn(SCORE, PIXELS, UNITS, K), drawn(SCORE, PIXELS, UNITS, K)), pixels=True
-)
-LABELLED_SETS = dataclasses.replace(
-    SETS,
-    draw=st.tuples(LABELS, each(SCORE, K)),
-    laws=("least", "non_negative", "homogeneous", "relabelled"),
-    relabel=lambda arrays, order: (arrays[0], arrays[1][..., order]),
-)
-SIGN_PAIRS = dataclasses.replace(SOFT_PAIRS, draw=st.tuples(each(SIGN), each(REAL, K), each(REAL, K)))
-SIGN_NUMBERS = Domain(st.tuples(each(SIGN), each(REAL)), ("convex", "least", "non_negative", "homogeneous"))
-SIGN_SCORES = Domain(
-    st.tuples(each(SIGN), each(SCORE), each(SCORE)),
-    OF_RESIDUALS,
-    moves=(1, 2),
-    swap=lambda arrays: (-arrays[0], arrays[2], arrays[1]),
-)
-SIGNS = Domain(st.tuples(each(SIGN), each(SCORE)), OF_BINARY, **mirror(0.0))
-TARGET_LOGIT = Domain(st.tuples(each(GRID), each(SCORE)), OF_BINARY, **mirror(1.0))
-PROBABILITY = Domain(
-    st.tuples(each(GRID), each(GRID)), OF_BINARY, relabel=lambda arrays, order: tuple(1 - x for x in arrays)
-)
-SIMPLICES = Domain(
-    pairs(ROWS_OF_SHARES),
-    ("convex", "least", "non_negative", "homogeneous", "symmetric", "relabelled"),
-)
-LOGITS = Domain(st.tuples(ROWS_OF_SHARES, ROWS_OF_SCORES), OF_LOGITS, moves=(1,))
-ONE_HOT_LOGITS = Domain(st.tuples(LABELS.map(one_hot), ROWS_OF_SCORES), OF_LOGITS, moves=(1,))
-SET_LOGITS = Domain(st.tuples(each(BIT, K), ROWS_OF_SCORES), OF_LOGITS, moves=(1,))
-LABEL_LOGITS = Domain(st.tuples(LABELS, ROWS_OF_SCORES), OF_LOGITS, moves=(1,), relabel=relabel_label)
-LABEL_LOGS = Domain(
-    st.tuples(LABELS, ROWS_OF_SCORES.map(lambda x: -np.abs(x))), OF_LOGITS, moves=(1,), relabel=relabel_label
-)
-LOGIT_PAIRS = Domain(pairs(ROWS_OF_SCORES), (*OF_LOGITS, "symmetric"))
-PLACED = Domain(pairs(each(REAL), each(POSITIVE)), OF_RESIDUALS)
-OF_COUNTS = ("convex", "least", "non_negative", "homogeneous")
-COUNTS = Domain(st.tuples(each(COUNT), each(POSITIVE)), OF_COUNTS)
-LOG_COUNTS = Domain(st.tuples(each(COUNT), each(LOG)), OF_COUNTS)
-DISPERSED = Domain(st.tuples(each(COUNT), each(POSITIVE), each(DISPERSION)), OF_COUNTS)
-LOG_DISPERSED = Domain(st.tuples(each(COUNT), each(LOG), each(DISPERSION)), OF_COUNTS)
-
-
-def corners(box: np.ndarray) -> np.ndarray:
-    return np.concatenate([box[..., :2], box[..., :2] + box[..., 2:]], -1) / 4
-
-
-def boxes(shortest: int) -> Draw:
-    return st.builds(
-        lambda corner, sides: corners(np.concatenate([corner, sides], -1)),
-        each(Numbers(whole(-16, 16)), 2),
-        each(Numbers(whole(shortest, 24)), 2),
-    )
-
-
-BOXES = Domain(
-    st.tuples(boxes(1), boxes(0)),  # a target without area is not even like itself
-    (*OF_RESIDUALS, "relabelled"),
-    relabel=lambda arrays, order: tuple(x[..., [1, 0, 3, 2]] for x in arrays),  # the axes of the plane
-)
-MASKS = Domain(
-    st.tuples(drawn(BIT, PIXELS, UNITS, K), drawn(SHARE, PIXELS, UNITS, K)),
-    ("convex", "least", "non_negative", "symmetric", "relabelled"),
-    units=lambda losses, order: losses[..., order] if losses.ndim == 2 else losses,
-    pixels=True,
-)
-MASK_LOGITS = Domain(
-    st.tuples(drawn(BIT, PIXELS, UNITS, K), drawn(SCORE, PIXELS, UNITS, K)),
-    ("convex", "least", "non_negative", "relabelled"),
-    units=MASKS.units,
-    pixels=True,
-)
-# Log-probabilities so far from 0 that they may be translated.
-LOG_P = each(Numbers((0.0, *whole(-8, 8), 1e-3), (-62, 62))).map(lambda x: x - np.float32(128))
-PAIRS_AND_REFERENCE = Domain(st.tuples(LOG_P, LOG_P, LOG_P, LOG_P), ("convex", "non_negative", "translated"))
-PAIRS = Domain(st.tuples(LOG_P, LOG_P), ("convex", "non_negative", "translated"))
-JUDGED = Domain(st.tuples(each(BIT), LOG_P, LOG_P), ("convex", "non_negative", "translated"), moves=(1, 2))
-TOKENS = Domain(
-    st.tuples(
-        each(Numbers(whole(-4, 4), (-4, 4))), *(each(Numbers((*whole(-4, 0), 1e-30), (-8, 8))) for _ in range(3))
-    ),
-    ("convex", "non_negative", "translated"),
-    moves=(1, 2, 3),
-)
-LISTS = Domain(
-    st.tuples(drawn(Numbers(whole(0, 4)), PIXELS, UNITS, K), drawn(SCORE, PIXELS, UNITS, K)),
-    ("convex", "non_negative", "translated", "relabelled"),
-    moves=(1,),
-    relabel=lambda arrays, order: tuple(x[[*order, *range(K, PIXELS)]] for x in arrays),  # the items have no order
-    pixels=True,
-)
-BLANK, LABEL_COUNT = 1, 2
-
-
-def sequences(*core: int) -> Domain:
-    return Domain(
-        st.tuples(
-            drawn(Numbers((0, 2)), UNITS, LABEL_COUNT, dtype=np.int32),
-            each(SCORE, *core, K),
-            drawn(BIT, UNITS, dtype=np.int32),
-            drawn(Numbers(whole(1, FRAMES)), UNITS, dtype=np.int32),
-        ),
-        OF_LOGITS,
-        moves=(1,),
-        relabel=lambda arrays, order: (2 - arrays[0], arrays[1][..., ::-1], *arrays[2:]),  # all but the blank
-    )
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Subjects
+
+
+def of(name: str, **options: Any) -> Callable[..., Any]:
+    """The losses of a loss with options."""
+    return functools.partial(jaxloss.LOSSES[name], **options, reduction="none")
+
+
+def times(factor: float, losses: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arrays: factor * losses(*arrays)
 
 
 @dataclass(frozen=True)
@@ -298,6 +145,7 @@ class Subject:
       (homogeneous).
     fails: each law of the domain that does not hold, with the reason.
     size: how large the terms of the formula are, of the arrays; 0 if the loss itself is the largest.
+    keywords: names of the last arrays, if the loss takes them by keyword.
     """
 
     id: str
@@ -306,14 +154,16 @@ class Subject:
     fails: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     size: Callable[..., Any] = lambda *arrays: 0.0
+    keywords: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.id.partition("-")[0]
 
     def loss(self, *arrays: Any) -> Any:
-        row = next(row for row in ROWS if row.name == self.name)
-        return row.judged(jaxloss.LOSSES[self.name])(*arrays, **self.options, reduction="none")
+        first = len(arrays) - len(self.keywords)
+        named = dict(zip(self.keywords, arrays[first:], strict=True))
+        return of(self.name, **self.options)(*arrays[:first], **named)
 
     @functools.cached_property
     def program(self) -> Callable[..., Any]:
@@ -442,11 +292,11 @@ def shifted(s: Subject, arrays: Arrays, by: np.ndarray) -> None:
     near(s, start, s.losses(*moved), s.losses(*start))
 
 
-@law(lambda domain: st.integers(-8, 0 if domain is SIMPLICES else 8))
+@law(lambda domain: st.integers(-8, 0 if domain.shares else 8))
 def homogeneous(s: Subject, arrays: Arrays, k: int) -> None:
     """Of degree d: arrays times a factor, the loss times its d-th power."""
     degree, places = s.laws["homogeneous"]
-    if s.domain is SIMPLICES:  # the logarithm of 0 is that of a number that is not scaled
+    if s.domain.shares:  # the logarithm of 0 is that of a number that is not scaled
         arrays = (arrays[0], above_0(arrays[1]))
     arrays = tuple(np.where(np.abs(x) < 1e-30, 0, x) if i in places else x for i, x in enumerate(arrays))
     scaled = tuple(x * np.float32(2.0**k) if i in places else x for i, x in enumerate(arrays))
@@ -473,3 +323,45 @@ def relabelled(s: Subject, arrays: Arrays, order: np.ndarray) -> None:
     arrays = (arrays[0], s.inside("relabelled")(arrays[1]), *arrays[2:])
     moved = s.domain.relabel(arrays, order)
     near(s, arrays, s.losses(*moved), s.domain.units(s.losses(*arrays), order))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A loss, and what it equals: at certain options, in a limit, or of certain inputs.
+
+    In a limit the two may differ by what the series of the formula leaves; that is said of each.
+
+    id: the loss, then a hyphen and what it becomes.
+    left, right: functions of the arrays, one loss a unit each.
+    size: how large the terms of the formulas are, of the arrays; 0 if the losses themselves are the largest.
+    within: how far the two may differ beside rounding, of the arrays.
+    """
+
+    id: str
+    domain: Domain
+    left: Callable[..., Any]
+    right: Callable[..., Any]
+    size: Callable[..., Any] = lambda *arrays: 0.0
+    within: Callable[..., Any] = lambda *arrays: 0.0
+
+    @property
+    def name(self) -> str:
+        return self.id.partition("-")[0]
+
+    @functools.cached_property
+    def program(self) -> Callable[..., Any]:
+        return jax.jit(lambda *arrays: (self.left(*arrays), self.right(*arrays)))
+
+    def judge(self, arrays: Arrays) -> None:
+        left, right = map(exact, self.program(*arrays))
+        assert left.shape == right.shape, f"{self.id}: shapes {left.shape} and {right.shape}"
+        given = tuple(map(exact, arrays))
+        size = np.abs(left) + np.abs(right) + self.size(*given)
+        tolerance = ROUNDINGS * (EPS * size + TINY) + self.within(*given)
+        with np.errstate(invalid="ignore"):  # infinite losses
+            bad = ~((np.abs(left - right) <= tolerance) | (left == right))
+        none_bad(bad, f"{self.id}: the two differ", arrays, self.domain.pixels, left, right)

@@ -74,9 +74,7 @@ def hard() -> bool:
     tried = sum(r.tried for _, r in results)
     missed = [f"{row.id}: {message}" for row, r in results for message in r.missed]
     excused = Counter(
-        (row.name, dict(hard_inputs.LISTED.get(row.id, ())).get(pattern, pattern))
-        for row, r in results
-        for pattern, _ in r.excused
+        (row.name, dict(row.excused).get(pattern, pattern)) for row, r in results for pattern, _ in r.excused
     )
     passed = tried - len(missed) - excused.total()
     nans = sum(map(hard_inputs.is_nan, missed))

@@ -29,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
     """A copy of what `dev.py new` reads and writes."""
     for name in ("jaxloss", "tests/cases"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    for name in ("dev.py", "pyproject.toml", "tests/contract.py", "tests/hard_inputs.py"):
+    for name in ("dev.py", "pyproject.toml", "tests/contract.py", "tests/hard_inputs.py", "tests/laws.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -53,11 +53,14 @@ def test_new_writes_a_loss_that_lacks_its_formula(checkout: Path):
 
 CALL = """
 import jaxloss
+import laws
+import numpy as np
 from contract import CHECKS
 from cases import regression
 
 print(jaxloss.quartic([0.0], [1.0], scale=0.5))
 row = regression.ROWS[-1]
+laws.LAWS["convex"](regression.LAWS[-1], (np.float32([1.0, 0.0]), np.float32([2.0, 0.0])), np.float32([-3.0, 1.0]))
 for name in ("signature", "value", "traced_options", "options_refused", "ties", "mask"):
     CHECKS[name](row, jaxloss.LOSSES["quartic"])
 """

@@ -1,8 +1,8 @@
 """Properties: laws that must hold whatever the numbers are, on inputs that hypothesis draws and shrinks.
 
 Structural laws hold for every row of the cases: what a mask, weights, an order and a batch mean. The laws of formulas
-and their limits are declared loss by loss, in subjects.py and limits.py. Each law of a loss is compiled once, for
-arrays of one shape, and tried on many drawn ones.
+and their limits are declared loss by loss, below the rows. Each law of a loss is compiled once, for arrays of one
+shape, and tried on many drawn ones.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import ROWS, Row
-from laws import ALSO_DRAWN, EPS, LAWS, ROUNDINGS, Numbers, Subject, drawn, exact
-from limits import LIMITS, Limit
-from subjects import SUBJECTS
+from cases import LIMITS, ROWS, SUBJECTS, Row
+from laws import ALSO_DRAWN, EPS, LAWS, ROUNDINGS, Limit, Numbers, Subject, drawn, exact
 
 import jaxloss
 
@@ -327,7 +325,9 @@ def test_property(law: str, id: str, examples: int):
 
 def test_nothing_is_forgotten():
     """Every loss is in the tables; of each law that makes sense, a subject says whether it holds, and else why."""
-    forgotten = [f"{name}: no subject in subjects.py" for name in set(jaxloss.LOSSES) - {s.name for s in SUBJECTS}]
+    forgotten = [
+        f"{name}: no subject among the LAWS of its family" for name in set(jaxloss.LOSSES) - {s.name for s in SUBJECTS}
+    ]
     for s in SUBJECTS:
         forgotten += [f"{s.id}: holds and fails: {law}" for law in set(s.laws) & set(s.fails)]
         said = set(s.laws) | set(s.fails)

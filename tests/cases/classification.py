@@ -1,8 +1,40 @@
-"""Rows of the classification losses."""
+"""What is known of the classification losses."""
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import laws
+import scipy.special
+from laws import Domain, Limit, Subject, above_0, each, of
+from scipy.special import xlogy
+
 from cases import exact as np
+from cases.common import (
+    BINARY,
+    DRAWN_LABELS,
+    FRACTION,
+    LABEL_LOGITS,
+    LOGITS,
+    NORMALISED,
+    OF_CLASSES,
+    OF_LOGITS,
+    ONE,
+    PROBABILITY,
+    ROW_OF_P,
+    ROWS_OF_SCORES,
+    ROWS_OF_SHARES,
+    SIMPLICES,
+    SMALL,
+    TARGET_LOGIT,
+    at_label,
+    log_of,
+    relabel_label,
+    traced_one_hot,
+    without,
+)
+from cases.excuses import absorbed, close, overflows, vanishes
 from cases.row import ANY, BELOW_ONE, CLASSES, EXTREMES, LARGEST, SMALLEST, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -122,11 +154,16 @@ EXCLUDED = [-np.inf, 1, 2, 0], [-np.inf, -np.inf, -np.inf, 1e4]
 SMOOTHED = ({"label_smoothing": np.zeros(())}, {"label_smoothing": 1.0})
 SMOOTHINGS = ({"label_smoothing": -0.1}, {"label_smoothing": 1.5}, {"label_smoothing": float("nan")})
 WRONG_LENGTHS = ({"class_weights": [1.0, 2.0, 3.0]}, {"class_weights": [2.0]}, {"class_weights": 2.0})
-LOGITS = {"from_logits": True}
+FROM_LOGITS = {"from_logits": True}
 WEIGHTED = {"label_smoothing": 0.1, "class_weights": CLASS_WEIGHTS}
-ALL = {**LOGITS, **WEIGHTED, "z_loss": 0.01}
+ALL = {**FROM_LOGITS, **WEIGHTED, "z_loss": 0.01}
 
 negative = [[-0.2, 0.4, 0.4, 0.4]]
+
+HALVES = (
+    "gradient by y_pred .* y_true 0.5, y_pred (1.0000000031710769e-30|9.98402083170343e-31)",
+    "the difference of two numbers that rounding makes equal, at a soft target",
+)
 
 ROWS = (
     Row(
@@ -140,9 +177,22 @@ ROWS = (
     ),
     Row("cce-one_hot", one_hot_distribution, cce),
     Row("cce-weighted", distributions, cce, WEIGHTED, hard=every(DISTRIBUTIONS, HARD_PROBABILITIES)),
-    Row("cce-logits", distribution_logits, cce, LOGITS, hard=every([[0.0, 0, 0, 1]], [*HARD_LOGITS, *EXCLUDED])),
     Row(
-        "cce-one_hot_logits", one_hot_logits, cce, LOGITS, hard=every(DISTRIBUTIONS, HARD_LOGITS), hard_options=SMOOTHED
+        "cce-logits",
+        distribution_logits,
+        cce,
+        FROM_LOGITS,
+        hard=every([[0.0, 0, 0, 1]], [*HARD_LOGITS, *EXCLUDED]),
+        excused=overflows("gradient by y_true @bfloat16"),
+    ),
+    Row(
+        "cce-one_hot_logits",
+        one_hot_logits,
+        cce,
+        FROM_LOGITS,
+        hard=every(DISTRIBUTIONS, HARD_LOGITS),
+        hard_options=SMOOTHED,
+        excused=overflows("loss @bfloat16", "gradient by y_true @bfloat16"),
     ),
     Row("cce-all", distribution_logits, cce, ALL, hard=every(DISTRIBUTIONS, HARD_LOGITS)),
     Row(
@@ -160,7 +210,7 @@ ROWS = (
         "sparse_cce-logits",
         label_logits,
         sparse_cce,
-        LOGITS,
+        FROM_LOGITS,
         labels=0,
         hard=joined(every(LABELS, HARD_LOGITS + FAR_APART), every([3], EXCLUDED)),
     ),
@@ -182,9 +232,31 @@ ROWS = (
         outside=([0.0, 1.0, 0.0, 1.0], [1.2, 1.2, -0.2, -0.2]),
         refused=(*SMOOTHINGS, {"pos_weight": -1.0}),
     ),
-    Row("bce-weighted", probability, bce, {"label_smoothing": 0.1, "pos_weight": 3.0}, hard=HARD_PROBABILITY),
-    Row("bce-logit", logit, bce, LOGITS, hard=HARD_LOGIT, hard_options=SMOOTHED),
-    Row("bce-all", logit, bce, {**LOGITS, "label_smoothing": 0.1, "pos_weight": 3.0}, hard=HARD_LOGIT),
+    Row(
+        "bce-weighted",
+        probability,
+        bce,
+        {"label_smoothing": 0.1, "pos_weight": 3.0},
+        hard=HARD_PROBABILITY,
+        excused=close("gradient by y_pred @float64"),
+    ),
+    Row(
+        "bce-logit",
+        logit,
+        bce,
+        FROM_LOGITS,
+        hard=HARD_LOGIT,
+        hard_options=SMOOTHED,
+        excused=(HALVES, *vanishes("gradient by y_pred"), *absorbed("gradient by y_pred")),
+    ),
+    Row(
+        "bce-all",
+        logit,
+        bce,
+        {**FROM_LOGITS, "label_smoothing": 0.1, "pos_weight": 3.0},
+        hard=HARD_LOGIT,
+        excused=(*overflows("loss @float64"), *close("loss @float64")),
+    ),
     Row(
         "nll",
         lambda rng, batch: (label_logits(rng, batch)[0], np.log(label_distribution(rng, batch)[1])),
@@ -204,5 +276,126 @@ ROWS = (
         ),
         {"class_weights": CLASS_WEIGHTS},
         labels=0,
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+LABEL_LOGS = Domain(
+    st.tuples(DRAWN_LABELS, ROWS_OF_SCORES.map(lambda x: -np.abs(x))), OF_LOGITS, moves=(1,), relabel=relabel_label
+)
+
+
+def entropy(q):
+    return -xlogy(q, q).sum(-1)
+
+
+def binary_entropy(y):
+    return -xlogy(y, y) - xlogy(1 - y, 1 - y)
+
+
+def far_logit(y):
+    with np.errstate(divide="ignore"):
+        return np.clip(scipy.special.logit(laws.exact(y)), -200, 200)
+
+
+OF_LOGIT = {**BINARY, "least": (lambda y, z: far_logit(y), lambda y, z: binary_entropy(y))}
+
+LAWS = (
+    Subject("bce-logit", TARGET_LOGIT, OF_LOGIT, options={"from_logits": True}, size=ONE),
+    Subject(
+        "bce-probability",
+        PROBABILITY,
+        {
+            **BINARY,
+            "convex": lambda p: np.clip(p, 1e-9, 1),  # below 1e-12 a slope is that at 1e-12
+            "least": (lambda y, p: y, lambda y, p: binary_entropy(y)),
+        },
+        size=ONE,
+    ),
+    Subject(
+        "bce-pos_weight",
+        TARGET_LOGIT,
+        without(BINARY, "relabelled"),
+        {"least": "the weight moves it", "relabelled": "one class is weighed"},
+        {"from_logits": True, "pos_weight": 3.0},
+        ONE,
+    ),
+    Subject(
+        "cce-logits",
+        LOGITS,
+        {**OF_CLASSES, "least": (lambda q, z: log_of(q), lambda q, z: entropy(q))},
+        options=FROM_LOGITS,
+        size=ONE,
+    ),
+    Subject(
+        "cce-probabilities",
+        SIMPLICES,
+        {**ROW_OF_P, "convex": above_0, "least": (lambda q, p: q, lambda q, p: entropy(q))},
+        NORMALISED,
+        size=ONE,
+    ),
+    Subject("sparse_cce-logits", LABEL_LOGITS, {**OF_CLASSES, "least": (at_label, 0.0)}, options=FROM_LOGITS, size=ONE),
+    Subject(
+        "sparse_cce-smoothed",
+        LABEL_LOGITS,
+        OF_CLASSES,
+        {"least": "smoothing moves it"},
+        {**FROM_LOGITS, "label_smoothing": 0.1},
+        ONE,
+    ),
+    Subject(
+        "nll",
+        LABEL_LOGS,
+        {"convex": True, "non_negative": True, "relabelled": True},
+        {"least": "it is linear", "shifted": "nothing is normalised"},
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+LABELLED_SHARES = Domain(st.tuples(DRAWN_LABELS, ROWS_OF_SHARES), ())
+
+
+def two_logits(y, z):
+    return jnp.stack([1 - y, y], -1), jnp.stack([0 * z, z], -1)
+
+
+LIMITS = (
+    Limit(
+        "bce-cce of two classes",
+        TARGET_LOGIT,
+        of("bce", **FROM_LOGITS),
+        lambda y, z: of("cce", **FROM_LOGITS)(*two_logits(y, z)),
+        size=ONE,
+    ),
+    Limit(
+        "bce-of the sigmoid",
+        Domain(st.tuples(each(FRACTION), each(SMALL)), ()),
+        lambda y, z: of("bce")(y, jax.nn.sigmoid(z)),
+        of("bce", **FROM_LOGITS),
+        size=lambda y, z: np.exp(np.abs(z)),  # sigmoid(8) is 1 - exp(-8), rounded relative to 1
+    ),
+    Limit(
+        "sparse_cce-cce",
+        LABEL_LOGITS,
+        of("sparse_cce", label_smoothing=0.1, z_loss=0.01, **FROM_LOGITS),
+        lambda y, z: of("cce", label_smoothing=0.1, z_loss=0.01, **FROM_LOGITS)(traced_one_hot(y), z),
+        size=lambda y, z: 1 + np.abs(z).max(-1),
+    ),
+    Limit(
+        "sparse_cce-cce of probabilities",
+        LABELLED_SHARES,
+        of("sparse_cce"),
+        lambda y, p: of("cce")(traced_one_hot(y), p),
+    ),
+    Limit(
+        "nll-sparse_cce",
+        LABEL_LOGITS,
+        lambda y, z: of("nll")(y, jax.nn.log_softmax(z)),
+        of("sparse_cce", **FROM_LOGITS),
+        size=ONE,
     ),
 )

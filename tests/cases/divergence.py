@@ -1,9 +1,26 @@
-"""Rows of the divergences."""
+"""What is known of the divergences."""
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
+import laws
+from laws import Domain, Limit, Subject, above_0, of, pairs
+
 from cases import exact as np
 from cases.classification import log_softmax
+from cases.common import (
+    AT_TARGET,
+    BOTH,
+    MODERATE_LOGITS,
+    NORMALISED,
+    OF_CLASSES,
+    OF_LOGITS,
+    ONE,
+    ROWS_OF_SCORES,
+    SIMPLICES,
+)
+from cases.excuses import vanishes
 from cases.row import BELOW_ONE, CLASSES, EXTREMES, LARGEST, SMALLEST, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -122,6 +139,7 @@ ROWS = (
         hard=every(HARD, HARD),
         outside=NO_DISTRIBUTION,
         refused=({"weight": -0.1}, {"weight": 1.1}, {"weight": float("nan")}),
+        excused=vanishes("gradient by y_pred @float64"),
     ),
     Row(
         "js_divergence-logs",
@@ -146,5 +164,96 @@ ROWS = (
         hard=joined(every(HARD_LOGITS, HARD_LOGITS), every(EXCLUDED, EXCLUDED)),
         ties=(HARD_LOGITS, HARD_LOGITS),
         refused=({"temperature": 0.0}, {"temperature": float("nan")}),
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+LOGIT_PAIRS = Domain(pairs(ROWS_OF_SCORES), (*OF_LOGITS, "symmetric"))
+DIVERGENCE = {"convex": above_0, "least": AT_TARGET, "homogeneous": (1, BOTH), "relabelled": True}
+ALMOST_0 = (lambda q, p: q, lambda q, p: 0 * q[:, 0])  # the mixture of q with itself is rounded
+SIGN_OF_SUMS = {"non_negative": "nothing is normalised: the rounding of the sums decides the sign"}
+
+LAWS = (
+    Subject("kl_divergence", SIMPLICES, DIVERGENCE, {**SIGN_OF_SUMS, **NORMALISED}, size=ONE),
+    Subject(
+        "js_divergence",
+        SIMPLICES,
+        {**DIVERGENCE, "least": ALMOST_0, "symmetric": True},
+        {"non_negative": "differences of logarithms are rounded"},
+        size=ONE,
+    ),
+    Subject(
+        "js_divergence-weight",
+        SIMPLICES,
+        {**DIVERGENCE, "least": ALMOST_0},
+        {"non_negative": "differences of logarithms are rounded", "symmetric": "the weight tells the sides apart"},
+        {"weight": 0.3},
+        ONE,
+    ),
+    Subject(
+        "total_variation",
+        SIMPLICES,
+        {**DIVERGENCE, "convex": True, "non_negative": True, "symmetric": True},
+    ),
+    Subject(
+        "distillation",
+        LOGIT_PAIRS,
+        {**OF_CLASSES, "least": AT_TARGET},
+        {"symmetric": "the teacher weighs"},
+        {"temperature": 2.0},
+        size=ONE,
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+
+def largest(a, b):
+    return np.maximum(np.abs(a), np.abs(b)).max(-1)
+
+
+LIMITS = (
+    Limit(
+        "kl_divergence-cce",
+        SIMPLICES,
+        of("kl_divergence"),
+        lambda q, p: of("cce")(q, p) - of("cce")(q, q),
+        size=lambda q, p: 1 - (q * np.log(np.maximum(p, laws.TINY))).sum(-1),
+    ),
+    Limit(
+        "kl_divergence-of logarithms",
+        MODERATE_LOGITS,
+        lambda a, b: of("kl_divergence", from_logs=True)(jax.nn.log_softmax(a), jax.nn.log_softmax(b)),
+        of("distillation"),
+        size=lambda a, b: 1 + np.ptp(a, -1) + np.ptp(b, -1),
+    ),
+    Limit(
+        "js_divergence-kl_divergence",
+        SIMPLICES,
+        of("js_divergence"),
+        lambda q, p: (of("kl_divergence")(q, (q + p) / 2) + of("kl_divergence")(p, (q + p) / 2)) / 2,
+        size=ONE,
+    ),
+    Limit(
+        "js_divergence-of logarithms",
+        MODERATE_LOGITS,
+        lambda a, b: of("js_divergence", from_logs=True)(jax.nn.log_softmax(a), jax.nn.log_softmax(b)),
+        lambda a, b: of("js_divergence")(jax.nn.softmax(a), jax.nn.softmax(b)),
+        size=lambda a, b: 1 + np.ptp(a, -1) + np.ptp(b, -1),
+    ),
+    Limit("total_variation-mae", SIMPLICES, of("total_variation"), lambda q, p: jnp.sum(of("mae")(q, p), -1) / 2),
+    Limit(
+        "distillation-mse",
+        MODERATE_LOGITS,
+        of("distillation", temperature=2.0**12),
+        # Half the variance of the differences of the logits.
+        lambda a, b: jnp.var(a - b, axis=-1) / 2,
+        # The cumulants of third order: differences up to 16, three times, over the temperature.
+        # What is squared is a difference of logits, rounded at their size.
+        size=lambda a, b: (np.ptp(a - b, -1) + 8 * laws.EPS * largest(a, b)) * largest(a, b),
+        within=lambda a, b: (np.ptp(a, -1) + np.ptp(b, -1)) * np.ptp(a - b, -1) ** 2 * 2.0**-12,
     ),
 )

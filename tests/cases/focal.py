@@ -1,18 +1,22 @@
-"""Rows of the losses that weigh the cross-entropy."""
+"""What is known of the losses that weigh the cross-entropy."""
 
 from __future__ import annotations
+
+import jax.numpy as jnp
+from laws import Limit, Subject, above_0, of
 
 from cases import exact as np
 from cases.classification import (
     CLASS_WEIGHTS,
     DISTRIBUTIONS,
     EXCLUDED,
+    FROM_LOGITS,
+    HALVES,
     HARD_LOGIT,
     HARD_LOGITS,
     HARD_PROBABILITIES,
     HARD_PROBABILITY,
     LABELS,
-    LOGITS,
     SMOOTHED,
     SMOOTHINGS,
     bce,
@@ -25,6 +29,21 @@ from cases.classification import (
     one_hot_logits,
     probability,
 )
+from cases.common import (
+    BINARY,
+    LABEL_LOGITS,
+    LOGITS,
+    NORMALISED,
+    OF_CLASSES,
+    ONE,
+    PROBABILITY,
+    ROW_OF_P,
+    SIMPLICES,
+    TARGET_LOGIT,
+    at_label,
+    without,
+)
+from cases.excuses import STEEPEST, absorbed, close, overflows, vanishes
 from cases.row import ANY, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -118,15 +137,47 @@ ROWS = (
         outside=([0.0, 1.0, 0.0, 1.0], [1.2, 1.2, -0.2, -0.2]),
         refused=(*SMOOTHINGS, *GAMMAS, *ALPHAS),
     ),
-    Row("binary_focal-logit", logit, binary_focal, LOGITS, hard=HARD_LOGIT, hard_options=(*SMOOTHED, *FOCUSED)),
+    Row(
+        "binary_focal-logit",
+        logit,
+        binary_focal,
+        FROM_LOGITS,
+        hard=HARD_LOGIT,
+        hard_options=(*SMOOTHED, *FOCUSED),
+        excused=(
+            HALVES,
+            (r"gradient by y_true .* y_pred -?(88|104)\.0, .*gamma (0.5|5.0)", STEEPEST),
+            *vanishes("gradient by y_pred"),
+            *absorbed("gradient by y_pred"),
+        ),
+    ),
     Row(
         "binary_focal-all",
         logit,
         binary_focal,
-        {**LOGITS, "gamma": 0.5, "alpha": 0.25, "label_smoothing": 0.1},
+        {**FROM_LOGITS, "gamma": 0.5, "alpha": 0.25, "label_smoothing": 0.1},
         hard=every([0.0, 1.0, 0.5], [0.0, 1e-30, 20.0, 104.0, -104.0, 1e4, -1e4, 1e30, -1e30, *signed(ANY)]),
+        excused=(
+            HALVES,
+            *overflows("loss @float64", "gradient by y_pred @float64"),
+            *vanishes("gradient by y_pred @float64"),
+            *absorbed("gradient by y_pred"),
+            *close("loss @float64", "gradient by y_true @float64", "gradient by y_pred @float64"),
+        ),
     ),
-    Row("binary_focal-root", logit, binary_focal, {**LOGITS, "gamma": 0.5}, hard=HARD_LOGIT),
+    Row(
+        "binary_focal-root",
+        logit,
+        binary_focal,
+        {**FROM_LOGITS, "gamma": 0.5},
+        hard=HARD_LOGIT,
+        excused=(
+            HALVES,
+            (r"gradient by y_true .* y_pred -?(88|104)\.0", STEEPEST),
+            *vanishes("gradient by y_pred @float64"),
+            *absorbed("gradient by y_pred"),
+        ),
+    ),
     Row(
         "categorical_focal-probabilities",
         distributions,
@@ -140,20 +191,30 @@ ROWS = (
         "categorical_focal-one_hot_logits",
         one_hot_logits,
         categorical_focal,
-        LOGITS,
+        FROM_LOGITS,
         hard=CERTAIN,
         hard_options=FOCUSED,
+        excused=overflows("loss @bfloat16", "gradient by y_true @bfloat16"),
     ),
     Row(
         "categorical_focal-all",
         distribution_logits,
         categorical_focal,
-        {**LOGITS, "gamma": 0.5, "alpha": CLASS_WEIGHTS, "label_smoothing": 0.1},
+        {**FROM_LOGITS, "gamma": 0.5, "alpha": CLASS_WEIGHTS, "label_smoothing": 0.1},
         hard=every(DISTRIBUTIONS, HARD_LOGITS),
         hard_options=SMOOTHED,
+        excused=overflows("loss @bfloat16", "gradient by y_true @bfloat16"),
     ),
     Row("poly1-probabilities", distributions, poly1, hard=PROBABLE, outside=NEGATIVE),
-    Row("poly1-logits", distribution_logits, poly1, {**LOGITS, "epsilon": 2.0}, hard=CERTAIN, hard_options=EPSILONS),
+    Row(
+        "poly1-logits",
+        distribution_logits,
+        poly1,
+        {**FROM_LOGITS, "epsilon": 2.0},
+        hard=CERTAIN,
+        hard_options=EPSILONS,
+        excused=overflows("loss @bfloat16", "gradient by y_true @bfloat16"),
+    ),
     Row(
         "generalized_cce-probabilities",
         distributions,
@@ -166,9 +227,10 @@ ROWS = (
         "generalized_cce-logits",
         distribution_logits,
         generalized_cce,
-        {**LOGITS, "power": 0.5},
+        {**FROM_LOGITS, "power": 0.5},
         hard=CERTAIN,
         hard_options=POWERS,
+        excused=overflows("loss @bfloat16", "gradient by y_true @bfloat16"),
     ),
     Row(
         "sparse_focal-probabilities",
@@ -183,7 +245,7 @@ ROWS = (
         "sparse_focal-logits",
         label_logits,
         sparse_focal,
-        {**LOGITS, "gamma": 0.5, "alpha": CLASS_WEIGHTS},
+        {**FROM_LOGITS, "gamma": 0.5, "alpha": CLASS_WEIGHTS},
         labels=0,
         hard=every(LABELS, HARD_LOGITS),
     ),
@@ -192,7 +254,7 @@ ROWS = (
         "sparse_poly1-logits",
         label_logits,
         sparse_poly1,
-        {**LOGITS, "epsilon": 2.0},
+        {**FROM_LOGITS, "epsilon": 2.0},
         labels=0,
         hard=every(LABELS, HARD_LOGITS),
     ),
@@ -201,9 +263,118 @@ ROWS = (
         "sparse_generalized_cce-logits",
         label_logits,
         sparse_generalized_cce,
-        {**LOGITS, "power": 0.5},
+        {**FROM_LOGITS, "power": 0.5},
         labels=0,
         hard=every(LABELS, HARD_LOGITS),
         hard_options=POWERS,
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+FOCUS = {
+    "convex": "the weight falls where the error does",
+    "least": "of a soft target the least loss is elsewhere: no proper score",
+}
+POLY = {"convex": "1 - p is not convex in the logits", "least": FOCUS["least"]}
+
+LAWS = (
+    Subject("binary_focal-logit", TARGET_LOGIT, without(BINARY, "convex"), FOCUS, {"from_logits": True}, size=ONE),
+    Subject(
+        "binary_focal-probability",
+        PROBABILITY,
+        {**BINARY, "convex": lambda p: np.clip(p, 1e-9, 1)},
+        {"least": FOCUS["least"]},
+        size=ONE,
+    ),
+    Subject("categorical_focal-logits", LOGITS, without(OF_CLASSES, "convex"), FOCUS, FROM_LOGITS, ONE),
+    Subject(
+        "categorical_focal-probabilities",
+        SIMPLICES,
+        {**ROW_OF_P, "convex": above_0},
+        {**NORMALISED, "least": FOCUS["least"]},
+        size=ONE,
+    ),
+    Subject("poly1-logits", LOGITS, OF_CLASSES, {"least": FOCUS["least"]}, FROM_LOGITS, ONE),
+    Subject("poly1-large epsilon", LOGITS, without(OF_CLASSES, "convex"), POLY, {**FROM_LOGITS, "epsilon": 4.0}, ONE),
+    Subject(
+        "poly1-probabilities",
+        SIMPLICES,
+        {**ROW_OF_P, "convex": above_0},
+        {**NORMALISED, "least": FOCUS["least"]},
+        size=ONE,
+    ),
+    Subject(
+        "sparse_focal",
+        LABEL_LOGITS,
+        {**without(OF_CLASSES, "convex"), "least": (at_label, 0.0)},
+        {"convex": FOCUS["convex"]},
+        FROM_LOGITS,
+        ONE,
+    ),
+    Subject("sparse_poly1", LABEL_LOGITS, {**OF_CLASSES, "least": (at_label, 0.0)}, options=FROM_LOGITS, size=ONE),
+    Subject(
+        "sparse_generalized_cce",
+        LABEL_LOGITS,
+        {**without(OF_CLASSES, "convex"), "least": (at_label, 0.0)},
+        {"convex": POLY["convex"]},
+        FROM_LOGITS,
+        ONE,
+    ),
+    Subject("generalized_cce-logits", LOGITS, without(OF_CLASSES, "convex"), POLY, FROM_LOGITS, ONE),
+    Subject(
+        "generalized_cce-probabilities",
+        SIMPLICES,
+        {**ROW_OF_P, "convex": above_0},
+        {**NORMALISED, "least": FOCUS["least"]},
+        size=ONE,
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+LIMITS = (
+    Limit("binary_focal-bce", TARGET_LOGIT, of("binary_focal", gamma=0.0, **FROM_LOGITS), of("bce", **FROM_LOGITS)),
+    Limit("binary_focal-bce of probabilities", PROBABILITY, of("binary_focal", gamma=0.0), of("bce")),
+    Limit(
+        "binary_focal-traced bce",
+        TARGET_LOGIT,
+        lambda y, z: of("binary_focal", gamma=jnp.zeros(()), **FROM_LOGITS)(y, z),
+        of("bce", **FROM_LOGITS),
+        size=ONE,
+    ),
+    Limit(
+        "categorical_focal-cce",
+        LOGITS,
+        of("categorical_focal", gamma=0.0, **FROM_LOGITS),
+        of("cce", **FROM_LOGITS),
+        size=ONE,
+    ),
+    Limit("categorical_focal-cce of probabilities", SIMPLICES, of("categorical_focal", gamma=0.0), of("cce")),
+    Limit("poly1-cce", LOGITS, of("poly1", epsilon=0.0, **FROM_LOGITS), of("cce", **FROM_LOGITS), size=ONE),
+    Limit("poly1-cce of probabilities", SIMPLICES, of("poly1", epsilon=0.0), of("cce")),
+    Limit(
+        "generalized_cce-cce",
+        LOGITS,
+        of("generalized_cce", power=0.0, **FROM_LOGITS),
+        of("cce", **FROM_LOGITS),
+        size=ONE,
+    ),
+    Limit(
+        "generalized_cce-cce in the limit",
+        SIMPLICES,
+        of("generalized_cce", power=1e-6),
+        of("cce"),
+        size=ONE,
+        within=lambda q, p: 88**2 * 1e-6,  # power log(p)^2 / 2
+    ),
+    Limit(
+        "generalized_cce-1 - p",
+        SIMPLICES,
+        of("generalized_cce", power=1.0),
+        lambda q, p: jnp.sum(q * (1 - p / jnp.sum(p, -1, keepdims=True)), -1),
+        size=ONE,
     ),
 )

@@ -1,8 +1,16 @@
-"""Rows of the likelihoods."""
+"""What is known of the likelihoods."""
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
+import jax.numpy as jnp
+import laws
+from laws import Domain, Limit, Numbers, Subject, of, times
+from scipy.special import xlogy
+
 from cases import exact as np
+from cases.common import ANY_REAL, BOTH, BOUNDED, OF_RESIDUALS, REALS, SMALL, log_of
+from cases.excuses import STEEPEST, absorbed, absorbed_by_half, absorbed_by_large, close, overflows, vanishes
 from cases.row import ANY, EXTREMES, Row, every, joined, pairs, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -106,6 +114,11 @@ HARD_RATES = joined(
     every(COUNTS, [0.0, 1e-38, 1e-30, 1e-7, 1.0, 30.0, 1e4, 3e38]), pairs(EXTREMES), every(COUNTS[2:], ANY)
 )
 
+TARGETS = "the derivative by the target is a difference of logarithms and digammas: exact to eps times those"
+EQUAL_TERMS = "the sum of terms that almost cancel: exact to 4e-8 absolutely"
+APART = "the difference of mean and target exceeds the largest number, and counts as that"
+RATES = r"mean (0\.0|[\d.]+e-(3\d|4\d))\b"
+
 ROWS = (
     Row(
         "gaussian_nll",
@@ -115,6 +128,7 @@ ROWS = (
         hard=HARD_PLACED,
         outside=OUTSIDE_PLACED,
         refused=({"eps": -1.0},),
+        excused=overflows("gradient by y_true", "gradient by mean", "gradient by variance"),
     ),
     Row(
         "gaussian_nll-log_variance",
@@ -124,6 +138,7 @@ ROWS = (
         names=("y_true", "mean", "variance"),
         hard=HARD_LOG_SPREAD,
         hard_options=({"eps": 0.0},),
+        excused=((r"gradient by (y_true|mean) .* y_true 3\.\d+e\+38, mean -3\.\d+e\+38, variance 1\.0", APART),),
     ),
     Row(
         "laplace_nll",
@@ -133,6 +148,11 @@ ROWS = (
         hard=HARD_PLACED,
         outside=OUTSIDE_PLACED,
         refused=({"eps": -1.0},),
+        excused=(
+            *overflows("loss", "gradient by scale"),
+            *vanishes("gradient by scale @float64"),
+            *absorbed("gradient by scale"),
+        ),
     ),
     Row(
         "student_t_nll",
@@ -143,6 +163,13 @@ ROWS = (
         hard=HARD_PLACED,
         outside=OUTSIDE_PLACED,
         refused=({"eps": -1.0}, {"df": 0.0}, {"df": float("nan")}),
+        excused=(
+            (r"gradient by scale is .*e-21\) instead of 0\.0 .*\(float64\)", "0 to eps of its terms"),
+            *overflows("loss", "gradient by scale @float64"),
+            *vanishes("gradient by y_true", "gradient by location", "gradient by scale @float64"),
+            *absorbed("gradient by scale"),
+            *absorbed_by_half("gradient by scale @float64"),
+        ),
     ),
     Row(
         "poisson_nll",
@@ -160,6 +187,15 @@ ROWS = (
         names=("y_true", "rate"),
         hard=HARD_LOGS,
         outside=([-1.0], [1.0]),
+        excused=(
+            (
+                "gradient by rate .* y_true 1.0, rate (1.0000000031710769e-30|9.98402083170343e-31)",
+                "exp(x) - 1 by subtraction",
+            ),
+            *overflows("loss @float64"),
+            *vanishes("gradient by rate @float64"),
+            *absorbed("loss", "gradient by rate"),
+        ),
     ),
     Row(
         "negative_binomial_nll",
@@ -171,6 +207,15 @@ ROWS = (
             *(joined(each([0.0, 1.0, *n], [1.0, *n], [1.0]), each([1.0], [1.0], n)) for n in EXTREMES),
         ),
         outside=([-1.0, 1.0, 0.0], [1.0, -1.0, 1.0], [1.0, 1.0, -0.1]),
+        excused=(
+            ("gradient by y_true ", TARGETS),
+            ("gradient by dispersion .* y_true [01].0, mean ", EQUAL_TERMS),
+            (r"gradient by mean .* y_true 0\.0, mean 0\.0, .*\(float64\)", STEEPEST),
+            *vanishes("loss @float64", "gradient by mean @float64", "gradient by dispersion @float64"),
+            *absorbed("loss", "gradient by dispersion"),
+            *absorbed_by_large("loss"),
+            *close("gradient by mean @float64"),
+        ),
     ),
     Row(
         "negative_binomial_nll-full",
@@ -183,6 +228,19 @@ ROWS = (
             *(joined(each([0.0, 1.0, *n], [1.0, *signed(n)], [1.0]), each([1.0], [1.0], n)) for n in EXTREMES),
         ),
         outside=([-1.0, 1.0], [1.0, 1.0], [1.0, -0.1]),
+        excused=(
+            ("gradient by y_true ", TARGETS),
+            (
+                "gradient by mean .* y_true 1.0, mean (1.0000000031710769e-30|9.98402083170343e-31)",
+                "mean - y by subtraction",
+            ),
+            ("gradient by dispersion .* y_true [01].0, mean -(80|10000|9984).0", EQUAL_TERMS),
+            *overflows("gradient by dispersion @float64"),
+            *vanishes("gradient by mean @float64"),
+            *absorbed("loss @float64", "gradient by mean", "gradient by dispersion"),
+            *absorbed_by_large("loss @float64"),
+            *absorbed_by_half("gradient by dispersion @float64"),
+        ),
     ),
     Row(
         "tweedie",
@@ -193,6 +251,11 @@ ROWS = (
         hard=HARD_RATES,
         outside=([-1.0, 1.0, 0.0], [1.0, -1.0, -0.1]),
         refused=({"power": 0.5}, {"power": 3.0}, {"power": float("nan")}),
+        excused=(
+            ("gradient by (y_true|mean) .*" + RATES, STEEPEST),
+            *overflows("gradient by y_true", "gradient by mean"),
+            *vanishes("gradient by y_true", "gradient by mean"),
+        ),
     ),
     Row(
         "tweedie-full",
@@ -205,5 +268,226 @@ ROWS = (
             *(every([0.0, 1.0, *n], [1.0, *signed(n)]) for n in EXTREMES),
         ),
         outside=([-1.0], [1.0]),
+        excused=(
+            ("gradient by y_true .* y_true 0.0", STEEPEST),
+            (
+                "gradient by mean .* y_true 1.0, mean (1.0000000031710769e-30|9.98402083170343e-31)",
+                "exp(x) - 1 by subtraction",
+            ),
+            *overflows("gradient by y_true", "gradient by mean"),
+            *vanishes("loss", "gradient by y_true", "gradient by mean @float64"),
+            *absorbed("gradient by mean", "loss @float64"),
+            *absorbed_by_half("gradient by mean"),
+        ),
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+POSITIVE = Numbers((1, 2, 3, 1e-6), (1e-3, 1e4))
+COUNT = Numbers(laws.whole(0, 4), (0, 1e4))
+LOG = Numbers((*laws.whole(-4, 4), 1e-30), (-30, 30))
+DISPERSION = Numbers((1, 2, 0.5), (1e-3, 4))
+LOCATED = Domain(laws.pairs(laws.each(ANY_REAL), laws.each(POSITIVE)), OF_RESIDUALS)
+OF_COUNTS = ("convex", "least", "non_negative", "homogeneous")
+COUNTED = Domain(st.tuples(laws.each(COUNT), laws.each(POSITIVE)), OF_COUNTS)
+LOG_COUNTS = Domain(st.tuples(laws.each(COUNT), laws.each(LOG)), OF_COUNTS)
+DISPERSED = Domain(st.tuples(laws.each(COUNT), laws.each(POSITIVE), laws.each(DISPERSION)), OF_COUNTS)
+LOG_DISPERSED = Domain(st.tuples(laws.each(COUNT), laws.each(LOG), laws.each(DISPERSION)), OF_COUNTS)
+
+
+def gaussian_terms(y, mean, v):
+    return 1 + np.abs(np.log(v)) + (y - mean) ** 2 / v
+
+
+def laplace_terms(y, location, b):
+    return 1 + np.abs(np.log(b)) + np.abs(y - location) / b
+
+
+def student_terms(y, location, s):
+    return 1 + np.abs(np.log(s)) + 2.5 * np.log1p(((y - location) / s) ** 2 / 4)
+
+
+def poisson_terms(y, rate):
+    return 1 + rate + y * np.abs(np.log(rate))
+
+
+def log_poisson_terms(y, x):
+    return 1 + np.exp(x) * (1 + np.abs(x)) + y * np.abs(x)
+
+
+def nb_terms(y, mean, a):
+    return 1 + (y + 1 / a) * np.log1p(a * mean) + y * (np.abs(np.log(mean)) + np.log1p(a * y) + 1)
+
+
+def nb_value(y, mean, a):
+    n = 1 / a
+    return np.gammaln(n) - np.gammaln(n + y) + n * np.log1p(a * mean) + y * np.log1p(a * mean) - xlogy(y, a * mean)
+
+
+LIKELY = {"least": None, "translated": True, "symmetric": True}
+UNBOUNDED = {"non_negative": "a density may exceed 1", "homogeneous": "the logarithm of the scale is added"}
+NO_CONSTANT = {"non_negative": "the term of the target alone is left out"}
+SCALED_COUNT = {"homogeneous": "the logarithm of the factor is added"}
+
+
+def best_rate(y, rate, *others):
+    return np.maximum(y, 1e-12)  # below, the logarithm of the rate need not be small against it
+
+
+LAWS = (
+    Subject(
+        "gaussian_nll",
+        LOCATED,
+        {**LIKELY, "convex": True, "least": (lambda y, m, v: y, lambda y, m, v: np.log(v) / 2)},
+        UNBOUNDED,
+        size=gaussian_terms,
+    ),
+    Subject(
+        "laplace_nll",
+        LOCATED,
+        {**LIKELY, "convex": True, "least": (lambda y, l, b: y, lambda y, l, b: np.log(b))},
+        UNBOUNDED,
+        size=laplace_terms,
+    ),
+    Subject(
+        "student_t_nll",
+        LOCATED,
+        {**LIKELY, "least": (lambda y, l, s: y, lambda y, l, s: np.log(s))},
+        {**UNBOUNDED, **BOUNDED},
+        size=student_terms,
+    ),
+    Subject(
+        "poisson_nll",
+        COUNTED,
+        {"convex": True, "least": (best_rate, lambda y, r: y - xlogy(y, y))},
+        {**NO_CONSTANT, **SCALED_COUNT},
+        size=poisson_terms,
+    ),
+    Subject(
+        "poisson_nll-log_rate",
+        LOG_COUNTS,
+        {"convex": True, "least": (lambda y, x: log_of(np.maximum(y, 1e-30)), lambda y, x: y - xlogy(y, y))},
+        {**NO_CONSTANT, "homogeneous": "logarithms"},
+        {"log_rate": True},
+        log_poisson_terms,
+    ),
+    Subject(
+        "negative_binomial_nll",
+        DISPERSED,
+        {"least": (best_rate, lambda y, m, a: nb_value(y, np.maximum(y, 1e-12), a))},
+        {"convex": "its slope falls for large means", **NO_CONSTANT, **SCALED_COUNT},
+        size=nb_terms,
+    ),
+    Subject(
+        "negative_binomial_nll-log_rate",
+        LOG_DISPERSED,
+        {"convex": True},
+        {
+            "least": "as for negative_binomial_nll",
+            **NO_CONSTANT,
+            "homogeneous": "logarithms",
+        },
+        {"log_rate": True},
+        lambda y, x, a: nb_terms(y, np.exp(x), a),
+    ),
+    Subject(
+        "tweedie",
+        COUNTED,
+        {
+            "least": (best_rate, lambda y, m: np.maximum(y, 1e-12) ** 0.5 * 2 + y * np.maximum(y, 1e-12) ** -0.5 * 2),
+            "non_negative": True,
+            "homogeneous": (0.5, BOTH),
+        },
+        {"convex": "a power below 1 of the mean is added"},
+    ),
+    Subject(
+        "tweedie-deviance",
+        COUNTED,
+        {"least": (lambda y, m: y, 0.0), "non_negative": True, "homogeneous": (0.5, BOTH)},
+        {"convex": "a power below 1 of the mean is added"},
+        {"full": True},
+    ),
+    Subject(
+        "tweedie-almost gamma",
+        COUNTED,
+        {"least": (lambda y, m: y, 0.0), "non_negative": True, "homogeneous": (2 - 1.99, BOTH)},
+        {"convex": "a power below 1 of the mean is added"},
+        {"full": True, "power": 1.99},
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+LIMITS = (
+    Limit("gaussian_nll-mse", REALS, times(2, lambda y, p: of("gaussian_nll")(y, p, 0 * p + 1)), of("mse")),
+    Limit(
+        "gaussian_nll-of logarithms",
+        Domain(laws.pairs(laws.each(SMALL), laws.each(Numbers((0, 1, -1, 2), (-6, 6)))), ()),
+        of("gaussian_nll", log_variance=True),
+        lambda y, m, s: of("gaussian_nll")(y, m, jnp.exp(s)),
+        size=lambda y, m, s: (1 + np.abs(s)) * gaussian_terms(y, m, np.exp(s)),
+    ),
+    Limit("laplace_nll-mae", REALS, lambda y, p: of("laplace_nll")(y, p, 0 * p + 1), of("mae")),
+    Limit(
+        "student_t_nll-cauchy",
+        LOCATED,
+        of("student_t_nll", df=1.0),
+        lambda y, l, s: jnp.log(s) + of("cauchy", scale=0.5**0.5)((y - l) / s, 0 * s),
+        size=student_terms,
+    ),
+    Limit(
+        "student_t_nll-gaussian_nll",
+        Domain(laws.pairs(laws.each(SMALL), laws.each(Numbers((1, 2), (0.5, 4)))), ()),
+        of("student_t_nll", df=1e8, full=True),
+        lambda y, l, s: of("gaussian_nll", full=True)(y, l, s**2),
+        size=gaussian_terms,
+        within=lambda y, l, s: 1e-8 * (1 + ((y - l) / s) ** 2) ** 2,
+    ),
+    Limit(
+        "poisson_nll-of logarithms",
+        LOG_COUNTS,
+        of("poisson_nll", log_rate=True),
+        lambda y, x: of("poisson_nll")(y, jnp.exp(x)),
+        size=log_poisson_terms,
+    ),
+    Limit("tweedie-poisson_nll", COUNTED, of("tweedie", power=1.0), of("poisson_nll")),
+    Limit(
+        "tweedie-gamma",
+        COUNTED,
+        of("tweedie", power=2.0),
+        lambda y, m: jnp.log(m) + y / m,
+        size=lambda y, m: 1 + np.abs(np.log(m)) + y / m,
+    ),
+    Limit(
+        "tweedie-poisson_nll in the limit",
+        COUNTED,
+        of("tweedie", power=1 + 2.0**-20, full=True),
+        lambda y, m: of("poisson_nll")(y, m) - of("poisson_nll")(y, jnp.maximum(y, 1e-30)),
+        size=lambda y, m: poisson_terms(y, m) + poisson_terms(y, np.maximum(y, 1e-30)),
+        # The derivative by the power is at most (y + m) times the square of a logarithm between 1e-6 and 1e4.
+        within=lambda y, m: 2.0**-20 * (1 + y + m) * 200,
+    ),
+    Limit(
+        "tweedie-of logarithms",
+        Domain(st.tuples(laws.each(COUNT), laws.each(SMALL)), ()),
+        of("tweedie", log_rate=True),
+        lambda y, x: of("tweedie")(y, jnp.exp(x)),
+    ),
+    Limit(
+        "negative_binomial_nll-poisson_nll",
+        COUNTED,
+        lambda y, m: of("negative_binomial_nll")(y, m, 0 * m),
+        of("poisson_nll"),
+        size=poisson_terms,
+    ),
+    Limit(
+        "negative_binomial_nll-of logarithms",
+        LOG_DISPERSED,
+        of("negative_binomial_nll", log_rate=True),
+        lambda y, x, a: of("negative_binomial_nll")(y, jnp.exp(x), a),
+        size=lambda y, x, a: nb_terms(y, np.exp(x), a) + (y + np.exp(x)) * (1 + np.abs(x)),
     ),
 )

@@ -1,9 +1,14 @@
-"""Rows of the losses of a linear layer."""
+"""What is known of the losses of a linear layer."""
 
 from __future__ import annotations
 
+import laws
+from laws import Limit, Subject, of
+
 from cases import classification
 from cases import exact as np
+from cases.classification import FROM_LOGITS
+from cases.common import LABEL_LOGITS, OF_CLASSES, ONE, at_label
 from cases.row import CLASSES, EXTREMES, Row, every
 
 FEATURES = 3
@@ -58,5 +63,31 @@ ROWS = (
         shared=("kernel",),
         names=("y_true", "hidden"),
         labels=0,
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+LAWS = (
+    Subject(
+        "linear_cce",
+        LABEL_LOGITS,
+        {**OF_CLASSES, "least": (at_label, 0.0)},
+        options={"kernel": np.eye(laws.K, dtype=np.float32)},
+        size=ONE,
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+LIMITS = (
+    Limit(
+        "linear_cce-sparse_cce",
+        LABEL_LOGITS,
+        lambda y, z: of("linear_cce")(y, z, np.eye(laws.K, dtype=np.float32)),
+        of("sparse_cce", **FROM_LOGITS),
+        size=ONE,
     ),
 )

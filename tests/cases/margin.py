@@ -1,9 +1,33 @@
-"""Rows of the margin losses."""
+"""What is known of the margin losses."""
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import laws
+from laws import Domain, Limit, Subject, each, of, one_hot
+
 from cases import exact as np
-from cases.classification import EXCLUDED, HARD_LOGIT, HARD_LOGITS, label_logits, logit, one_hot_logits
+from cases.classification import EXCLUDED, FROM_LOGITS, HARD_LOGIT, HARD_LOGITS, label_logits, logit, one_hot_logits
+from cases.common import (
+    BINARY,
+    BIT,
+    DRAWN_LABELS,
+    LABEL_LOGITS,
+    OF_BINARY,
+    OF_CLASSES,
+    OF_LOGITS,
+    ROWS_OF_SCORES,
+    SCORE,
+    SIGN,
+    TARGET_LOGIT,
+    at_label,
+    mirror,
+    traced_one_hot,
+    without,
+)
+from cases.excuses import overflows, vanishes
 from cases.row import ANY, CLASSES, EXTREMES, LARGEST, Row, every, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -127,7 +151,14 @@ ROWS = (
         ties=([1.0, -1.0], [0.0, 0.0]),
     ),
     Row("soft_margin", sign_score, soft_margin, detached=(0,), hard=HARD_SCORE, outside=NO_SIGN),
-    Row("sparsemax", logit, sparsemax, hard=HARD_LOGIT, outside=([-1.0, 2.0], [1.0, 1.0])),
+    Row(
+        "sparsemax",
+        logit,
+        sparsemax,
+        hard=HARD_LOGIT,
+        outside=([-1.0, 2.0], [1.0, 1.0]),
+        excused=vanishes("gradient by y_true", "loss @float64", "gradient by y_pred @float64"),
+    ),
     Row(
         "categorical_hinge",
         one_hot_logits,
@@ -165,5 +196,76 @@ ROWS = (
             [[1.0, 0, 0, 1], [0.5] * 4],
             [[0.0] * 4, [1e4, -1e4, 0, 1], [88, -88, 104, -104], [1e30] * 4, *LARGE, *SMALL],
         ),
+        excused=overflows("loss"),
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+SIGNS = Domain(st.tuples(each(SIGN), each(SCORE)), OF_BINARY, **mirror(0.0))
+ONE_HOT_LOGITS = Domain(st.tuples(DRAWN_LABELS.map(one_hot), ROWS_OF_SCORES), OF_LOGITS, moves=(1,))
+SET_LOGITS = Domain(st.tuples(each(BIT, laws.K), ROWS_OF_SCORES), OF_LOGITS, moves=(1,))
+
+LAWS = (
+    Subject("hinge", SIGNS, {**BINARY, "least": (lambda y, z: y, 0.0)}),
+    Subject("squared_hinge", SIGNS, {**BINARY, "least": (lambda y, z: 0.75 * y, 0.0)}, options={"margin": 0.75}),
+    Subject("perceptron", SIGNS, {**BINARY, "least": (lambda y, z: 0 * y, 0.0)}),
+    Subject("soft_margin", SIGNS, {**BINARY, "least": (lambda y, z: 200 * y, 0.0)}),
+    Subject(
+        "sparsemax",
+        TARGET_LOGIT,
+        {**BINARY, "least": (lambda y, z: 2 * y - 1, 0.0)},
+        size=lambda y, z: np.abs((np.clip(z, -1, 1) + 1) / 2 - y),  # what is squared is a difference of shares
+    ),
+    Subject("categorical_hinge", ONE_HOT_LOGITS, {**OF_CLASSES, "least": (lambda y, z: y, 0.0)}),
+    Subject("multi_margin", LABEL_LOGITS, {**OF_CLASSES, "least": (at_label, 0.0)}),
+    Subject("multi_margin-squared", LABEL_LOGITS, {**OF_CLASSES, "least": (at_label, 0.0)}, options={"power": 2}),
+    Subject("multilabel_margin", SET_LOGITS, {**OF_CLASSES, "least": (lambda y, z: y, 0.0)}),
+    Subject(
+        "multilabel_soft_margin",
+        SET_LOGITS,
+        {**without(OF_CLASSES, "shifted"), "least": (lambda y, z: 400 * y - 200, 0.0)},
+        {"shifted": "each class is decided alone"},
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+BINARY_LOGIT = Domain(st.tuples(each(BIT), each(SCORE)), ())
+BINARY_SCORES = Domain(st.tuples(DRAWN_LABELS.map(lambda x: x % 2), each(SCORE, 2)), ())
+
+LIMITS = (
+    Limit("perceptron-hinge", SIGNS, of("perceptron"), of("hinge", margin=0.0)),
+    Limit("squared_hinge-hinge", SIGNS, of("squared_hinge"), lambda y, z: of("hinge")(y, z) ** 2),
+    Limit("hinge-0 and 1", BINARY_LOGIT, of("hinge"), lambda y, z: of("hinge")(2 * y - 1, z)),
+    Limit("soft_margin-bce", BINARY_LOGIT, of("soft_margin"), of("bce", **FROM_LOGITS)),
+    Limit(
+        "multilabel_soft_margin-bce",
+        SET_LOGITS,
+        of("multilabel_soft_margin"),
+        lambda y, z: jnp.mean(of("bce", **FROM_LOGITS)(y, z), -1),
+    ),
+    Limit(
+        "categorical_hinge-hinge",
+        BINARY_SCORES,
+        lambda y, z: of("categorical_hinge")(jax.nn.one_hot(y, 2), z),
+        lambda y, z: of("hinge")(jnp.where(y > 0, 1.0, -1.0), z[:, 1] - z[:, 0]),
+        size=lambda y, z: np.abs(z).max(-1),
+    ),
+    Limit(
+        "multi_margin-hinge",
+        BINARY_SCORES,
+        of("multi_margin"),
+        lambda y, z: of("hinge")(jnp.where(y > 0, 1.0, -1.0), z[:, 1] - z[:, 0]) / 2,
+        size=lambda y, z: np.abs(z).max(-1),
+    ),
+    Limit(
+        "multilabel_margin-multi_margin",
+        LABEL_LOGITS,
+        lambda y, z: of("multilabel_margin")(traced_one_hot(y), z),
+        of("multi_margin"),
+        size=lambda y, z: np.abs(z).max(-1),
     ),
 )

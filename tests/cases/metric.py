@@ -1,8 +1,15 @@
-"""Rows of the losses of embeddings."""
+"""What is known of the losses of embeddings."""
 
 from __future__ import annotations
 
+import dataclasses
+
+import hypothesis.strategies as st
+import laws
+from laws import Domain, Limit, Subject, drawn, each
+
 from cases import exact as np
+from cases.common import ANY_REAL, BOTH, DRAWN_LABELS, FRACTION, OF_RESIDUALS, ONE, SCORE, SIGN, VECTORS
 from cases.relative import HARD_VECTORS
 from cases.row import CLASSES, EXTREMES, LARGEST, REAL, Row, every, joined, signed
 
@@ -365,3 +372,203 @@ ROWS = (
     ),
     Row("byol", vectors, byol, detached=(0,), hard=every(HARD_VECTORS, HARD_VECTORS), ties=([ZERO], [ZERO])),
 )
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+AXIS = {"axis": 0}
+TRIPLETS = Domain(
+    st.tuples(each(ANY_REAL, laws.K), each(ANY_REAL, laws.K), each(ANY_REAL, laws.K)),
+    (*OF_RESIDUALS, "relabelled"),
+    moves=(0, 1, 2),
+)
+SOFT_PAIRS = Domain(
+    st.tuples(each(FRACTION), each(ANY_REAL, laws.K), each(ANY_REAL, laws.K)),
+    (*OF_RESIDUALS, "relabelled"),
+    moves=(1, 2),
+    swap=lambda arrays: (arrays[0], arrays[2], arrays[1]),
+    relabel=lambda arrays, order: (arrays[0], *(x[..., order] for x in arrays[1:])),
+)
+TWO_SETS = Domain(
+    st.tuples(each(SCORE, laws.K), each(SCORE, laws.K)),  # the units are the members of one set
+    ("least", "non_negative", "homogeneous", "symmetric", "relabelled"),
+)
+VIEWS = dataclasses.replace(
+    TWO_SETS,
+    draw=st.tuples(drawn(SCORE, laws.PIXELS, laws.UNITS, laws.K), drawn(SCORE, laws.PIXELS, laws.UNITS, laws.K)),
+    pixels=True,
+)
+LABELLED_SETS = dataclasses.replace(
+    TWO_SETS,
+    draw=st.tuples(DRAWN_LABELS, each(SCORE, laws.K)),
+    laws=("least", "non_negative", "homogeneous", "relabelled"),
+    relabel=lambda arrays, order: (arrays[0], arrays[1][..., order]),
+)
+SIGN_PAIRS = dataclasses.replace(SOFT_PAIRS, draw=st.tuples(each(SIGN), each(ANY_REAL, laws.K), each(ANY_REAL, laws.K)))
+SIGN_NUMBERS = Domain(st.tuples(each(SIGN), each(ANY_REAL)), ("convex", "least", "non_negative", "homogeneous"))
+SIGN_SCORES = Domain(
+    st.tuples(each(SIGN), each(SCORE), each(SCORE)),
+    OF_RESIDUALS,
+    moves=(1, 2),
+    swap=lambda arrays: (-arrays[0], arrays[2], arrays[1]),
+)
+EMBEDDED = {"non_negative": True, "relabelled": True}
+DIRECTIONS = {"convex": "it is at most 2", "translated": "only directions count"}
+IN_THE_LIMIT = {"least": "0 is the limit of certain embeddings"}
+TEMPERED = {**IN_THE_LIMIT, "homogeneous": "the temperature is a scale"}
+
+
+def products(a, b):
+    a, b = np.abs(a).sum(-1), np.abs(b).sum(-1)
+    return 1 + a * b.max() + b * a.max()
+
+
+def second_and_fourth_powers(a, b):
+    squares = ((np.abs(a) + np.abs(b)) ** 2).sum((0, -1))
+    return 25 * (2 + squares) + squares**2
+
+
+LAWS = (
+    Subject(
+        "info_nce",
+        TWO_SETS,
+        EMBEDDED,
+        {**TEMPERED, "symmetric": "the queries choose among the keys"},
+        {"temperature": 1.0},
+        products,
+    ),
+    Subject("clip", TWO_SETS, {**EMBEDDED, "symmetric": True}, TEMPERED, {"temperature": 1.0}, products),
+    Subject(
+        "siglip",
+        TWO_SETS,
+        EMBEDDED,
+        {**TEMPERED, "symmetric": "the loss of a member is that of its row, not of its column"},
+        {"temperature": 1.0},
+        lambda a, b: laws.UNITS * (10 + products(a, b)),
+    ),
+    Subject(
+        "sup_con",
+        LABELLED_SETS,
+        {**EMBEDDED, "homogeneous": (0, (1,))},
+        IN_THE_LIMIT,
+        {"temperature": 0.5},
+        lambda labels, x: 8.0,
+    ),
+    Subject(
+        "multi_similarity",
+        LABELLED_SETS,
+        {**EMBEDDED, "homogeneous": (0, (1,))},
+        {"least": "even the best cosines cost something, and not all of them are possible together"},
+        size=lambda labels, x: 8.0,
+    ),
+    Subject(
+        "circle",
+        LABELLED_SETS,
+        {**EMBEDDED, "homogeneous": (0, (1,))},
+        {"least": "even the best cosines cost something, and not all of them are possible together"},
+        {"gamma": 4.0},
+        lambda labels, x: 32.0,
+    ),
+    Subject(
+        "barlow_twins",
+        VIEWS,
+        {**EMBEDDED, "symmetric": True, "homogeneous": (0, BOTH)},
+        {"least": "two views that are equal still cost what their features have in common"},
+        AXIS,
+        size=lambda a, b: laws.K * 8.0,
+    ),
+    Subject(
+        "vicreg",
+        VIEWS,
+        {**EMBEDDED, "symmetric": True},
+        {
+            "least": "two views that are equal still cost what their features have in common",
+            "homogeneous": "the standard deviation is a length",
+        },
+        AXIS,
+        size=second_and_fourth_powers,
+    ),
+    Subject(
+        "nt_xent",
+        TWO_SETS,
+        {**EMBEDDED, "symmetric": True, "homogeneous": (0, BOTH)},
+        IN_THE_LIMIT,
+        size=lambda a, b: 8.0,  # terms of size 1 / temperature, after cosines that are rounded themselves
+    ),
+    Subject(
+        "triplet",
+        TRIPLETS,
+        {**EMBEDDED, "convex": True, "translated": True},
+        {
+            "least": "it has no least point but where it is 0",
+            "homogeneous": "the margin is a length",
+            "symmetric": "the anchor is in both distances",
+        },
+        size=lambda a, p, n: 1 + np.abs([a - p, a - n]).max((0, -1)),
+    ),
+    Subject(
+        "triplet-no margin",
+        TRIPLETS,
+        {**EMBEDDED, "convex": True, "translated": True, "homogeneous": (1, (0, 1, 2))},
+        {"least": "it has no least point but where it is 0", "symmetric": "the anchor is in both distances"},
+        {"margin": 0.0},
+        lambda a, p, n: np.abs([a - p, a - n]).max((0, -1)),
+    ),
+    Subject(
+        "contrastive",
+        SOFT_PAIRS,
+        {**EMBEDDED, "translated": True, "symmetric": True},
+        {
+            "convex": "from one point a pair may be pushed apart in every direction",
+            "least": "alike or not, the target says where",
+            "homogeneous": "the margin is a length",
+        },
+        size=ONE,
+    ),
+    Subject(
+        "cosine_embedding",
+        SIGN_PAIRS,
+        {**EMBEDDED, "homogeneous": (0, (1, 2)), "symmetric": True},
+        {**DIRECTIONS, "least": "alike or not, the target says where"},
+        size=ONE,
+    ),
+    Subject(
+        "hinge_embedding",
+        SIGN_NUMBERS,
+        {"convex": True},
+        {
+            "least": "where y = 1 it has no bound below",
+            "non_negative": "where y = 1 it is the number itself",
+            "homogeneous": "the margin is a length",
+        },
+    ),
+    Subject(
+        "margin_ranking",
+        SIGN_SCORES,
+        {
+            "convex": True,
+            "least": (lambda y, a, b: b, 0.0),
+            "non_negative": True,
+            "homogeneous": (1, (1, 2)),
+            "translated": True,
+            "symmetric": True,
+        },
+    ),
+    Subject(
+        "byol",
+        VECTORS,
+        {
+            "least": (lambda y, p: 2 * y, lambda y, p: 2.0 * (np.abs(y).max(-1) < laws.TINY)),
+            **EMBEDDED,
+            "homogeneous": (0, BOTH),
+            "symmetric": True,
+        },
+        DIRECTIONS,
+        size=ONE,
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+LIMITS: tuple[Limit, ...] = ()

@@ -1,8 +1,16 @@
-"""Rows of the preference losses, of log-probabilities."""
+"""What is known of the preference losses, of log-probabilities."""
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import laws
+from laws import Domain, Limit, Numbers, Subject, of
+
 from cases import exact as np
+from cases.classification import FROM_LOGITS
+from cases.common import BIT, CONVEX, ONE, without
 from cases.row import LARGEST, SMALLEST, Row, joined, signed
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -185,4 +193,98 @@ ROWS = (
         refused=({"epsilon": -0.1}, {"epsilon_high": -0.1}, {"beta": -0.1}),
     ),
     Row("grpo-clipped", tokens, grpo, {"epsilon": 0.25}, ("advantages", "policy", "old"), hard=hard_tokens()),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+# Log-probabilities so far from 0 that they may be translated.
+LOG_P = laws.each(Numbers((0.0, *laws.whole(-8, 8), 1e-3), (-62, 62))).map(lambda x: x - np.float32(128))
+PAIRS_AND_REFERENCE = Domain(st.tuples(LOG_P, LOG_P, LOG_P, LOG_P), ("convex", "non_negative", "translated"))
+PAIRS = Domain(st.tuples(LOG_P, LOG_P), ("convex", "non_negative", "translated"))
+JUDGED = Domain(st.tuples(laws.each(BIT), LOG_P, LOG_P), ("convex", "non_negative", "translated"), moves=(1, 2))
+TOKENS = Domain(
+    st.tuples(
+        laws.each(Numbers(laws.whole(-4, 4), (-4, 4))),
+        *(laws.each(Numbers((*laws.whole(-4, 0), 1e-30), (-8, 8))) for _ in range(3)),
+    ),
+    ("convex", "non_negative", "translated"),
+    moves=(1, 2, 3),
+)
+
+
+def squared_preference(*log_p):
+    """What is squared is a difference of log-probabilities, rounded as they are."""
+    return 1 + np.abs(log_p).sum(0) ** 2
+
+
+def ratio(advantages, policy, old, reference):
+    """Exponentials of differences of log-probabilities, with the rounding of those."""
+    size = 1 + np.abs(policy) + np.abs(old) + np.abs(reference)
+    return size * (np.abs(advantages) * np.exp(policy - old) + np.exp(reference - policy) + size)
+
+
+LAWS = (
+    Subject("dpo", PAIRS_AND_REFERENCE, CONVEX, options={"beta": 0.5}),
+    Subject("dpo-smoothed", PAIRS_AND_REFERENCE, CONVEX, options={"beta": 0.5, "label_smoothing": 0.25}),
+    Subject("ipo", PAIRS_AND_REFERENCE, CONVEX, options={"beta": 0.5}, size=squared_preference),
+    Subject("simpo", PAIRS, CONVEX, size=ONE),
+    Subject(
+        "orpo",
+        PAIRS,
+        without(CONVEX, "translated"),
+        {"translated": "the chosen sequence is imitated"},
+        size=lambda chosen, rejected: np.abs(chosen),
+    ),
+    Subject("kto", JUDGED, without(CONVEX, "convex"), {"convex": "a sigmoid"}, options={"beta": 0.5, "kl": 0.25}),
+    Subject(
+        "grpo",
+        TOKENS,
+        {"translated": True},
+        {"convex": "the ratio is clipped", "non_negative": "an advantage is a gain"},
+        {"beta": 0.5},
+        ratio,
+        ("reference",),
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+
+def alone(policy, old):
+    """Without a reference, and with the advantage 1, the ratio, however large."""
+    return -of("grpo", epsilon=1e30)(jnp.ones_like(policy), policy, old)
+
+
+LIMITS = (
+    Limit(
+        "dpo-bce",
+        PAIRS_AND_REFERENCE,
+        of("dpo", beta=0.5, label_smoothing=0.25),
+        lambda c, r, rc, rr: of("bce", **FROM_LOGITS)(jnp.full_like(c, 0.75), 0.5 * ((c - rc) - (r - rr))),
+        size=lambda c, r, rc, rr: np.abs((c - rc) - (r - rr)),
+    ),
+    Limit(
+        "dpo-simpo",
+        PAIRS,
+        lambda c, r: of("dpo", beta=2.0)(c, r, jnp.zeros_like(c), jnp.zeros_like(r)),
+        of("simpo", beta=2.0, gamma=0.0),
+    ),
+    Limit(
+        "kto-both kinds",
+        PAIRS,
+        lambda p, r: of("kto", beta=0.5, kl=3.0)(jnp.ones_like(p), p, r),
+        lambda p, r: 1 - of("kto", beta=0.5, kl=3.0)(jnp.zeros_like(p), p, r),
+        size=lambda p, r: 1.0,
+    ),
+    Limit("grpo-the ratio", PAIRS, alone, lambda p, old: jnp.exp(p - old)),
+    Limit(
+        "orpo-soft margin of logits",
+        Domain(laws.pairs(laws.each(Numbers((-1.0, -2.0, -0.5), (-8, -0.1)))), ()),
+        lambda p, q: of("orpo", beta=1.0)(p, q) + p,
+        # The odds of a probability are the exponential of its logit.
+        lambda p, q: jax.nn.softplus((q - jnp.log(-jnp.expm1(q))) - (p - jnp.log(-jnp.expm1(p)))),
+        size=lambda p, q: 1 + np.abs(p) + np.abs(q),
+    ),
 )

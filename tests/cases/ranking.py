@@ -1,10 +1,18 @@
-"""Rows of the ranking losses: (items, list, list) arrays, of which a loss sees all items of a list at once."""
+"""What is known of the ranking losses: (items, list, list) arrays, of which a loss sees all items of a list at once."""
 
 from __future__ import annotations
 
 import functools
 
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import laws
+from laws import Domain, Limit, Numbers, Subject, drawn, of, times
+
 from cases import exact as np
+from cases.classification import FROM_LOGITS
+from cases.common import CONVEX, ONE, SCORE, SMALL, without
 from cases.row import LARGEST, NORMAL, SMALLEST, Row, every
 
 EXAMPLES, MORE = 8, 2  # as many as the test mesh has devices, and a second axis of lists
@@ -152,4 +160,88 @@ ROWS = (
         refused=({"temperature": 0.0}, {"temperature": -1.0}),
     ),
     Row("lambda_rank", paired, lambda_rank, AXIS, pooled=True, detached=(0,), hard=HARD_GAINS),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+LISTS = Domain(
+    st.tuples(
+        drawn(Numbers(laws.whole(0, 4)), laws.PIXELS, laws.UNITS, laws.K), drawn(SCORE, laws.PIXELS, laws.UNITS, laws.K)
+    ),
+    ("convex", "non_negative", "translated", "relabelled"),
+    moves=(1,),
+    relabel=lambda arrays, order: tuple(
+        x[[*order, *range(laws.K, laws.PIXELS)]] for x in arrays
+    ),  # the items have no order
+    pixels=True,
+)
+
+
+def range_of_scores(y, z):
+    """How far the scores of a list lie apart, as often as they are summed."""
+    return (1 + y.sum(0) + len(z)) * (1 + np.ptp(z, axis=0))
+
+
+OF_LISTS = {**CONVEX, "relabelled": True}
+COUNTED_RANKS = {"convex": "the ranks change the weights of the pairs"}
+
+LAWS = (
+    Subject("list_softmax", LISTS, OF_LISTS, options=AXIS, size=range_of_scores),
+    Subject("ranknet", LISTS, OF_LISTS, options=AXIS, size=ONE),
+    Subject("pairwise_hinge", LISTS, OF_LISTS, options=AXIS, size=ONE),
+    Subject("list_mle", LISTS, OF_LISTS, options=AXIS, size=range_of_scores),
+    Subject(
+        "approx_ndcg",
+        LISTS,
+        without(OF_LISTS, "convex"),
+        {"convex": "it is at most 1"},
+        AXIS,
+        ONE,
+    ),
+    Subject("lambda_rank", LISTS, without(OF_LISTS, "convex"), COUNTED_RANKS, AXIS, range_of_scores),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+RELEVANT = Numbers((0.0, 1.0), (0, 1))
+SCORED = Domain(st.tuples(drawn(RELEVANT, laws.PIXELS, laws.UNITS), drawn(SMALL, laws.PIXELS, laws.UNITS)), ())
+TWO_ITEMS = Domain(laws.pairs(laws.each(SMALL)), ())
+
+
+def of_two(name, **options):
+    """The loss of lists of two items, of which the first one is more relevant."""
+    return lambda a, b: of(name, axis=0, **options)(jnp.stack([1 + 0 * a, 0 * b]), jnp.stack([a, b]))
+
+
+LIMITS = (
+    Limit(
+        "list_softmax-cce",
+        SCORED,
+        of("list_softmax", axis=0),
+        of("cce", axis=0, **FROM_LOGITS),
+        size=lambda y, z: np.float64(200),
+    ),
+    Limit("ranknet-soft_margin", TWO_ITEMS, of_two("ranknet"), lambda a, b: of("soft_margin")(0 * a + 1, a - b)),
+    Limit(
+        "pairwise_hinge-hinge",
+        TWO_ITEMS,
+        of_two("pairwise_hinge", margin=0.5),
+        lambda a, b: of("hinge", margin=0.5)(0 * a + 1, a - b),
+    ),
+    Limit("list_mle-ranknet", TWO_ITEMS, of_two("list_mle"), of_two("ranknet"), size=ONE),
+    Limit(
+        "lambda_rank-ranknet",
+        TWO_ITEMS,
+        of_two("lambda_rank"),
+        times(1 - float(np.log(2) / np.log(3)), of_two("ranknet")),
+    ),
+    Limit(
+        "approx_ndcg-a sigmoid",
+        TWO_ITEMS,
+        of_two("approx_ndcg"),
+        lambda a, b: 1 - jnp.log(2.0) / jnp.log(2 + jax.nn.sigmoid(b - a)),
+        size=ONE,
+    ),
 )

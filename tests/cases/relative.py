@@ -1,8 +1,15 @@
-"""Rows of the losses that (almost) ignore the scale."""
+"""What is known of the losses that (almost) ignore the scale."""
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
+import jax.numpy as jnp
+import laws
+from laws import Domain, Limit, Numbers, Subject, each, of, pairs, whole
+
 from cases import exact as np
+from cases.common import AT_TARGET, BOTH, OF_RESIDUALS, ONE, PREDICTION, SIGN, VECTORS
+from cases.excuses import overflows, vanishes
 from cases.row import CLASSES, EXTREMES, POSITIVE, Row, every, joined
 
 
@@ -52,8 +59,16 @@ TIES = ([0.0, 2.5, -1.0], [0.0, 2.5, -1.0])
 EPS = ({"eps": -1.0}, {"eps": float("nan")})
 
 ROWS = (
-    Row("mape", away_from_zero, mape, hard=HARD_RATIOS, ties=TIES, refused=EPS),
-    Row("smape", away_from_zero, smape, hard=HARD_RATIOS, ties=TIES, refused=EPS),
+    Row("mape", away_from_zero, mape, hard=HARD_RATIOS, ties=TIES, refused=EPS, excused=overflows("loss @bfloat16")),
+    Row(
+        "smape",
+        away_from_zero,
+        smape,
+        hard=HARD_RATIOS,
+        ties=TIES,
+        refused=EPS,
+        excused=vanishes("gradient by y_true", "gradient by y_pred"),
+    ),
     Row(
         "msle",
         above_minus_one,
@@ -71,4 +86,72 @@ ROWS = (
         refused=EPS,
     ),
     Row("cosine_distance-eps", vectors, cosine_distance, {"eps": 1.5}),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+RATIOS = Domain(pairs(st.builds(np.multiply, each(SIGN), each(Numbers((1, 2, 3), (1e-3, 1e4))))), OF_RESIDUALS)
+ABOVE_MINUS_1 = Domain(pairs(each(Numbers((*whole(0, 4), 1e-30, 1e15), (-0.999, 1e4)))), OF_RESIDUALS)
+
+LAWS = (
+    Subject(
+        "mape",
+        RATIOS,
+        {"convex": True, "least": AT_TARGET, "non_negative": True, "homogeneous": (0, BOTH)},
+        {"translated": "it is relative", "symmetric": "it is relative to the target"},
+    ),
+    Subject(
+        "smape",
+        RATIOS,
+        {"least": AT_TARGET, "non_negative": True, "homogeneous": (0, BOTH), "symmetric": True},
+        {"convex": "it is at most 200", "translated": "it is relative"},
+    ),
+    Subject(
+        "msle",
+        ABOVE_MINUS_1,
+        {"least": AT_TARGET, "non_negative": True, "symmetric": True},
+        {"convex": "a logarithm squared", "homogeneous": "1 is added", "translated": "it is (almost) relative"},
+    ),
+    Subject(
+        "cosine_distance",
+        VECTORS,
+        {
+            "least": (lambda y, p: 2 * y, lambda y, p: 1.0 * (np.abs(y).max(-1) < laws.TINY)),
+            "non_negative": True,
+            "homogeneous": (0, PREDICTION),
+            "symmetric": True,
+            "relabelled": True,
+        },
+        {"convex": "it is at most 2", "translated": "only directions count"},
+        size=ONE,
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+
+def unit(x):
+    x = jnp.append(x, 1 + 0 * x[:, :1], 1)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+LIMITS = (
+    Limit("mape-mae", RATIOS, of("mape"), lambda y, p: 100 * of("mae")(y, p) / jnp.abs(y)),
+    Limit("smape-mae", RATIOS, of("smape"), lambda y, p: 200 * of("mae")(y, p) / (jnp.abs(y) + jnp.abs(p))),
+    Limit(
+        "cosine_distance-mse",
+        Domain(pairs(each(Numbers(whole(-1, 1), (-1, 1)), laws.K)), ()),
+        lambda y, p: of("cosine_distance")(jnp.append(y, 1 + 0 * y[:, :1], 1), jnp.append(p, 1 + 0 * p[:, :1], 1)),
+        lambda y, p: 1 - jnp.sum(unit(y) * unit(p), -1),
+        size=lambda y, p: 1.0,
+    ),
+    Limit(
+        "msle-mse of logarithms",
+        Domain(pairs(each(Numbers((*whole(0, 4), 1e-3), (-0.9, 100)))), ()),
+        of("msle"),
+        lambda y, p: of("mse")(jnp.log1p(y), jnp.log1p(p)),
+        size=lambda y, p: np.maximum(np.log1p(y) ** 2, np.log1p(p) ** 2),
+    ),
 )

@@ -27,6 +27,8 @@ class Row(Case):
     labels: the place of an array of class labels, 0 to CLASSES - 1.
     hard: a batch on which no NaN may appear, and the value is that of the oracle wherever float32 can hold it.
     hard_options: further options with which the hard batch is judged, each in place of those of the same name.
+    excused: what misses its exact result on the hard batch: patterns of the messages, each with the reason; excuses.py
+      says more.
     outside: a batch of which every unit lies outside the domain: NaN.
     ties: a batch of which every unit lies at a kink: the derivative by every array is 0.
     refused: options that raise a ValueError.
@@ -37,6 +39,7 @@ class Row(Case):
     labels: int | None = None
     hard: Arrays = ()
     hard_options: Sequence[Mapping[str, Any]] = ()
+    excused: Sequence[tuple[str, str]] = ()
     outside: Arrays = ()
     ties: Arrays = ()
     refused: Sequence[Mapping[str, Any]] = ()
@@ -45,8 +48,7 @@ class Row(Case):
     def ordinary(self) -> Arrays:
         """The hard batch without the units that hold the largest numbers of float32 or bfloat16, or the smallest.
 
-        There a derivative may overflow, and numbers below the smallest normal one may count as 0: what does is listed
-        in hard_inputs.py.
+        There a derivative may overflow, and numbers below the smallest normal one may count as 0: what does is excused.
         """
         if not self.hard:
             return ()

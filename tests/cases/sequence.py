@@ -1,11 +1,18 @@
-"""Rows of the losses of sequences."""
+"""What is known of the losses of sequences."""
 
 from __future__ import annotations
 
 import functools
 
+import hypothesis.strategies as st
+import jax.numpy as jnp
+import laws
+from laws import Domain, Limit, Numbers, Subject, drawn, of
+
 from cases import exact as np
-from cases.classification import log_softmax
+from cases.classification import FROM_LOGITS, log_softmax
+from cases.common import BIT, LABEL_LOGITS, MODERATE_LOGITS, OF_CLASSES, OF_LOGITS, ONE, SCORE, without
+from cases.excuses import close
 from cases.row import CLASSES, EXTREMES, LARGEST, Row, joined, signed
 
 LABELS, FRAMES = 2, 4
@@ -123,8 +130,18 @@ SHARED = {
 # ---------------------------------------------------------------------------------------------------------------------
 # Rows
 
+RECURSION = "a log-probability of -2e4 and less has no more digits: exact to eps times the loss"
+
 ROWS = (
-    Row("ctc", labels_logits, ctc, hard=hard(FRAMES), outside=outside(FRAMES), **SHARED),
+    Row(
+        "ctc",
+        labels_logits,
+        ctc,
+        hard=hard(FRAMES),
+        outside=outside(FRAMES),
+        **SHARED,
+        excused=((r"gradient by logits.*-10000\.0, 10000\.0", RECURSION), *close("gradient by logits @float64")),
+    ),
     Row(
         "rnnt",
         labels_grids,
@@ -132,5 +149,74 @@ ROWS = (
         hard=hard(FRAMES - 1, LABELS + 1),
         outside=outside(FRAMES - 1, LABELS + 1),
         **SHARED,
+        excused=((r"gradient by logits.*10000\.0, ", RECURSION),),
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laws
+
+DRAWN_FRAMES = 3
+
+
+def sequences(*core):
+    return Domain(
+        st.tuples(
+            drawn(Numbers((0, 2)), laws.UNITS, LABELS, dtype=np.int32),
+            laws.each(SCORE, *core, laws.K),
+            drawn(BIT, laws.UNITS, dtype=np.int32),
+            drawn(Numbers(laws.whole(1, DRAWN_FRAMES)), laws.UNITS, dtype=np.int32),
+        ),
+        OF_LOGITS,
+        moves=(1,),
+        relabel=lambda arrays, order: (2 - arrays[0], arrays[1][..., ::-1], *arrays[2:]),  # all but the blank
+    )
+
+
+OF_PATHS = {
+    "convex": "the logarithm of a sum over paths is convex too, and subtracted",
+    "least": "0 is the limit of certain logits",
+}
+
+LAWS = (
+    *(
+        Subject(
+            name,
+            sequences(*core),
+            without(OF_CLASSES, "convex"),
+            OF_PATHS,
+            {"blank": BLANK},
+            size=lambda labels, logits, *lengths: 1 + np.ptp(logits, axis=-1).reshape(laws.UNITS, -1).sum(-1),
+            keywords=SHARED["keywords"],
+        )
+        for name, core in (("ctc", (DRAWN_FRAMES,)), ("rnnt", (DRAWN_FRAMES, LABELS + 1)))
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+LIMITS = (
+    Limit(
+        "ctc-sparse_cce",
+        LABEL_LOGITS,
+        # One frame, one label that is not the blank: a class is added for that.
+        lambda y, z: of("ctc", blank=0)(y[:, None] + 1, jnp.pad(z, ((0, 0), (1, 0)))[:, None]),
+        lambda y, z: of("sparse_cce", **FROM_LOGITS)(y + 1, jnp.pad(z, ((0, 0), (1, 0)))),
+        size=ONE,
+    ),
+    Limit(
+        "ctc-no label",
+        MODERATE_LOGITS,
+        lambda a, b: of("ctc")(jnp.zeros((laws.UNITS, 0), jnp.int32), jnp.stack([a, b], 1)),
+        lambda a, b: sum(of("sparse_cce", **FROM_LOGITS)(jnp.zeros(laws.UNITS, jnp.int32), z) for z in (a, b)),
+        size=ONE,
+    ),
+    Limit(
+        "rnnt-no label",
+        MODERATE_LOGITS,
+        lambda a, b: of("rnnt")(jnp.zeros((laws.UNITS, 0), jnp.int32), jnp.stack([a, b], 1)[:, :, None]),
+        lambda a, b: sum(of("sparse_cce", **FROM_LOGITS)(jnp.zeros(laws.UNITS, jnp.int32), z) for z in (a, b)),
+        size=ONE,
     ),
 )
