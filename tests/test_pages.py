@@ -49,9 +49,10 @@ def test_code_prints_what_it_says(page: str, capsys: pytest.CaptureFixture[str])
         if lacking := {name for name in clients(code) if find_spec(name) is None}:
             assert os.environ.get("JAXLOSS_CLIENTS") != "required", f"not installed: {lacking}"
             continue
-        with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader has them
+        # As a reader has them; the warnings of clients are not ours.
+        with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             if clients(code):
-                warnings.simplefilter("ignore")  # of them, what we make of them is judged
+                warnings.simplefilter("ignore")
             exec(compile(code, page, "exec"), names)
         said = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
         assert said == capsys.readouterr().out.splitlines()
