@@ -81,7 +81,13 @@ def make_sheets(rng, ink, number, count):
 
 train_ink, test_ink, train_number, test_number = split
 test_x, test_y = make_sheets(np.random.default_rng(1), test_ink, test_number, 300)
-share = [np.mean(test_y == label) for label in (0, 1, 2, 3, 255)]
+STEPS, BATCH = 400, 16
+batches = [
+    make_sheets(np.random.default_rng(100 + i), train_ink, train_number, BATCH)
+    for i in range(STEPS)
+]
+pixels = np.stack([labels for _, labels in batches])
+share = [np.mean(pixels == label) for label in (0, 1, 2, 3, 255)]
 for name, part in zip((*NAMES, "255"), share, strict=True):
     print(f"{name:8} {part:6.1%} of the pixels")
 
@@ -205,7 +211,6 @@ def with_dice(labels, logits):
 
 
 # %%
-STEPS, BATCH = 400, 16
 optimizer = optax.adam(optax.cosine_onecycle_schedule(STEPS, 8e-3))
 
 
@@ -219,10 +224,6 @@ def make_step(loss):
     return step
 
 
-batches = [
-    make_sheets(np.random.default_rng(100 + i), train_ink, train_number, BATCH)
-    for i in range(STEPS)
-]
 LOSSES = {"cross-entropy": plain, "class weights": weighted, "with Dice": with_dice}
 found, history = {}, {}
 for name, loss in LOSSES.items():
