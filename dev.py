@@ -5,6 +5,7 @@
   python3 dev.py check                       what to run before each commit: style, types, examples, wrong losses that
                                              the tests must catch, and one loss of each family
   python3 dev.py docs                        the site, in build/site: a page for each loss, guides, recipes
+  python3 dev.py notebooks [NAME ...]        make notebooks/NAME.ipynb of NAME.py, run it, keep what it prints and draws
   python3 dev.py new NAME --family FAMILY    stubs of an elementwise loss, such as `new quartic --family regression`
 
 The first use makes `.venv` beside this file (for the site `.venv-docs`) and installs jaxloss into it, editable.
@@ -74,6 +75,21 @@ def docs(arguments: list[str]) -> int:
     if not failed:
         print("The site: build/site/index.html")
     return failed
+
+
+def notebooks(arguments: list[str]) -> int:
+    """What they print and draw is kept in git: GitHub shows it, and the site, which does not run them."""
+    install("notebooks")
+    for name in arguments or sorted(path.stem for path in ROOT.glob("notebooks/*.py")):
+        made = f"notebooks/{name}.ipynb"
+        failed = (
+            python("jupytext", "--quiet", "--update", "--to", "ipynb", f"notebooks/{name}.py")
+            or python("jupyter", "execute", "--inplace", "--timeout=600", made)
+            or python("nbstripout", "--keep-output", "--keep-count", made)
+        )
+        if failed:
+            return failed
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -211,7 +227,7 @@ def _imports(source: str, *imports: str) -> str:
     return "".join(lines)
 
 
-COMMANDS = {"demo": demo, "test": test, "check": check, "docs": docs, "new": new}
+COMMANDS = {"demo": demo, "test": test, "check": check, "docs": docs, "notebooks": notebooks, "new": new}
 
 
 def main(arguments: list[str]) -> int:

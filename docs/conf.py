@@ -14,7 +14,7 @@ extensions = ["myst_nb", "sphinx.ext.mathjax", "losspages"]
 exclude_patterns = ["_made/*.md", "_made/stamp"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"
+nb_execution_mode = "off"  # `dev.py notebooks` ran them
 nb_merge_streams = True
 
 html_theme = "furo"

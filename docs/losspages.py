@@ -6,8 +6,10 @@ it stops the build.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import inspect
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -263,11 +265,45 @@ def names_table() -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Notebooks
+
+NOTEBOOKS = HERE.parent / "notebooks"
+# Which of its pictures stands for a notebook.
+FRONT = {
+    "01_losses": 6,
+    "02_detection": 3,
+    "03_ctc": 3,
+    "04_language_model": 1,
+    "05_embeddings": 1,
+    "06_segmentation": 0,
+    "07_devices": 1,
+}
+
+
+def not_run(notebook: Path) -> bool:
+    """Whether some cell was changed since `dev.py notebooks` ran them all, in order."""
+    cells = [cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    return [cell["execution_count"] for cell in cells] != list(range(1, len(cells) + 1))
+
+
+def drawn(notebook: Path) -> list[tuple[str, bytes]]:
+    """The pictures of a notebook: their formats and bytes."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
+    return [
+        (kind.removeprefix("image/"), base64.b64decode(data))
+        for output in outputs
+        for kind, data in output.items()
+        if kind.startswith("image/")
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The build
 
 
 def complete() -> None:
-    """Every public name has what its page needs."""
+    """Every public name has what its page needs, and every notebook was run."""
     faults = [f"docs/cards.py: no Card for {name}" for name in LOSSES if name not in CARDS]
     faults += [f"docs/cards.py: {name} is no loss" for name in CARDS if name not in LOSSES]
     for name, loss in LOSSES.items():
@@ -276,6 +312,9 @@ def complete() -> None:
     for name, card in CARDS.items():
         faults += [f"docs/cards.py: {name} sees {other}, which is no loss" for other in card.see if other not in LOSSES]
         faults += [f"docs/cards.py: {name} has the task {task}, see TASKS" for task in card.tasks if task not in TASKS]
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        faults += [f"{path.name} was not run: python3 dev.py notebooks {path.stem}"] if not_run(path) else []
+        faults += [f"docs/losspages.py: FRONT has no {path.stem}"] if path.stem not in FRONT else []
     faults += [f"jaxloss.{name} has no docstring" for name in OTHERS if not inspect.getdoc(getattr(jaxloss, name))]
     if faults:
         raise ExtensionError("\n".join(["the site is incomplete:", *faults]))
@@ -311,10 +350,13 @@ def make(app: Sphinx) -> None:
     differences = (HERE.parent / "DIFFERENCES.md").read_text(encoding="utf-8")
     pages["guides/differences.md"] = differences.replace("[README.md](README.md)", "[all losses](contract.md)")
     pages |= index_pages()
-    for folder in ("losses", "reference"):
-        for path in (HERE / folder).glob("*.md"):
-            if f"{folder}/{path.name}" not in pages:
-                path.unlink()
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        pages[f"notebooks/{path.name}"] = path.read_text(encoding="utf-8")
+        kind, picture = drawn(path)[FRONT[path.stem]]
+        (HERE / "_made" / f"{path.stem}.{kind}").write_bytes(picture)
+    for path in (path for made in ("losses/*.md", "reference/*.md", "notebooks/*.ipynb") for path in HERE.glob(made)):
+        if str(path.relative_to(HERE)) not in pages:
+            path.unlink()
     for path, text in pages.items():
         write(HERE / path, text)
 

@@ -17,7 +17,11 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 SITE = Path(__file__).resolve().parent.parent / "build" / "site"
-PAGES = ["index", "gallery", "explorer", "losses/huber", "guides/contract", "recipes/training", "zh/index"]
+NOTEBOOKS = sorted(path.stem for path in (SITE.parent.parent / "notebooks").glob("*.ipynb"))
+PAGES = [
+    *("index", "gallery", "explorer", "losses/huber", "guides/contract", "guides/used-with", "recipes/training"),
+    *("notebooks/index", "notebooks/06_segmentation", "zh/index"),
+]
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -76,6 +80,22 @@ def test_formulas_are_rendered(page: Page, name: str):
     visit(page, name)
     page.wait_for_selector("mjx-container svg")
     assert "\\frac" not in page.inner_text("article")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_shows_what_it_drew(page: Page, name: str):
+    visit(page, f"notebooks/{name}")
+    pictures = page.locator(".cell_output img")
+    assert pictures.count() >= 2
+    assert all(pictures.evaluate_all("images => images.map(image => image.complete && image.naturalWidth > 300)"))
+    assert page.locator(".cell_output pre").count() >= 2, "it printed nothing"
+
+
+def test_each_notebook_has_a_card(page: Page):
+    visit(page, "notebooks/index")
+    links = page.locator("a.card").evaluate_all("cards => cards.map(card => card.getAttribute('href'))")
+    assert links == [f"{name}.html" for name in NOTEBOOKS]
+    assert all(page.locator(".card img").evaluate_all("images => images.map(image => image.naturalWidth > 300)"))
 
 
 def test_search_finds_a_loss(page: Page):

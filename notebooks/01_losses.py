@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # Losses in JAX: the first six
+# # The first six losses
 #
 # This tutorial shows what a loss is, six losses that most models need, and how `jaxloss` computes them: with masks,
 # weights, reductions, and every transformation of JAX. It needs no accelerator and no internet beyond the installation,
@@ -15,13 +15,13 @@
 #
 # You should know NumPy, and have seen `jax.grad` once.
 #
-# 1. What a loss is
-# 2. Errors of numbers: `mse`, `mae`, `huber`
-# 3. Errors of probabilities: `bce`, `cce`, `sparse_cce`
-# 4. Training: a line through data with outliers, and a classifier of handwritten digits
-# 5. Masks, weights and reductions
-# 6. Transformations: values and gradients of single examples, options that vary
-# 7. Half precision and mistakes
+# 1. <a href="#loss">What a loss is</a>
+# 2. <a href="#numbers">Errors of numbers</a>: `mse`, `mae`, `huber`
+# 3. <a href="#probabilities">Errors of probabilities</a>: `bce`, `cce`, `sparse_cce`
+# 4. <a href="#training">Training</a>: a line through data with outliers, and a classifier of handwritten digits
+# 5. <a href="#masks">Masks, weights, reductions</a>
+# 6. <a href="#transformations">Transformations</a>: values and gradients of single examples, options that vary
+# 7. <a href="#mistakes">Half precision and mistakes</a>, and how to find a NaN
 
 # %% [markdown]
 # In a clone of the repository the next cell installs `jaxloss` and what this notebook imports, where it is missing; it
@@ -36,46 +36,23 @@ if find_spec("jaxloss") is None:
 
 # %%
 import functools
+import textwrap
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from cycler import cycler
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import jaxloss as jl
 
 # %% [markdown]
-# The pictures share one style and one helper, which draws functions of one number next to their derivatives.
+# One helper draws functions of one number next to their derivatives; how pictures look is in a file of its own.
 
 # %%
-BLUE, ORANGE, GREEN, PINK, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"
-STYLES = {
-    "mse": {"color": BLUE, "linestyle": "-"},
-    "mae": {"color": ORANGE, "linestyle": "--"},
-    "huber": {"color": GREEN, "linestyle": "-."},
-    "truth": {"color": "black", "linestyle": "-", "linewidth": 1},
-}
-plt.rcParams.update(
-    {
-        "figure.figsize": (8, 3.4),
-        "figure.dpi": 100,
-        "figure.constrained_layout.use": True,
-        "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PINK], linestyle=["-", "--", "-.", ":"]),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.alpha": 0.3,
-        "lines.linewidth": 2,
-        "font.size": 11,
-        "legend.frameon": False,
-        "legend.handlelength": 3,
-    }
-)
+plt.style.use("style.mplstyle")
 
 
 def show(curves, x, xlabel):
@@ -84,7 +61,8 @@ def show(curves, x, xlabel):
     for label, curve in curves.items():
         values, slopes = map(np.array, jax.vmap(jax.value_and_grad(curve))(x))
         left.plot(x, values, label=label)
-        slopes[1:][np.abs(np.diff(slopes)) > 0.1 * np.ptp(slopes)] = np.nan  # draw no line across a jump
+        jumps = np.abs(np.diff(slopes)) > 0.1 * np.ptp(slopes)
+        slopes[1:][jumps] = np.nan  # no line is drawn across one
         right.plot(x, slopes)
     left.set(xlabel=xlabel, ylabel="loss")
     right.set(xlabel=xlabel, ylabel="derivative")
@@ -93,6 +71,8 @@ def show(curves, x, xlabel):
 
 
 # %% [markdown]
+# <a id="loss"></a>
+#
 # ## 1. What a loss is
 #
 # A loss is a number that says how far predictions lie from the truth: 0, or as small as it can be, where they are
@@ -129,6 +109,8 @@ print(jl.mse(y_true, y_pred))
 print(jl.mse(y_true, y_pred, reduction="none"))
 
 # %% [markdown]
+# <a id="numbers"></a>
+#
 # ## 2. Errors of numbers
 #
 # For numbers, what counts is the error $e = y_{\text{pred}} - y_{\text{true}}$.
@@ -140,7 +122,7 @@ print(jl.mse(y_true, y_pred, reduction="none"))
 # The slope grows with the error: the worst points pull hardest. The constant that fits data best under `mse` is their
 # **mean**. Use it when errors look like Gaussian noise and no point is a blunder.
 #
-# Each of the five losses has a documented call; its cell asserts the result, here $(1 + 0) / 2$.
+# Two predictions, of which one is wrong by 1, cost $(1 + 0) / 2$:
 
 # %%
 loss = jl.mse([[0.0], [1.0]], [[1.0], [1.0]])
@@ -189,9 +171,12 @@ print(loss)
 assert abs(loss - 0.18) < 1e-6
 
 # %%
-show({f"delta = {d}": functools.partial(jl.huber, 0.0, delta=d) for d in (0.5, 1.0, 2.0)}, errors, "error")
+curves = {f"delta = {d}": functools.partial(jl.huber, 0.0, delta=d) for d in (0.5, 1.0, 2.0)}
+show(curves, errors, "error")
 
 # %% [markdown]
+# <a id="probabilities"></a>
+#
 # ## 3. Errors of probabilities
 #
 # A classifier answers with probabilities $p$. The natural loss is the surprise of the truth, $-\log p_{\text{true}}$:
@@ -212,7 +197,8 @@ assert abs(loss - 0.5108254) < 1e-6
 
 # %%
 p = jnp.linspace(0.05, 0.95, 301)
-show({"truth 1": functools.partial(jl.bce, 1.0), "truth 0": functools.partial(jl.bce, 0.0)}, p, "probability of 1")
+curves = {"truth 1": functools.partial(jl.bce, 1.0), "truth 0": functools.partial(jl.bce, 0.0)}
+show(curves, p, "probability of 1")
 
 # %% [markdown]
 # ### Probabilities or logits?
@@ -224,7 +210,8 @@ show({"truth 1": functools.partial(jl.bce, 1.0), "truth 0": functools.partial(jl
 # %%
 z = jnp.linspace(-6, 6, 301)
 logit_bce = functools.partial(jl.bce, from_logits=True)
-show({"truth 1": functools.partial(logit_bce, 1.0), "truth 0": functools.partial(logit_bce, 0.0)}, z, "logit")
+curves = {f"truth {truth}": functools.partial(logit_bce, float(truth)) for truth in (1, 0)}
+show(curves, z, "logit")
 
 # %% [markdown]
 # What rounding does: the model is certain, with logit 30, and wrong. The loss is 30. As a float32, the probability is
@@ -247,8 +234,8 @@ print("from the probability:", jl.bce(0.0, jax.nn.sigmoid(30.0)))
 # Use it when classes exclude each other and the targets are soft: mixed labels, several annotators, a teacher model.
 
 # %%
-loss = jl.cce([[0, 1, 0], [0, 0, 1]], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]])  # -(log 0.95 + log 0.1) / 2
-print(loss)
+loss = jl.cce([[0, 1, 0], [0, 0, 1]], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
+print(loss)  # -(log 0.95 + log 0.1) / 2
 assert abs(loss - 1.176939) < 1e-6
 
 # %% [markdown]
@@ -273,14 +260,17 @@ def right_class(classes, z, **options):
 
 
 logits = jnp.linspace(-4, 12, 301)
-show({f"{k} classes": functools.partial(right_class, k) for k in (2, 10, 1000)}, logits, "logit of the right class")
+curves = {f"{k} classes": functools.partial(right_class, k) for k in (2, 10, 1000)}
+show(curves, logits, "logit of the right class")
 
 # %% [markdown]
 # **Label smoothing** mixes the target with the uniform distribution, $(1 - a)\,y + a / K$. Certainty then has a price:
 # the loss has its minimum at a finite logit, which keeps a model from becoming ever more extreme.
 
 # %%
-smoothings = {f"smoothing {a}": functools.partial(right_class, 10, label_smoothing=a) for a in (0.0, 0.1, 0.3)}
+smoothings = {
+    f"smoothing {a}": functools.partial(right_class, 10, label_smoothing=a) for a in (0.0, 0.1, 0.3)
+}
 show(smoothings, logits, "logit of the right class")
 
 # %% [markdown]
@@ -296,6 +286,8 @@ show(smoothings, logits, "logit of the right class")
 # | `sparse_cce` | one of K classes, integer labels | the probabilities | labels start at 0 |
 
 # %% [markdown]
+# <a id="training"></a>
+#
 # ## 4. Training
 #
 # A loss is a plain function, so it fits into any training loop. Here is one with [optax](https://optax.readthedocs.io),
@@ -335,19 +327,23 @@ def fit(loss, steps=400):
 
 
 # %%
-lines = {"mse": fit(jl.mse), "mae": fit(jl.mae), "huber": fit(functools.partial(jl.huber, delta=0.5))}
+lines = {
+    "mse": fit(jl.mse),
+    "mae": fit(jl.mae),
+    "huber": fit(functools.partial(jl.huber, delta=0.5)),
+}
 print("truth   slope 0.50   offset 2.00")
 for name, line in lines.items():
     print(f"{name:6}  slope {line['slope']:.2f}   offset {line['offset']:.2f}")
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 4.2))
-axes.scatter(x[~wrong], y[~wrong], s=18, color=GREY, label="good points")
+axes.scatter(x[~wrong], y[~wrong], s=18, color="#666666", label="good points")
 axes.scatter(x[wrong], y[wrong], s=34, color="black", marker="x", label="wrong points")
 ends = jnp.array([0.0, 10.0])
-axes.plot(ends, 0.5 * ends + 2, **STYLES["truth"], label="truth")
 for name, line in lines.items():
-    axes.plot(ends, predict(line, ends), **STYLES[name], label=name)
+    axes.plot(ends, predict(line, ends), label=name)
+axes.plot(ends, 0.5 * ends + 2, color="black", linestyle="-", linewidth=1, label="truth")
 axes.set(xlabel="x", ylabel="y")
 figure.legend(loc="outside right upper")
 plt.show()
@@ -408,7 +404,7 @@ history = []
 for _ in range(20):
     for batch in rng.permutation(len(train_y))[:1280].reshape(20, 64):
         params, state, loss = update(params, state, train_x[batch], train_y[batch])
-    history.append((objective(params, train_x, train_y), objective(params, test_x, test_y)))
+    history.append([objective(params, train_x, train_y), objective(params, test_x, test_y)])
 
 accuracy = jnp.mean(jnp.argmax(network(params, test_x), axis=-1) == test_y)
 print(f"test accuracy {accuracy:.3f}")
@@ -420,7 +416,7 @@ train_loss, test_loss = np.array(history).T
 epochs = range(1, len(history) + 1)
 axes.semilogy(epochs, train_loss, label="train")
 axes.semilogy(epochs, test_loss, label="test")
-axes.axhline(np.log(10), color=GREY, linewidth=1, linestyle=":", label="knows nothing, log 10")
+axes.axhline(np.log(10), color="#666666", linewidth=1, linestyle=":", label="knows nothing, log 10")
 axes.set(xlabel="epoch", ylabel="cross-entropy", xticks=range(0, 21, 5))
 figure.legend(loc="outside upper center", ncols=3)
 plt.show()
@@ -436,12 +432,16 @@ worst = jnp.argsort(losses)[::-1][:6]
 
 figure, panels = plt.subplots(1, 6, figsize=(8, 2.1))
 for i, panel in zip(worst, panels, strict=True):
-    panel.imshow(test_x[i].reshape(8, 8), cmap="gray_r")
-    panel.set_title(f"{test_y[i]}, not {jnp.argmax(test_logits[i])}\nloss {losses[i]:.1f}", fontsize=11)
+    panel.imshow(test_x[i].reshape(8, 8))
+    panel.set_title(
+        f"{test_y[i]}, not {jnp.argmax(test_logits[i])}\nloss {losses[i]:.1f}", fontsize=11
+    )
     panel.axis("off")
 plt.show()
 
 # %% [markdown]
+# <a id="masks"></a>
+#
 # ## 5. Masks, weights, reductions
 #
 # ### Masks: `where`
@@ -477,7 +477,9 @@ logits = jnp.asarray(rng.normal(size=(3, 5, 7)))
 print(labels)
 
 # %%
-token_losses = jl.sparse_cce(labels, logits, from_logits=True, where=labels != -100, reduction="none")
+token_losses = jl.sparse_cce(
+    labels, logits, from_logits=True, where=labels != -100, reduction="none"
+)
 
 figure, axes = plt.subplots(figsize=(6, 2.8))
 image = axes.imshow(np.where(exists, token_losses, np.nan), cmap="YlOrRd", vmin=0)
@@ -601,6 +603,8 @@ print("sums of parts", numerator / denominator)
 print("mean of means", (first_mean + second_mean) / 2)
 
 # %% [markdown]
+# <a id="transformations"></a>
+#
 # ## 6. Transformations
 #
 # ### Gradients: which argument?
@@ -633,7 +637,8 @@ print("vmap:", jax.vmap(jl.mse)(rows_true, rows_pred))
 # %%
 row_mask = jnp.array([[True, True, True], [False, False, True]])
 print(jax.vmap(jl.mse)(rows_true, rows_pred, where=row_mask))
-print(jax.vmap(functools.partial(jl.mse, reduction="sum"))(rows_true, rows_pred, where=row_mask))
+total = functools.partial(jl.mse, reduction="sum")
+print(jax.vmap(total)(rows_true, rows_pred, where=row_mask))
 
 # %% [markdown]
 # ### Gradients of single examples
@@ -651,11 +656,12 @@ axes.set(xlabel="loss of the image", ylabel="norm of its gradient")
 plt.show()
 
 # %% [markdown]
-# Each dot is one test image. Most of them teach the network little more:
+# Each dot is one test image. Most of them teach the network little more: add up all norms, and a few images have much
+# of the sum.
 
 # %%
 costliest = jnp.argsort(losses)[-25:]
-print(f"{norms[costliest].sum() / norms.sum():.0%} of all gradient belongs to 5% of the images")
+print(f"the 25 costliest of 500 images: {norms[costliest].sum() / norms.sum():.0%} of the sum")
 
 # %% [markdown]
 # ### Options that vary
@@ -666,20 +672,22 @@ print(f"{norms[costliest].sum() / norms.sum():.0%} of all gradient belongs to 5%
 
 # %%
 print("value     ", jl.huber(0.0, 3.0, delta=jnp.array(2.0)))
-print("derivative", jax.grad(lambda delta: jl.huber(0.0, 3.0, delta=delta))(2.0))  # |e| - delta
+slope = jax.grad(lambda delta: jl.huber(0.0, 3.0, delta=delta))(2.0)
+print("derivative", slope)  # |e| - delta
 
 # %% [markdown]
 # So one `vmap` fits the line of section 4 for forty values of `delta` at once:
 
 # %%
 deltas = jnp.geomspace(0.05, 20, 40)
-sweep = jax.jit(jax.vmap(lambda delta: fit(functools.partial(jl.huber, delta=delta))))(deltas)
+fits = jax.vmap(lambda delta: fit(functools.partial(jl.huber, delta=delta)))
+sweep = jax.jit(fits)(deltas)
 
 figure, axes = plt.subplots(figsize=(7, 3.6))
-axes.axhline(0.5, **STYLES["truth"], label="truth")
-axes.axhline(float(lines["mse"]["slope"]), **STYLES["mse"], label="mse")
-axes.axhline(float(lines["mae"]["slope"]), **STYLES["mae"], label="mae")
-axes.semilogx(deltas, sweep["slope"], **STYLES["huber"], label="huber")
+axes.axhline(0.5, color="black", linestyle="-", linewidth=1, label="truth")
+axes.axhline(float(lines["mse"]["slope"]), color="C0", linestyle="-", label="mse")
+axes.axhline(float(lines["mae"]["slope"]), color="C1", linestyle="--", label="mae")
+axes.semilogx(deltas, sweep["slope"], color="C2", linestyle="-.", label="huber")
 axes.set(xlabel="delta", ylabel="slope of the fitted line")
 figure.legend(loc="outside right upper")
 plt.show()
@@ -688,6 +696,8 @@ plt.show()
 # A small `delta` comes close to the fit of `mae`, a large one gives that of `mse`.
 
 # %% [markdown]
+# <a id="mistakes"></a>
+#
 # ## 7. Half precision and mistakes
 #
 # ### Half precision
@@ -707,8 +717,9 @@ exact = np.mean(np.log(np.exp(exact).sum(-1)) - exact[np.arange(tokens), labels]
 loss, gradient = jax.value_and_grad(lambda z: jl.sparse_cce(labels, z, from_logits=True))(half)
 naive = -jnp.mean(jax.nn.log_softmax(half)[jnp.arange(tokens), labels])
 
-print(f"jaxloss: {loss:.6f} {loss.dtype}, error {abs(float(loss) - exact):.1e}; gradient {gradient.dtype}")
-print(f"naive:   {naive:.6f} {naive.dtype}, error {abs(float(naive) - exact):.1e}")
+for name, value in (("jaxloss", loss), ("naive", naive)):
+    print(f"{name:8} {value:.6f} {value.dtype!s:8} error {abs(float(value) - exact):.1e}")
+print("gradient", gradient.dtype)
 assert loss.dtype == jnp.float32
 assert abs(float(loss) - exact) < 1e-5
 
@@ -752,15 +763,41 @@ print(jax.grad(jl.sparse_cce, argnums=1)(labels, probabilities))
 print(jl.bce([1.0, 0.0], [0.7, 1.2], reduction="none"))
 
 # %% [markdown]
+# ### Finding a NaN: `checked`
+#
+# A loss that is NaN says that something is wrong, not what. `checked` does: wrap the loss, or the whole training step,
+# and run it once more. It raises an error that names the argument, the rule and the place. Here 3 of the 64 labels of a
+# batch are wrong, as if somebody had counted the classes from 1:
+
+# %%
+spoiled = train_y[:64].at[jnp.array([7, 20, 41])].set(10)
+_, _, loss = update(params, state, train_x[:64], spoiled)
+print(loss)
+
+try:
+    jl.checked(update)(params, state, train_x[:64], spoiled)
+except jl.BadValueError as error:
+    print(*str(error).split(". "), sep="\n")
+
+# %% [markdown]
+# A step that is not wrapped pays nothing for this.
+
+# %% [markdown]
 # ## What to remember
 #
 # - `loss(y_true, y_pred, *, options, weights, where, reduction)`: the truth first, everything else by keyword.
 # - Give logits with `from_logits=True`.
 # - `where=` for padding, missing values and ignored labels; `weights=` for importance. The mean is over what exists.
 # - `reduction="none"` for units, `jax.vmap` for rows, `argnums=1` for the gradient by the prediction.
+# - NaN? `jl.checked(step)` says where it comes from.
 # - `help(jl.huber)` has the formula, the options, the source and the names in other libraries.
 #
-# All losses that are installed:
+# All losses, by family:
 
 # %%
-print(*jl.LOSSES, sep=", ")
+families = {}
+for name, loss in jl.LOSSES.items():
+    families.setdefault(loss.__module__.rpartition(".")[2], []).append(name)
+for family, names in families.items():
+    lines = textwrap.wrap(", ".join(names), 65)
+    print(f"{family:14}", f"\n{'':15}".join(lines))

@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # Boxes in JAX: the IoU losses at work
+# # Boxes: the IoU losses at work
 #
 # A detector draws a box around each object. This tutorial shows the losses that tell it how good a box is, and lets
 # each of them pull the same bad boxes onto the coins of a photo. It needs no accelerator and no internet beyond the
@@ -20,7 +20,8 @@
 # 3. The losses, from the same bad starts
 # 4. Padding, and a loss with a memory
 # 5. Which box belongs to which coin?
-# 6. Small boxes
+# 6. The loss of a detector: classes and boxes
+# 7. Small boxes
 
 # %% [markdown]
 # In a clone of the repository the next cell installs `jaxloss` and what this notebook imports, where it is missing; it
@@ -41,7 +42,6 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from cycler import cycler
 from matplotlib.patches import Rectangle
 from scipy.ndimage import binary_fill_holes
 from scipy.optimize import linear_sum_assignment
@@ -51,27 +51,11 @@ import jaxloss as jl
 from jaxloss.boxes import from_cxcywh
 
 # %% [markdown]
-# The pictures share one style, and one helper that draws boxes.
+# One helper draws boxes, one the photo; how pictures look is in a file of its own.
 
 # %%
-BLUE, ORANGE, GREEN, PINK, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"
-plt.rcParams.update(
-    {
-        "figure.figsize": (8, 3.4),
-        "figure.dpi": 100,
-        "figure.constrained_layout.use": True,
-        "axes.prop_cycle": cycler(linestyle=["-", "--", "-."]) * cycler(color=[BLUE, ORANGE, GREEN]),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.alpha": 0.3,
-        "lines.linewidth": 2,
-        "font.size": 11,
-        "legend.frameon": False,
-        "legend.handlelength": 3,
-    }
-)
+# %config InlineBackend.figure_formats = ["jpeg"]
+plt.style.use("style.mplstyle")
 
 
 def draw(axes, boxes, **style):
@@ -104,7 +88,7 @@ assert len(targets) == 24
 # %%
 figure, axes = plt.subplots(figsize=(6, 4.6))
 photo(axes)
-draw(axes, targets, edgecolor=BLUE, linewidth=2)
+draw(axes, targets, edgecolor="C0", linewidth=2)
 plt.show()
 
 # %% [markdown]
@@ -131,11 +115,12 @@ figure, (left, right) = plt.subplots(1, 2)
 for name, loss in losses.items():
 
     def shifted(shift, loss=loss):
-        return loss(target, jnp.asarray(target) + shift * jnp.array([1.0, 0.0, 1.0, 0.0]))
+        return loss(target, target + shift * jnp.array([1.0, 0.0, 1.0, 0.0]))
 
     values, slopes = map(np.array, jax.vmap(jax.value_and_grad(shifted))(shifts))
     left.plot(shifts, values, label=name)
-    slopes[1:][np.abs(np.diff(slopes)) > 0.1 * np.ptp(slopes)] = np.nan  # draw no line across a jump
+    jumps = np.abs(np.diff(slopes)) > 0.1 * np.ptp(slopes)
+    slopes[1:][jumps] = np.nan  # no line is drawn across one
     right.plot(shifts, slopes)
 left.set(xlabel="shift of a box of side 4", ylabel="loss")
 right.set(xlabel="shift of a box of side 4", ylabel="derivative")
@@ -152,12 +137,13 @@ plt.show()
 # | `siou` | direction and distance of the centres, and the shape |
 #
 # `alpha_iou` raises the terms of one of the first four to a power, `focal_eiou` and `wiou_v1` to `wiou_v3` weigh boxes
-# by how well they do. `help(jl.ciou)` has the formula.
+# by how well they do. `help(jl.ciou)` has the formula. In this slide `diou` and `ciou` would be the same line: shape
+# and size of the two boxes are equal.
 
 # %% [markdown]
 # ## 3. The losses, from the same bad starts
 #
-# Every coin gets a box of the wrong size at the wrong place. About half of them do not even touch their coin.
+# Every coin gets a box of the wrong size at the wrong place. Many do not even touch their coin:
 
 # %%
 rng = np.random.default_rng(0)
@@ -208,7 +194,10 @@ losses = {
     "ciou": jl.ciou,
     "eiou": jl.eiou,
     "focal_eiou": jl.focal_eiou,
-    **{f"alpha_iou, {base}": functools.partial(jl.alpha_iou, base=base) for base in ("iou", "giou", "diou", "ciou")},
+    **{
+        f"alpha_iou, {base}": functools.partial(jl.alpha_iou, base=base)
+        for base in ("iou", "giou", "diou", "ciou")
+    },
     "siou": jl.siou,
     "wiou_v1": jl.wiou_v1,
 }
@@ -227,7 +216,7 @@ groups = [
 
 figure, panels = plt.subplots(1, 3, figsize=(9, 3.4), sharey=True)
 for panel, group in zip(panels, groups, strict=True):
-    panel.plot(mean_iou(paths["iou"]), color=GREY, linestyle=":", label="iou")
+    panel.plot(mean_iou(paths["iou"]), color="#666666", linestyle=":", label="iou")
     for name in group:
         panel.plot(mean_iou(paths[name]), label=name)
     panel.set(xlabel="step", xlim=(0, 150), ylim=(0, 1.02))
@@ -249,8 +238,8 @@ def grid(step):
         path = paths[name]
         overlap = 1 - jl.iou(targets, path[step], reduction="none")
         photo(panel, f"{name}: mean IoU {overlap.mean():.2f}")
-        draw(panel, path[step][overlap > 0.5], edgecolor=ORANGE, linewidth=1.5)
-        draw(panel, path[step][overlap <= 0.5], edgecolor=PINK, linewidth=1.5)
+        draw(panel, path[step][overlap > 0.5], edgecolor="C1", linewidth=1.5)
+        draw(panel, path[step][overlap <= 0.5], edgecolor="C3", linewidth=1.5)
     figure.suptitle(f"after {step} steps", fontsize=12)
     plt.show()
 
@@ -262,8 +251,9 @@ grid(STEPS)
 
 # %%
 final = {name: 1 - jl.iou(targets, path[-1], reduction="none") for name, path in paths.items()}
+print("mean IoU          of all   of those once apart")
 for name, overlap in final.items():
-    print(f"{name:15}  mean IoU {overlap.mean():.3f}  of boxes that started apart {overlap[apart].mean():.3f}")
+    print(f"{name:15} {overlap.mean():8.3f} {overlap[apart].mean():20.3f}")
 assert final["iou"][apart].max() == 0  # no slope, no step
 assert all(final[name].min() > 0.9 for name in ("giou", "diou", "ciou", "eiou", "siou"))
 
@@ -298,18 +288,22 @@ def fit_with_memory(loss):
     def step(carry, _):
         boxes, state, mean = carry
         mean = jl.update_iou_loss_mean(mean, targets, boxes, momentum=0.05)
-        gradient = jax.grad(lambda boxes: loss(targets, boxes, iou_loss_mean=mean, reduction="sum"))(boxes)
+        gradient = jax.grad(
+            lambda boxes: loss(targets, boxes, iou_loss_mean=mean, reduction="sum")
+        )(boxes)
         updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(boxes, updates), state, mean), mean
 
-    (boxes, _, _), means = jax.lax.scan(step, (starts, optimizer.init(starts), jnp.array(1.0)), length=STEPS)
+    (boxes, _, _), means = jax.lax.scan(
+        step, (starts, optimizer.init(starts), jnp.array(1.0)), length=STEPS
+    )
     return boxes, means
 
 
 for name in ("wiou_v2", "wiou_v3"):
     boxes, means = jax.jit(functools.partial(fit_with_memory, jl.LOSSES[name]))()
     overlap = 1 - jl.iou(targets, boxes)
-    print(f"{name}: the running mean falls from {means[0]:.2f} to {means[-1]:.2f}, the mean IoU is {overlap:.3f}")
+    print(f"{name}: mean IoU {overlap:.3f}; running mean after 0, 50, 100 steps {means[:101:50]}")
     assert overlap > 0.9
 
 # %% [markdown]
@@ -324,19 +318,64 @@ order = rng.permutation(len(targets))
 shuffled = paths["giou"][30][order]
 costs = np.asarray(pairwise(targets, shuffled))
 _, assigned = linear_sum_assignment(costs)
-print("assigned rightly:", int((order[assigned] == np.arange(len(targets))).sum()), "of", len(targets))
+right = order[assigned] == np.arange(len(targets))
+print("assigned rightly:", int(right.sum()), "of", len(targets))
 
 # %%
 figure, axes = plt.subplots(figsize=(6, 4.6))
 picture = axes.imshow(costs, cmap="viridis")
-axes.plot(assigned, range(len(targets)), "o", color=ORANGE, markersize=6, markerfacecolor="none", markeredgewidth=2)
+axes.plot(
+    assigned,
+    range(len(targets)),
+    "o",
+    color="C1",
+    markersize=6,
+    markerfacecolor="none",
+    markeredgewidth=2,
+)
 axes.set(xlabel="box", ylabel="coin")
 axes.grid(visible=False)
 figure.colorbar(picture, label="giou")
 plt.show()
 
 # %% [markdown]
-# ## 6. Small boxes
+# ## 6. The loss of a detector: classes and boxes
+#
+# So far every box had a coin. A detector looks at many places, its **anchors**, most of which show none, and its loss
+# has two parts: is there an object, at all anchors, and where is it, at those that have one. A grid of boxes over the
+# photo, with the coin that each overlaps most:
+
+# %%
+rows, columns = np.mgrid[20 : image.shape[0] : 20, 20 : image.shape[1] : 20]
+side = np.full(rows.size, 50)
+anchors = from_cxcywh(np.stack([columns.ravel(), rows.ravel(), side, side], -1).astype(np.float32))
+overlap = 1 - jax.vmap(jax.vmap(jl.iou, (0, None)), (None, 0))(anchors, targets)  # (coins, anchors)
+has_coin, coin = overlap.max(axis=0) > 0.5, overlap.argmax(axis=0)
+print(f"{has_coin.sum()} of {len(anchors)} anchors have a coin")
+
+# %% [markdown]
+# The focal loss keeps the hundreds of anchors that obviously show nothing from drowning the few others. Both parts are
+# sums, divided by the number of anchors with a coin: so the loss of a photo does not depend on how many empty anchors
+# it has. In a network `scores` and `boxes` come from its last layers.
+
+
+# %%
+def detector(scores, boxes):
+    objects = jnp.maximum(jnp.sum(has_coin), 1)
+    classes = jl.binary_focal(
+        has_coin, scores, from_logits=True, gamma=2.0, alpha=0.25, reduction="sum"
+    )
+    places = jl.giou(jnp.asarray(targets)[coin], boxes, where=has_coin, reduction="sum")
+    return classes / objects, places / objects
+
+
+sure = jnp.where(has_coin, 3.0, -3.0)
+print("knows nothing         {:.3f} {:.3f}".format(*detector(0 * sure, anchors)))
+print("sure of what is where {:.3f} {:.3f}".format(*detector(sure, anchors)))
+print("and its boxes fit     {:.3f} {:.3f}".format(*detector(sure, jnp.asarray(targets)[coin])))
+
+# %% [markdown]
+# ## 7. Small boxes
 #
 # Many implementations add a small number, such as $10^{-7}$, to denominators, so that nothing is divided by 0. In
 # coordinates from 0 to 1 that is no small number: a box of a two-thousandth of the image has an area of
@@ -359,9 +398,8 @@ point = jnp.array([2.0, 2.0, 2.0, 2.0])
 for name in ("giou", "ciou", "eiou", "siou"):
     loss = jax.value_and_grad(jl.LOSSES[name], argnums=1)
     value, gradient = loss(jnp.asarray(target), point)
-    print(
-        f"{name:5} of a point {value:.3f}, gradient {gradient}; of equal boxes {loss(target, jnp.asarray(target))[0]}"
-    )
+    equal, _ = loss(target, jnp.asarray(target))
+    print(f"{name:5} of a point {value:.3f}, gradient {gradient}; of equal boxes {equal}")
 
 # %% [markdown]
 # ## What to remember
