@@ -25,12 +25,14 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 import jaxloss
-from jaxloss import LOSSES, contract
+from jaxloss import LOSSES, contract, mining
 from jaxloss._names import NAMES
 
 HERE = Path(__file__).parent
 SECTIONS = ("Args", "Returns", "Raises", "Example", "Source")
-OTHERS = sorted(set(jaxloss.__all__) - set(LOSSES) - {"LOSSES"}, key=str.lower)
+# All that is public and no loss, with the module that it is taken from.
+OTHERS = {name: jaxloss for name in jaxloss.__all__ if name not in LOSSES and name != "LOSSES"}
+OTHERS = dict(sorted((OTHERS | dict.fromkeys(mining.__all__, mining)).items(), key=lambda entry: entry[0].lower()))
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Docstrings
@@ -155,11 +157,14 @@ def loss_page(name: str) -> str:
 
 
 def other_page(name: str) -> str:
-    thing = getattr(jaxloss, name)
+    thing = getattr(OTHERS[name], name)
     said = sections(thing)
     kind = "exception" if isinstance(thing, type) and issubclass(thing, Exception) else "function"
     kind = "class" if isinstance(thing, type) and kind == "function" else kind
-    parts = [f"# {name}", f"```{{py:{kind}}} jaxloss.{name}{shown(thing) if kind == 'function' else ''}\n```"]
+    parts = [
+        f"# {name}",
+        f"```{{py:{kind}}} {OTHERS[name].__name__}.{name}{shown(thing) if kind == 'function' else ''}\n```",
+    ]
     parts.append(linked(said.pop(""), name))
     for section, text in said.items():
         if section == "Args":
@@ -315,7 +320,11 @@ def complete() -> None:
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         faults += [f"{path.name} was not run: python3 dev.py notebooks {path.stem}"] if not_run(path) else []
         faults += [f"docs/losspages.py: FRONT has no {path.stem}"] if path.stem not in FRONT else []
-    faults += [f"jaxloss.{name} has no docstring" for name in OTHERS if not inspect.getdoc(getattr(jaxloss, name))]
+    faults += [
+        f"{module.__name__}.{name} has no docstring"
+        for name, module in OTHERS.items()
+        if not inspect.getdoc(getattr(module, name))
+    ]
     if faults:
         raise ExtensionError("\n".join(["the site is incomplete:", *faults]))
 
