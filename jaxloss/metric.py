@@ -13,15 +13,16 @@ the mesh the members are spread: each device has its own anchors, and the candid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Unpack
+from collections.abc import Callable, Sequence
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract.reduce import spread
-from jaxloss._contract.refuse import check_constant
+from jaxloss._contract.refuse import check_chunk, check_constant
+from jaxloss._numerics.chunks import in_chunks
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
 from jaxloss._numerics.vectors import cosine_apart, distance, unit
@@ -477,6 +478,7 @@ def info_nce(
     keys: ArrayLike,
     *,
     temperature: float | ArrayLike = 0.07,
+    chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -489,6 +491,8 @@ def info_nce(
       queries, keys: (..., n, d) embeddings; the key of a query stands at its place. Their products, over the
         temperature, must be finite.
       temperature: above 0; one number, or one for each query.
+      chunk: of how many members the products with all others are held at once; without it of all. It changes memory
+        and time, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
@@ -506,8 +510,9 @@ def info_nce(
     """
 
     def members(q: Array, k: Array, exists: Array, temperature: float | Array) -> Array:
-        return _surprise(q, k, exists, temperature, axis_name)
+        return _surprise(q, k, exists, temperature, axis_name, chunk)
 
+    _check_chunk(chunk, "queries", queries)
     inputs = {"queries": (queries, NUMBERS), "keys": (keys, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
@@ -519,6 +524,7 @@ def clip(
     second: ArrayLike,
     *,
     temperature: float | ArrayLike = 0.07,
+    chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -530,6 +536,8 @@ def clip(
       first, second: (..., n, d) embeddings, as of images and of their captions. Their products, over the temperature,
         must be finite.
       temperature: above 0; one number, or one for each pair.
+      chunk: of how many members the products with all others are held at once; without it of all. It changes memory
+        and time, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
@@ -546,8 +554,10 @@ def clip(
     """
 
     def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
-        return (_surprise(a, b, exists, temperature, axis_name) + _surprise(b, a, exists, temperature, axis_name)) / 2
+        found = [_surprise(x, y, exists, temperature, axis_name, chunk) for x, y in ((a, b), (b, a))]
+        return (found[0] + found[1]) / 2
 
+    _check_chunk(chunk, "first", first)
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
@@ -560,6 +570,7 @@ def siglip(
     *,
     temperature: float | ArrayLike = 0.1,
     bias: float | ArrayLike = -10.0,
+    chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -573,6 +584,8 @@ def siglip(
         must be finite.
       temperature: above 0; one number, or one for each member. 1 / temperature is the t of the paper.
       bias: added to the scores; negative, since few of the pairs are alike.
+      chunk: of how many members the products with all others are held at once; without it of all. It changes memory
+        and time, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
@@ -590,11 +603,17 @@ def siglip(
 
     def members(a: Array, b: Array, exists: Array, temperature: float | Array, bias: float | Array) -> Array:
         a, b, exists = all_members(a, b, exists)
-        others, candidate = all_members(b, exists, axis_name=axis_name)
-        own = _own(len(a), len(others), axis_name)
-        z = _products(a, others) / _each(temperature, a) + _each(bias, a)
-        return jnp.sum(jnp.where(candidate[None], softplus(jnp.where(own, -z, z)), 0), axis=-1)
 
+        def of_anchors(each: Any, options: Any, common: Any) -> Array:
+            (a, place), (temperature, bias), (b, candidate) = each, options, common
+            z = _products(a, b) / temperature + bias
+            return jnp.sum(jnp.where(candidate[None], softplus(jnp.where(_own(place, b), -z, z)), 0), axis=-1)
+
+        options = _each(temperature, a), _each(bias, a)
+        common = all_members(b, exists, axis_name=axis_name)
+        return in_chunks(of_anchors, (a, _places(a, axis_name)), options, common, chunk)
+
+    _check_chunk(chunk, "first", first)
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE), "bias": (bias, NUMBER.domain)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
@@ -606,6 +625,7 @@ def nt_xent(
     second: ArrayLike,
     *,
     temperature: float | ArrayLike = 0.5,
+    chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -617,6 +637,8 @@ def nt_xent(
     Args:
       first, second: (..., n, d) embeddings of two views of the same examples, of any length.
       temperature: above 0; one number, or one for each example.
+      chunk: of how many members the products with all others are held at once; without it of all. It changes memory
+        and time, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
@@ -636,9 +658,10 @@ def nt_xent(
 
     def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
         a, b = unit(a), unit(b)
-        found = [_surprise(x, y, exists, temperature, axis_name, beside=x) for x, y in ((a, b), (b, a))]
+        found = [_surprise(x, y, exists, temperature, axis_name, chunk, beside=x) for x, y in ((a, b), (b, a))]
         return (found[0] + found[1]) / 2
 
+    _check_chunk(chunk, "first", first)
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
@@ -650,6 +673,7 @@ def sup_con(
     embeddings: ArrayLike,
     *,
     temperature: float | ArrayLike = 0.1,
+    chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
@@ -664,6 +688,8 @@ def sup_con(
       labels: (..., n) integers, any.
       embeddings: (..., n, d), of any length; a vector of zeros has cosine 0 with every other and zero gradient.
       temperature: above 0; one number, or one for each member.
+      chunk: of how many members the products with all others are held at once; without it of all. It changes memory
+        and time, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
@@ -681,12 +707,15 @@ def sup_con(
     """
 
     def members(labels: Array, x: Array, exists: Array, temperature: float | Array) -> Array:
-        s, alike, unlike = _cosines(labels, x, exists, axis_name)
-        z = s / _each(temperature, x)
-        count = jnp.sum(alike.astype(z.dtype), axis=-1)
-        mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
-        return jnp.where(count == 0, 0, sum(_log_sum_exp(z - mean[:, None], alike | unlike)))
+        def of_anchors(s: Array, alike: Array, unlike: Array, temperature: Array) -> Array:
+            z = s / temperature
+            count = jnp.sum(alike.astype(z.dtype), axis=-1)
+            mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
+            return jnp.where(count == 0, 0, sum(_log_sum_exp(z - mean[:, None], alike | unlike)))
 
+        return _of_cosines(of_anchors, labels, x, exists, (temperature,), axis_name, chunk)
+
+    _check_chunk(chunk, "embeddings", embeddings)
     inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(
@@ -695,7 +724,7 @@ def sup_con(
         options=options,
         members=-2,
         axis_name=axis_name,
-        weights=_counted(jnp.asarray(labels), jnp.asarray(embeddings), where, weights, axis_name),
+        weights=_counted(jnp.asarray(labels), jnp.asarray(embeddings), where, weights, axis_name, chunk),
         where=where,
         reduction=reduction,
     )
@@ -749,9 +778,11 @@ def multi_similarity(
         beta: float | Array,
         base: float | Array,
     ) -> Array:
-        s, alike, unlike = _cosines(labels, x, exists, axis_name)
-        above, a, b = s - _each(base, x), _each(alpha, x), _each(beta, x)
-        return _log1p_sum_exp(-a * above, alike) / a[:, 0] + _log1p_sum_exp(b * above, unlike) / b[:, 0]
+        def of_anchors(s: Array, alike: Array, unlike: Array, a: Array, b: Array, base: Array) -> Array:
+            above = s - base
+            return _log1p_sum_exp(-a * above, alike) / a[:, 0] + _log1p_sum_exp(b * above, unlike) / b[:, 0]
+
+        return _of_cosines(of_anchors, labels, x, exists, (alpha, beta, base), axis_name)
 
     inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
     options = {"alpha": (alpha, POSITIVE), "beta": (beta, POSITIVE), "base": (base, NUMBER.domain)}
@@ -798,12 +829,14 @@ def circle(
     """
 
     def members(labels: Array, x: Array, exists: Array, margin: float | Array, gamma: float | Array) -> Array:
-        s, alike, unlike = _cosines(labels, x, exists, axis_name)
-        held, m, scale = jax.lax.stop_gradient(s), _each(margin, x), _each(gamma, x)
-        near = _log_sum_exp(-scale * relu0(1 + m - held) * (s - (1 - m)), alike)
-        far = _log_sum_exp(scale * relu0(held + m) * (s - m), unlike)
-        both = jnp.any(alike, axis=-1) & jnp.any(unlike, axis=-1)
-        return jnp.where(both, softplus(sum(near) + sum(far)), 0)
+        def of_anchors(s: Array, alike: Array, unlike: Array, m: Array, scale: Array) -> Array:
+            held = jax.lax.stop_gradient(s)
+            near = _log_sum_exp(-scale * relu0(1 + m - held) * (s - (1 - m)), alike)
+            far = _log_sum_exp(scale * relu0(held + m) * (s - m), unlike)
+            both = jnp.any(alike, axis=-1) & jnp.any(unlike, axis=-1)
+            return jnp.where(both, softplus(sum(near) + sum(far)), 0)
+
+        return _of_cosines(of_anchors, labels, x, exists, (margin, gamma), axis_name)
 
     inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
     options = {"margin": (margin, FRACTION), "gamma": (gamma, POSITIVE)}
@@ -940,12 +973,18 @@ def _apart_squares(c: Array) -> Array:
     return jnp.sum(jnp.where(jnp.eye(len(c), dtype=bool), 0, c) ** 2)
 
 
+def _check_chunk(chunk: int | None, name: str, x: ArrayLike) -> None:
+    if chunk is not None:
+        check_chunk(chunk, name, jnp.shape(x), "leave chunk out")
+
+
 def _counted(
     labels: Array,
     embeddings: Array,
     where: ArrayLike | None,
     weights: ArrayLike | None,
     axis_name: str | tuple[str, ...] | None,
+    chunk: int | None,
 ) -> ArrayLike | None:
     """The weights, but 0 for members that have no other of their label. What does not fit, `losses` will refuse."""
     given = [jnp.asarray(x) for x in (where, weights) if x is not None]
@@ -956,8 +995,12 @@ def _counted(
     exists = jnp.ones_like(labels, bool) if where is None else spread(given[0], labels.shape)
     every_label, every_mask = all_members(labels, laid_out_as(exists, labels))
 
+    def of_anchors(each: Any, options: Any, common: Any) -> Array:
+        return jnp.any(_alike_and_other(*each, *common)[0], axis=-1)
+
     def set_of(labels: Array, exists: Array) -> Array:
-        return jnp.any(_alike_and_other(labels, exists, axis_name)[0], axis=-1)
+        common = all_members(labels, exists, axis_name=axis_name)
+        return in_chunks(of_anchors, (labels, _places(labels, axis_name)), (), common, chunk)
 
     for _ in range(labels.ndim - 1):
         set_of = jax.vmap(set_of)
@@ -967,21 +1010,35 @@ def _counted(
     return jnp.where(counted, laid_out_as(spread(given[-1], labels.shape), labels), 0)
 
 
-def _alike_and_other(labels: Array, exists: Array, axis_name: str | tuple[str, ...] | None) -> tuple[Array, Array]:
+def _alike_and_other(labels: Array, place: Array, all_labels: Array, candidate: Array) -> tuple[Array, Array]:
     """Which candidates have the label of the anchor, and which are not the anchor itself."""
-    all_labels, candidate = all_members(labels, exists, axis_name=axis_name)
-    other = candidate[None] & ~_own(len(labels), len(all_labels), axis_name)
+    other = candidate[None] & ~_own(place, candidate)
     return other & (labels[:, None] == all_labels[None]), other
 
 
-def _cosines(
-    labels: Array, x: Array, exists: Array, axis_name: str | tuple[str, ...] | None
-) -> tuple[Array, Array, Array]:
-    """Those of each anchor with each candidate; which candidates are others of its label, and which of another one."""
+def _of_cosines(
+    formula: Callable[..., Array],
+    labels: Array,
+    x: Array,
+    exists: Array,
+    options: Sequence[float | Array],
+    axis_name: str | tuple[str, ...] | None,
+    chunk: int | None = None,
+) -> Array:
+    """The formula of anchors.
+
+    It gets their cosines with each candidate, which candidates are others of their label, which are of another one, and
+    the options as columns.
+    """
     x, labels, exists = all_members(unit(x), labels, exists)
-    alike, other = _alike_and_other(labels, exists, axis_name)
-    (candidates,) = all_members(x, axis_name=axis_name)
-    return _products(x, candidates), alike, other & ~alike
+
+    def of_anchors(each: Any, options: Any, common: Any) -> Array:
+        (x, *which), (candidates, *all_of_them) = each, common
+        alike, other = _alike_and_other(*which, *all_of_them)
+        return formula(_products(x, candidates), alike, other & ~alike, *options)
+
+    each, common = (x, labels, _places(x, axis_name)), all_members(x, labels, exists, axis_name=axis_name)
+    return in_chunks(of_anchors, each, tuple(_each(option, x) for option in options), common, chunk)
 
 
 def _log1p_sum_exp(z: Array, counts: Array) -> Array:
@@ -1007,10 +1064,15 @@ def _each(option: float | Array, a: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(option, a.dtype), a.shape[:1])[:, None]
 
 
-def _own(anchors: int, candidates: int, axis_name: str | tuple[str, ...] | None) -> Array:
-    """Which candidate stands at the place of the anchor: those of this device may begin later."""
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * anchors
-    return (first + jnp.arange(anchors))[:, None] == jnp.arange(candidates)[None]
+def _places(anchors: Array, axis_name: str | tuple[str, ...] | None) -> Array:
+    """The place of each anchor among the candidates: those of this device may begin later."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(anchors)
+    return first + jnp.arange(len(anchors))
+
+
+def _own(place: Array, candidates: Array) -> Array:
+    """Which candidate stands at the place of the anchor."""
+    return place[:, None] == jnp.arange(len(candidates))[None]
 
 
 def _surprise(
@@ -1019,6 +1081,7 @@ def _surprise(
     exists: Array,
     temperature: float | Array,
     axis_name: str | tuple[str, ...] | None,
+    chunk: int | None,
     beside: Array | None = None,
 ) -> Array:
     """-log softmax of the scores at the own key, among all keys and those beside them, but for the own one of these.
@@ -1028,8 +1091,12 @@ def _surprise(
     queries, keys, exists = all_members(queries, keys, exists)
     own_score = jnp.sum(queries * keys, axis=-1)
     sides = [keys] if beside is None else [keys, *all_members(beside)]
-    *sides, candidate = all_members(*sides, exists, axis_name=axis_name)
-    others = candidate[None] & ~_own(len(queries), len(candidate), axis_name)
-    scale = _each(temperature, queries)
-    above = [(_products(queries, x) - own_score[:, None]) / scale for x in sides]
-    return _log1p_sum_exp(jnp.concatenate(above, axis=-1), jnp.concatenate([others] * len(sides), axis=-1))
+
+    def of_anchors(each: Any, temperature: Array, common: Any) -> Array:
+        (queries, own_score, place), (*sides, candidate) = each, common
+        others = candidate[None] & ~_own(place, candidate)
+        above = [(_products(queries, x) - own_score[:, None]) / temperature for x in sides]
+        return _log1p_sum_exp(jnp.concatenate(above, axis=-1), jnp.concatenate([others] * len(sides), axis=-1))
+
+    each, common = (queries, own_score, _places(queries, axis_name)), all_members(*sides, exists, axis_name=axis_name)
+    return in_chunks(of_anchors, each, _each(temperature, queries), common, chunk)

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from jaxloss._platform import mesh
+
+
+def in_chunks(rows: Callable[..., Any], each: Any, options: Any, common: Any, chunk: int | None) -> Any:
+    """rows(each, options, common) for a chunk of the rows of `each` and `options` at a time; what is common is whole.
+
+    Nothing that the rows make of a chunk is kept: the derivative goes through each chunk again, and so do further ones.
+    """
+    n = jax.tree.leaves(each)[0].shape[0]
+    counts = (1,) if chunk is None else chunk_counts((n,), chunk)
+    if counts == (1,):
+        return rows(each, options, common)
+    each, options, common = mesh.varying((each, options, common))
+    again = jax.checkpoint(lambda chunk: rows(*chunk, common), prevent_cse=False)
+    return join(jax.lax.map(again, (cut(each, counts), cut(options, counts, fill=1))), (n,), counts)
 
 
 def chunk_counts(shape: tuple[int, ...], chunk: int) -> tuple[int, ...]:
@@ -33,8 +50,11 @@ def chunk_count(size: int, least: int) -> int:
     return next((n for n in fitting if size // n % 8 == 0), fitting[0] if fitting else least)
 
 
-def cut(tree: Any, counts: tuple[int, ...]) -> Any:
-    """Chunks along a new first axis. Each takes every count-th unit: so each device goes through its own units."""
+def cut(tree: Any, counts: tuple[int, ...], fill: int = 0) -> Any:
+    """Chunks along a new first axis. Each takes every count-th unit: so each device goes through its own units.
+
+    fill: what pads the last units. Options of units take ones, with which no formula makes a NaN.
+    """
     n = len(counts)
 
     def cut_one(x: Array) -> Array:
@@ -42,7 +62,7 @@ def cut(tree: Any, counts: tuple[int, ...]) -> Any:
         lengths = [-(-size // count) for size, count in zip(x.shape, counts, strict=False)]
         padding = [(0, k * c - size) for k, c, size in zip(lengths, counts, x.shape, strict=False)]
         if any(after for _, after in padding):
-            x = jnp.pad(x, [*padding, *[(0, 0)] * len(core)])
+            x = jnp.pad(x, [*padding, *[(0, 0)] * len(core)], constant_values=fill)
         x = x.reshape(*itertools.chain(*zip(lengths, counts, strict=True)), *core)
         x = jnp.moveaxis(x, range(1, 2 * n, 2), range(n))
         return x.reshape(math.prod(counts), *lengths, *core)
