@@ -975,7 +975,7 @@ def _apart_squares(c: Array) -> Array:
 
 def _check_chunk(chunk: int | None, name: str, x: ArrayLike) -> None:
     if chunk is not None:
-        check_chunk(chunk, name, jnp.shape(x), "leave chunk out")
+        check_chunk(chunk, name, jnp.asarray(x).shape, "leave chunk out")
 
 
 def _counted(
