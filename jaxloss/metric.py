@@ -5,9 +5,11 @@ the derivative is 0, and so is that of a distance where two vectors are equal.
 
 In the others the members of a set, such as a batch, see one another. Their inputs are (..., n, d): n members, and sets
 in front. What `where` leaves out is neither an anchor nor a candidate, so it may hold NaN. A set of one member costs 0,
-but for `siglip`. The pairs of a set are held, n^2 numbers. Those that compare features instead of members, and so give
-one loss for each set (`barlow_twins`, `vicreg`), hold d^2. Inside `jax.shard_map`, `axis_name` says over which axes of
-the mesh the members are spread: each device has its own anchors, and the candidates of all.
+but for `siglip`. The pairs of a set are held, n^2 numbers, or with `chunk` those of so many anchors at a time: the
+derivative makes them again, so that it costs four matrix products in place of three, and the exponentials of each pair
+twice. Those that compare features instead of members, and so give one loss for each set (`barlow_twins`, `vicreg`),
+hold d^2. Inside `jax.shard_map`, `axis_name` says over which axes of the mesh the members are spread: each device has
+its own anchors, and the candidates of all.
 """
 
 from __future__ import annotations
@@ -491,8 +493,8 @@ def info_nce(
       queries, keys: (..., n, d) embeddings; the key of a query stands at its place. Their products, over the
         temperature, must be finite.
       temperature: above 0; one number, or one for each query.
-      chunk: of how many members the products with all others are held at once; without it of all. It changes memory
-        and time, not the result.
+      chunk: how many queries meet all keys at once, for sets whose pairs do not fit; None: all of them. It changes
+        time and memory, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
@@ -536,8 +538,8 @@ def clip(
       first, second: (..., n, d) embeddings, as of images and of their captions. Their products, over the temperature,
         must be finite.
       temperature: above 0; one number, or one for each pair.
-      chunk: of how many members the products with all others are held at once; without it of all. It changes memory
-        and time, not the result.
+      chunk: how many embeddings meet all others at once, for sets whose pairs do not fit; None: all of them. It changes
+        time and memory, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
@@ -584,8 +586,8 @@ def siglip(
         must be finite.
       temperature: above 0; one number, or one for each member. 1 / temperature is the t of the paper.
       bias: added to the scores; negative, since few of the pairs are alike.
-      chunk: of how many members the products with all others are held at once; without it of all. It changes memory
-        and time, not the result.
+      chunk: how many of `first` meet all of `second` at once, for sets whose pairs do not fit; None: all of them. It
+        changes time and memory, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
@@ -637,8 +639,8 @@ def nt_xent(
     Args:
       first, second: (..., n, d) embeddings of two views of the same examples, of any length.
       temperature: above 0; one number, or one for each example.
-      chunk: of how many members the products with all others are held at once; without it of all. It changes memory
-        and time, not the result.
+      chunk: how many embeddings meet all others at once, for sets whose pairs do not fit; None: all of them. It changes
+        time and memory, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
@@ -688,8 +690,8 @@ def sup_con(
       labels: (..., n) integers, any.
       embeddings: (..., n, d), of any length; a vector of zeros has cosine 0 with every other and zero gradient.
       temperature: above 0; one number, or one for each member.
-      chunk: of how many members the products with all others are held at once; without it of all. It changes memory
-        and time, not the result.
+      chunk: how many embeddings meet all others at once, for sets whose pairs do not fit; None: all of them. It changes
+        time and memory, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
