@@ -9,7 +9,7 @@ but for `siglip`. The pairs of a set are held, n^2 numbers, or with `chunk` thos
 derivative makes them again, so that it costs four matrix products in place of three, and the exponentials of each pair
 twice. Those that compare features instead of members, and so give one loss for each set (`barlow_twins`, `vicreg`),
 hold d^2. Inside `jax.shard_map`, `axis_name` says over which axes of the mesh the members are spread: each device has
-its own anchors, and the candidates of all.
+its own anchors, and the candidates of all; for `siglip`, which adds pairs up, those of one device after the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jaxloss._numerics.chunks import in_chunks
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
 from jaxloss._numerics.vectors import cosine_apart, distance, unit
-from jaxloss._platform.mesh import laid_out_as, moved_as
+from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
     FRACTION,
@@ -588,7 +588,8 @@ def siglip(
       bias: added to the scores; negative, since few of the pairs are alike.
       chunk: how many of `first` meet all of `second` at once, for sets whose pairs do not fit; None: all of them. It
         changes time and memory, not the result.
-      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread. Those of `second` go
+        from device to device, and again for the derivative, so that none holds all of them.
 
     Returns:
       The mean over members; with `reduction="none"` one loss per member of `first`, shape (..., n).
@@ -606,14 +607,19 @@ def siglip(
     def members(a: Array, b: Array, exists: Array, temperature: float | Array, bias: float | Array) -> Array:
         a, b, exists = all_members(a, b, exists)
 
-        def of_anchors(each: Any, options: Any, common: Any) -> Array:
-            (a, place), (temperature, bias), (b, candidate) = each, options, common
-            z = _products(a, b) / temperature + bias
-            return jnp.sum(jnp.where(candidate[None], softplus(jnp.where(_own(place, b), -z, z)), 0), axis=-1)
+        place, options = _places(a, axis_name), (_each(temperature, a), _each(bias, a))
 
-        options = _each(temperature, a), _each(bias, a)
-        common = all_members(b, exists, axis_name=axis_name)
-        return in_chunks(of_anchors, (a, _places(a, axis_name)), options, common, chunk)
+        def of_anchors(each: Any, options: Any, common: Any) -> Array:
+            (a, place), (temperature, bias), (b, candidate, place_of_b) = each, options, common
+            z = _products(a, b) / temperature + bias
+            own = place[:, None] == place_of_b[None]
+            return jnp.sum(jnp.where(candidate[None], softplus(jnp.where(own, -z, z)), 0), axis=-1)
+
+        def with_those(candidates: Any) -> Array:
+            return in_chunks(of_anchors, (a, place), options, candidates, chunk)
+
+        candidates = b, exists, place
+        return with_those(candidates) if axis_name is None else summed_around(with_those, candidates, axis_name)
 
     _check_chunk(chunk, "first", first)
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}

@@ -227,6 +227,50 @@ def test_chunks_on_several_devices(name: str, kind: AxisType):
             close(got, want, f"shard_map, {chunk}", rtol=4e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_siglip_holds_the_keys_of_one_device_at_a_time(chunk: int | None):
+    """Nothing is gathered, and no array is as large as all keys: nor is what the derivative keeps."""
+    n, here, axes = 512, 64, ("data", "model")
+    (a, b), where = embeddings(n), np.arange(n) % 3 != 1
+    where[here : 2 * here] = False  # a device with no member
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
+
+    def mean(temperature: Any, bias: Any, a: Any, b: Any, where: Any, **options: Any) -> Any:
+        return jaxloss.siglip(a, b, temperature=temperature, bias=bias, where=where, **options)
+
+    local = functools.partial(mean, chunk=chunk, axis_name=axes, reduction=jaxloss.mean_over(axes))
+    spread = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(), *[P(axes)] * 3), out_specs=P())
+    options = jnp.float32(0.5), jnp.float32(-3)
+    graded = jax.jit(jax.value_and_grad(spread, (0, 1, 2, 3)))
+    want = run(jax.value_and_grad(mean, (0, 1, 2, 3)), *options, a, b, where)
+    close(graded(*options, *spoiled((a, b), where), where), want, "spread", rtol=1e-5, atol=1e-7)
+
+    text = graded.lower(*options, a, b, where).compile().as_text() or ""
+    shapes = [tuple(map(int, s.split(","))) for s in re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", text)]
+    assert "all-gather" not in text
+    assert "collective-permute" in text
+    assert max(map(math.prod, shapes)) <= here * (chunk or here) < b.size
+
+
+def test_derivatives_of_siglip_on_several_devices():
+    """Forward, and second ones."""
+    axes = ("data", "model")
+    a, b = map(jnp.asarray, embeddings(16))
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
+
+    def mean(a: Any, b: Any) -> Any:
+        return jaxloss.siglip(a, b, axis_name=axes, reduction=jaxloss.mean_over(axes))
+
+    spread = jax.shard_map(mean, mesh=mesh, in_specs=(P(axes),) * 2, out_specs=P())
+
+    def all_ways(loss: Any) -> Any:
+        slopes, moved = jax.grad(loss, (0, 1)), (jnp.cos(7 * a), jnp.sin(3 * b))
+        second = jax.jvp(slopes, (a, b), moved)[1], jax.vjp(slopes, a, b)[1](moved)
+        return jax.jvp(loss, (a, b), moved), *second
+
+    close(run(lambda: all_ways(spread)), run(lambda: all_ways(jaxloss.siglip)), "spread", rtol=1e-5, atol=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Several devices, and labels
 
