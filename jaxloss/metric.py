@@ -5,10 +5,10 @@ the derivative is 0, and so is that of a distance where two vectors are equal.
 
 In the others the members of a set, such as a batch, see one another. Their inputs are (..., n, d): n members, and sets
 in front. What `where` leaves out is neither an anchor nor a candidate, so it may hold NaN. A set of one member costs 0,
-but for `siglip`. The pairs of a set are held, n^2 numbers, or with `chunk` those of so many anchors at a time: the
-derivative makes them again, so that it costs four matrix products in place of three, and the exponentials of each pair
-twice. Those that compare features instead of members, and so give one loss for each set (`barlow_twins`, `vicreg`),
-hold d^2. Inside `jax.shard_map`, `axis_name` says over which axes of the mesh the members are spread: each device has
+but for `siglip`. The pairs of a set are held, n^2 numbers, or with `chunk` those of so many anchors at a time: then the
+derivative makes them again, four matrix products in place of three (for `clip` seven), but goes through no large array.
+Those that compare features instead of members, and so give one loss for each set (`barlow_twins`, `vicreg`), hold d^2.
+Inside `jax.shard_map`, `axis_name` says over which axes of the mesh the members are spread: each device has
 its own anchors, and the candidates of all; for `siglip`, which adds pairs up, those of one device after the other.
 """
 
@@ -24,8 +24,8 @@ from jax import Array
 
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import check_chunk, check_constant
-from jaxloss._numerics.chunks import in_chunks
-from jaxloss._numerics.derivatives import partials
+from jaxloss._numerics.chunks import in_chunks, through_chunks
+from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import relu0, saturate, softplus
 from jaxloss._numerics.vectors import cosine_apart, distance, unit
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
@@ -556,8 +556,37 @@ def clip(
     """
 
     def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
-        found = [_surprise(x, y, exists, temperature, axis_name, chunk) for x, y in ((a, b), (b, a))]
-        return (found[0] + found[1]) / 2
+        a, b, exists = all_members(a, b, exists)
+        score, scale = jnp.sum(a * b, axis=-1), _each(temperature, a)
+        anchors = a, exists, score, _places(a, axis_name)
+        candidates = all_members(b, exists, score, scale[:, 0], axis_name=axis_name)
+
+        def above(each: Any, scale: Array, common: Any) -> tuple[Any, Any]:
+            """How far each product exceeds the own one, and whether it counts: for its a, and for its b."""
+            (a, exists, score, place), (b, candidate, score_of_b, scale_of_b) = each, common
+            s, other = _products(a, b), ~_own(place, b)
+            for_a = (s - score[:, None]) / scale, other & candidate[None]
+            return for_a, ((s - score_of_b[None]) / scale_of_b[None], other & exists[:, None])
+
+        def largest(each: Any, scale: Array, common: Any) -> tuple[Any, Array]:
+            z, counts = above(each, scale, common)[1]
+            return (), jnp.max(jnp.where(counts, z, -jnp.inf), axis=0)
+
+        def both(each: Any, scale: Array, common: Any) -> tuple[Array, Array]:
+            *common, top = common
+            for_a, (z, counts) = above(each, scale, common)
+            return _log1p_sum_exp(*for_a), jnp.sum(jnp.exp(jnp.where(counts, z, -jnp.inf) - top[None]), axis=0)
+
+        held = jax.lax.stop_gradient((anchors, scale, candidates))
+        top = through_chunks(largest, *held, chunk, jnp.maximum, -jnp.inf)[1]
+        top = top if axis_name is None else jax.lax.pmax(top, axis_name)
+        top = jnp.where(top > -jnp.inf, top, 0)
+        of_a, total = through_chunks(both, anchors, scale, (*candidates, top), chunk)
+        if axis_name is not None:  # each device adds up for all b, and keeps its own
+            total = jax.lax.psum_scatter(total, axis_name, tiled=True)
+            top = jax.lax.dynamic_slice_in_dim(top, anchors[-1][0], len(a))
+        of_b = jnp.where(total == 0, 0, softplus(top + jnp.log(jnp.where(total == 0, 1, total))))
+        return (of_a + of_b) / 2
 
     _check_chunk(chunk, "first", first)
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}

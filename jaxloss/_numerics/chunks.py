@@ -19,13 +19,38 @@ def in_chunks(rows: Callable[..., Any], each: Any, options: Any, common: Any, ch
 
     Nothing that the rows make of a chunk is kept: the derivative goes through each chunk again, and so do further ones.
     """
+    return through_chunks(lambda *given: (rows(*given), ()), each, options, common, chunk)[0]
+
+
+def through_chunks(
+    rows: Callable[..., tuple[Any, Any]],
+    each: Any,
+    options: Any,
+    common: Any,
+    chunk: int | None,
+    combine: Callable[[Array, Array], Array] = jnp.add,
+    start: float = 0,
+) -> tuple[Any, Any]:
+    """The same for rows that also return something of all rows of a chunk, to be combined over the chunks.
+
+    Only of sums the derivative keeps nothing. What pads the last chunk are rows of zeros, and of False.
+    """
     n = jax.tree.leaves(each)[0].shape[0]
     counts = (1,) if chunk is None else chunk_counts((n,), chunk)
     if counts == (1,):
         return rows(each, options, common)
     each, options, common = mesh.varying((each, options, common))
-    again = jax.checkpoint(lambda chunk: rows(*chunk, common), prevent_cse=False)
-    return join(jax.lax.map(again, (cut(each, counts), cut(options, counts, fill=1))), (n,), counts)
+    again = jax.checkpoint(lambda each, options: rows(each, options, common), prevent_cse=False)
+    chunks = cut(each, counts), cut(options, counts, fill=1)
+
+    def step(together: Any, chunk: Any) -> tuple[Any, Any]:
+        found, more = again(*chunk)
+        return jax.tree.map(combine, together, more), found
+
+    kinds = jax.eval_shape(again, *jax.tree.map(lambda x: x[0], chunks))[1]
+    nothing = jax.tree.map(lambda x: jnp.full(x.shape, start, x.dtype), kinds)
+    together, found = jax.lax.scan(step, mesh.varying(nothing, like=chunks), chunks)
+    return join(found, (n,), counts), together
 
 
 def chunk_counts(shape: tuple[int, ...], chunk: int) -> tuple[int, ...]:
