@@ -25,7 +25,7 @@ from jax import Array
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
-from jaxloss._numerics.derivatives import partials, saved_for_backward
+from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
 from jaxloss._numerics.vectors import cosine_apart, distance, unit
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
