@@ -8,8 +8,8 @@ in front. What `where` leaves out is neither an anchor nor a candidate, so it ma
 but for `siglip`. The pairs of a set are held, n^2 numbers, or with `chunk` those of so many anchors at a time: then the
 derivative makes them again, four matrix products in place of three (for `clip` seven), but goes through no large array.
 Those that compare features instead of members, and so give one loss for each set (`barlow_twins`, `vicreg`), hold d^2.
-Inside `jax.shard_map`, `axis_name` says over which axes of the mesh the members are spread: each device has
-its own anchors, and the candidates of all; for `siglip`, which adds pairs up, those of one device after the other.
+Inside `jax.shard_map`, `axis_name` says over which axes of the mesh the members are spread: each device has its own
+anchors, and the candidates of all; for `siglip`, which adds pairs up, those of one device after the other.
 """
 
 from __future__ import annotations
@@ -501,7 +501,7 @@ def info_nce(
       The mean over queries; with `reduction="none"` one loss per query, shape (..., n).
 
     Raises:
-      ValueError: shapes that differ, a temperature that is not positive.
+      ValueError: shapes that differ, a temperature that is not positive, a chunk below 1.
 
     Example:
       >>> print(info_nce([[1.0], [0.0]], [[0.0], [0.0]]))  # log 2
@@ -546,7 +546,7 @@ def clip(
       The mean over pairs; with `reduction="none"` one loss per pair, shape (..., n).
 
     Raises:
-      ValueError: shapes that differ, a temperature that is not positive.
+      ValueError: shapes that differ, a temperature that is not positive, a chunk below 1.
 
     Example:
       >>> print(clip([[1.0], [0.0]], [[0.0], [0.0]]))  # log 2 in both directions
@@ -624,7 +624,7 @@ def siglip(
       The mean over members; with `reduction="none"` one loss per member of `first`, shape (..., n).
 
     Raises:
-      ValueError: shapes that differ, a temperature that is not positive.
+      ValueError: shapes that differ, a temperature that is not positive, a chunk below 1.
 
     Example:
       >>> print(siglip([[1.0], [0.0]], [[0.0], [0.0]], bias=0.0))  # 2 log 2
@@ -682,7 +682,7 @@ def nt_xent(
       The mean over examples; with `reduction="none"` one loss per example, shape (..., n).
 
     Raises:
-      ValueError: shapes that differ, a temperature that is not positive.
+      ValueError: shapes that differ, a temperature that is not positive, a chunk below 1.
 
     Example:
       >>> views = [[1.0, 0.0], [0.0, 1.0]]
@@ -733,7 +733,8 @@ def sup_con(
       The mean over members; with `reduction="none"` one loss per member, shape (..., n).
 
     Raises:
-      ValueError: shapes that do not fit, a temperature that is not positive. TypeError: labels of floating dtype.
+      ValueError: shapes that do not fit, a temperature that is not positive, a chunk below 1. TypeError: labels of
+      floating dtype.
 
     Example:
       >>> x = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
