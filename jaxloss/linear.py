@@ -19,14 +19,14 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._contract import domains, values
 from jaxloss._contract.reduce import mean_of_means, reduce, spread
-from jaxloss._contract.refuse import check_constant, check_inputs, check_option_shape, check_units
+from jaxloss._contract.refuse import check_chunk, check_constant, check_inputs, check_option_shape, check_units
 from jaxloss._contract.types import ClassStats, checking, current_loss, widen
 from jaxloss._numerics import rows
 from jaxloss._numerics.chunks import chunk_counts, cut, join
 from jaxloss._numerics.rows import Row, predict, sum_below
 from jaxloss._numerics.scores import interpolate, is_zero, weight_of
 from jaxloss._platform import cpu, mesh
-from jaxloss.contract import LABEL, ArrayLike, Holds, Reduction, Units, at_least, compiled, loss, mean_over
+from jaxloss.contract import LABEL, ArrayLike, Holds, Reduction, Units, compiled, loss, mean_over
 
 __all__ = ["default_chunk", "linear_cce", "linear_cce_stats"]
 
@@ -207,7 +207,7 @@ def _loss_and_stats(
     constants = {name: x for name, x in options.items() if name not in traced}
     for name, x in constants.items():
         check_constant(name, x, _DOMAINS[name])
-    _check_chunk(chunk, label.shape)
+    check_chunk(chunk, "y_true", label.shape, "use sparse_cce of hidden @ kernel")
     weights, where = check_units(label.shape, weights, where, reduction)
     if checking.value:
         values.inspect(given, where, classes=kernel.shape[1])
@@ -268,17 +268,6 @@ def _check_option(name: str, option: Any, kernel: Array, label: Array) -> Array:
             f"{name} must be of shape {kernel.shape[1:]}, one number for each class."
         )
     return option
-
-
-def _check_chunk(chunk: int | None, shape: tuple[int, ...]) -> None:
-    if not all(isinstance(n, int) for n in shape):
-        raise ValueError(
-            f"{current_loss()}: y_true has shape {shape}. To cut it into chunks its sizes must be known. Export it for "
-            "given sizes, or use sparse_cce of hidden @ kernel."
-        )
-    if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool)):
-        raise TypeError(f"{current_loss()}: chunk must be an int or None, got {chunk!r}.")
-    check_constant("chunk", chunk, at_least(1))
 
 
 def default_chunk(features: int, classes: int) -> int:
@@ -363,7 +352,7 @@ class _Sweep:
                 hidden = own.pop("hidden")
                 return self.losses(tokens, self.logits(hidden, kernel), options | own)
 
-            chunks = cut((tokens, own), self.counts)
+            chunks = self.chunks(tokens, own)
             found = jax.lax.map(lambda chunk: losses(*chunk, kernel, options), chunks)
             return join(found, tokens.label.shape, self.counts)
 
@@ -427,7 +416,7 @@ class _Sweep:
             zero = jnp.zeros((), self.dtype)
             slopes = {name: jnp.zeros(moving[name].shape, self.dtype) for name in wanted - wanted_own}
             start = mesh.varying((zero, slopes), like=moving)
-            chunks = cut((tokens, own), self.counts)
+            chunks = self.chunks(tokens, own)
             (value, slopes), found = jax.lax.scan(step, start, chunks)
             if "kernel" in slopes:  # summed over the devices here, not in each chunk
                 slopes["kernel"] = mesh.whole_along(0, slopes["kernel"])
@@ -446,6 +435,11 @@ class _Sweep:
         own = {name: x for name, x in moving.items() if name in self.own}
         shared = {name: x for name, x in moving.items() if name not in (*self.own, "kernel")}
         return own, mesh.whole_along(0, moving["kernel"]), shared
+
+    def chunks(self, tokens: _Tokens, own: dict[str, Array]) -> tuple[_Tokens, dict[str, Array]]:
+        """Whatever pads the last tokens weighs nothing, but its derivative must be a number: a softcap is not 0."""
+        cut_own = {name: cut(x, self.counts, fill=int(name in _OF_TOKENS)) for name, x in own.items()}
+        return cut(tokens, self.counts), cut_own
 
     # Of one chunk:
 

@@ -5,27 +5,30 @@ the derivative is 0, and so is that of a distance where two vectors are equal.
 
 In the others the members of a set, such as a batch, see one another. Their inputs are (..., n, d): n members, and sets
 in front. What `where` leaves out is neither an anchor nor a candidate, so it may hold NaN. A set of one member costs 0,
-but for `siglip`. The pairs of a set are held, n^2 numbers. Those that compare features instead of members, and so give
-one loss for each set (`barlow_twins`, `vicreg`), hold d^2. Inside `jax.shard_map`, `axis_name` says over which axes of
-the mesh the members are spread: each device has its own anchors, and the candidates of all.
+but for `siglip`. The pairs of a set are held, n^2 numbers, or with `chunk` those of so many anchors at a time: then the
+derivative makes them again, four matrix products in place of three (for `clip` seven), but goes through no large array.
+Those that compare features instead of members, and so give one loss for each set (`barlow_twins`, `vicreg`), hold d^2.
+Inside `jax.shard_map`, `axis_name` says over which axes of the mesh the members are spread: each device has its own
+anchors, and the candidates of all; for `siglip`, which adds pairs up, those of one device after the other.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Unpack
+from collections.abc import Callable, Sequence
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract.reduce import spread
-from jaxloss._contract.refuse import check_constant
+from jaxloss._contract.refuse import check_chunk, check_constant
+from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
 from jaxloss._numerics.vectors import cosine_apart, distance, unit
-from jaxloss._platform.mesh import laid_out_as, moved_as
+from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
     FRACTION,
@@ -477,6 +480,7 @@ def info_nce(
     keys: ArrayLike,
     *,
     temperature: float | ArrayLike = 0.07,
+    chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -489,13 +493,15 @@ def info_nce(
       queries, keys: (..., n, d) embeddings; the key of a query stands at its place. Their products, over the
         temperature, must be finite.
       temperature: above 0; one number, or one for each query.
+      chunk: how many queries meet all keys at once, for sets whose pairs do not fit; None: all of them. It changes
+        time and memory, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
       The mean over queries; with `reduction="none"` one loss per query, shape (..., n).
 
     Raises:
-      ValueError: shapes that differ, a temperature that is not positive.
+      ValueError: shapes that differ, a temperature that is not positive, a chunk below 1.
 
     Example:
       >>> print(info_nce([[1.0], [0.0]], [[0.0], [0.0]]))  # log 2
@@ -506,8 +512,9 @@ def info_nce(
     """
 
     def members(q: Array, k: Array, exists: Array, temperature: float | Array) -> Array:
-        return _surprise(q, k, exists, temperature, axis_name)
+        return _surprise(q, k, exists, temperature, axis_name, chunk)
 
+    _check_chunk(chunk, "queries", queries)
     inputs = {"queries": (queries, NUMBERS), "keys": (keys, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
@@ -519,6 +526,7 @@ def clip(
     second: ArrayLike,
     *,
     temperature: float | ArrayLike = 0.07,
+    chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -530,13 +538,15 @@ def clip(
       first, second: (..., n, d) embeddings, as of images and of their captions. Their products, over the temperature,
         must be finite.
       temperature: above 0; one number, or one for each pair.
+      chunk: how many embeddings meet all others at once, for sets whose pairs do not fit; None: all of them. It changes
+        time and memory, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
       The mean over pairs; with `reduction="none"` one loss per pair, shape (..., n).
 
     Raises:
-      ValueError: shapes that differ, a temperature that is not positive.
+      ValueError: shapes that differ, a temperature that is not positive, a chunk below 1.
 
     Example:
       >>> print(clip([[1.0], [0.0]], [[0.0], [0.0]]))  # log 2 in both directions
@@ -546,8 +556,39 @@ def clip(
     """
 
     def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
-        return (_surprise(a, b, exists, temperature, axis_name) + _surprise(b, a, exists, temperature, axis_name)) / 2
+        a, b, exists = all_members(a, b, exists)
+        score, scale = jnp.sum(a * b, axis=-1), _each(temperature, a)
+        anchors = a, exists, score, _places(a, axis_name)
+        candidates = all_members(b, exists, score, scale[:, 0], axis_name=axis_name)
 
+        def above(each: Any, scale: Array, common: Any) -> tuple[Any, Any]:
+            """How far each product exceeds the own one, and whether it counts: for its a, and for its b."""
+            (a, exists, score, place), (b, candidate, score_of_b, scale_of_b) = each, common
+            s, other = _products(a, b), ~_own(place, b)
+            for_a = (s - score[:, None]) / scale, other & candidate[None]
+            return for_a, ((s - score_of_b[None]) / scale_of_b[None], other & exists[:, None])
+
+        def largest(each: Any, scale: Array, common: Any) -> tuple[Any, Array]:
+            z, counts = above(each, scale, common)[1]
+            return (), jnp.max(jnp.where(counts, z, -jnp.inf), axis=0)
+
+        def both(each: Any, scale: Array, common: Any) -> tuple[Array, Array]:
+            *common, top = common
+            for_a, (z, counts) = above(each, scale, common)
+            return _log1p_sum_exp(*for_a), jnp.sum(jnp.exp(jnp.where(counts, z, -jnp.inf) - top[None]), axis=0)
+
+        held = jax.lax.stop_gradient((anchors, scale, candidates))
+        top = through_chunks(largest, *held, chunk, jnp.maximum, -jnp.inf)[1]
+        top = top if axis_name is None else jax.lax.pmax(top, axis_name)
+        top = jnp.where(top > -jnp.inf, top, 0)
+        of_a, total = through_chunks(both, anchors, scale, (*candidates, top), chunk)
+        if axis_name is not None:  # each device adds up for all b, and keeps its own
+            total = jax.lax.psum_scatter(total, axis_name, tiled=True)
+            top = jax.lax.dynamic_slice_in_dim(top, anchors[-1][0], len(a))
+        of_b = jnp.where(total == 0, 0, softplus(top + jnp.log(jnp.where(total == 0, 1, total))))
+        return (of_a + of_b) / 2
+
+    _check_chunk(chunk, "first", first)
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
@@ -560,6 +601,7 @@ def siglip(
     *,
     temperature: float | ArrayLike = 0.1,
     bias: float | ArrayLike = -10.0,
+    chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -573,13 +615,16 @@ def siglip(
         must be finite.
       temperature: above 0; one number, or one for each member. 1 / temperature is the t of the paper.
       bias: added to the scores; negative, since few of the pairs are alike.
-      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
+      chunk: how many of `first` meet all of `second` at once, for sets whose pairs do not fit; None: all of them. It
+        changes time and memory, not the result.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread. Those of `second` go
+        from device to device, and again for the derivative, so that none holds all of them.
 
     Returns:
       The mean over members; with `reduction="none"` one loss per member of `first`, shape (..., n).
 
     Raises:
-      ValueError: shapes that differ, a temperature that is not positive.
+      ValueError: shapes that differ, a temperature that is not positive, a chunk below 1.
 
     Example:
       >>> print(siglip([[1.0], [0.0]], [[0.0], [0.0]], bias=0.0))  # 2 log 2
@@ -590,11 +635,22 @@ def siglip(
 
     def members(a: Array, b: Array, exists: Array, temperature: float | Array, bias: float | Array) -> Array:
         a, b, exists = all_members(a, b, exists)
-        others, candidate = all_members(b, exists, axis_name=axis_name)
-        own = _own(len(a), len(others), axis_name)
-        z = _products(a, others) / _each(temperature, a) + _each(bias, a)
-        return jnp.sum(jnp.where(candidate[None], softplus(jnp.where(own, -z, z)), 0), axis=-1)
 
+        place, options = _places(a, axis_name), (_each(temperature, a), _each(bias, a))
+
+        def of_anchors(each: Any, options: Any, common: Any) -> Array:
+            (a, place), (temperature, bias), (b, candidate, place_of_b) = each, options, common
+            z = _products(a, b) / temperature + bias
+            own = place[:, None] == place_of_b[None]
+            return jnp.sum(jnp.where(candidate[None], softplus(jnp.where(own, -z, z)), 0), axis=-1)
+
+        def with_those(candidates: Any) -> Array:
+            return in_chunks(of_anchors, (a, place), options, candidates, chunk)
+
+        candidates = b, exists, place
+        return with_those(candidates) if axis_name is None else summed_around(with_those, candidates, axis_name)
+
+    _check_chunk(chunk, "first", first)
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE), "bias": (bias, NUMBER.domain)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
@@ -606,6 +662,7 @@ def nt_xent(
     second: ArrayLike,
     *,
     temperature: float | ArrayLike = 0.5,
+    chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     **units: Unpack[Units],
 ) -> Array:
@@ -617,13 +674,15 @@ def nt_xent(
     Args:
       first, second: (..., n, d) embeddings of two views of the same examples, of any length.
       temperature: above 0; one number, or one for each example.
+      chunk: how many embeddings meet all others at once, for sets whose pairs do not fit; None: all of them. It changes
+        time and memory, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
       The mean over examples; with `reduction="none"` one loss per example, shape (..., n).
 
     Raises:
-      ValueError: shapes that differ, a temperature that is not positive.
+      ValueError: shapes that differ, a temperature that is not positive, a chunk below 1.
 
     Example:
       >>> views = [[1.0, 0.0], [0.0, 1.0]]
@@ -636,9 +695,10 @@ def nt_xent(
 
     def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
         a, b = unit(a), unit(b)
-        found = [_surprise(x, y, exists, temperature, axis_name, beside=x) for x, y in ((a, b), (b, a))]
+        found = [_surprise(x, y, exists, temperature, axis_name, chunk, beside=x) for x, y in ((a, b), (b, a))]
         return (found[0] + found[1]) / 2
 
+    _check_chunk(chunk, "first", first)
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
@@ -650,6 +710,7 @@ def sup_con(
     embeddings: ArrayLike,
     *,
     temperature: float | ArrayLike = 0.1,
+    chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
@@ -664,13 +725,16 @@ def sup_con(
       labels: (..., n) integers, any.
       embeddings: (..., n, d), of any length; a vector of zeros has cosine 0 with every other and zero gradient.
       temperature: above 0; one number, or one for each member.
+      chunk: how many embeddings meet all others at once, for sets whose pairs do not fit; None: all of them. It changes
+        time and memory, not the result.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
       The mean over members; with `reduction="none"` one loss per member, shape (..., n).
 
     Raises:
-      ValueError: shapes that do not fit, a temperature that is not positive. TypeError: labels of floating dtype.
+      ValueError: shapes that do not fit, a temperature that is not positive, a chunk below 1. TypeError: labels of
+      floating dtype.
 
     Example:
       >>> x = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
@@ -681,12 +745,15 @@ def sup_con(
     """
 
     def members(labels: Array, x: Array, exists: Array, temperature: float | Array) -> Array:
-        s, alike, unlike = _cosines(labels, x, exists, axis_name)
-        z = s / _each(temperature, x)
-        count = jnp.sum(alike.astype(z.dtype), axis=-1)
-        mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
-        return jnp.where(count == 0, 0, sum(_log_sum_exp(z - mean[:, None], alike | unlike)))
+        def of_anchors(s: Array, alike: Array, unlike: Array, temperature: Array) -> Array:
+            z = s / temperature
+            count = jnp.sum(alike.astype(z.dtype), axis=-1)
+            mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
+            return jnp.where(count == 0, 0, sum(_log_sum_exp(z - mean[:, None], alike | unlike)))
 
+        return _of_cosines(of_anchors, labels, x, exists, (temperature,), axis_name, chunk)
+
+    _check_chunk(chunk, "embeddings", embeddings)
     inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(
@@ -695,7 +762,7 @@ def sup_con(
         options=options,
         members=-2,
         axis_name=axis_name,
-        weights=_counted(jnp.asarray(labels), jnp.asarray(embeddings), where, weights, axis_name),
+        weights=_counted(jnp.asarray(labels), jnp.asarray(embeddings), where, weights, axis_name, chunk),
         where=where,
         reduction=reduction,
     )
@@ -749,9 +816,11 @@ def multi_similarity(
         beta: float | Array,
         base: float | Array,
     ) -> Array:
-        s, alike, unlike = _cosines(labels, x, exists, axis_name)
-        above, a, b = s - _each(base, x), _each(alpha, x), _each(beta, x)
-        return _log1p_sum_exp(-a * above, alike) / a[:, 0] + _log1p_sum_exp(b * above, unlike) / b[:, 0]
+        def of_anchors(s: Array, alike: Array, unlike: Array, a: Array, b: Array, base: Array) -> Array:
+            above = s - base
+            return _log1p_sum_exp(-a * above, alike) / a[:, 0] + _log1p_sum_exp(b * above, unlike) / b[:, 0]
+
+        return _of_cosines(of_anchors, labels, x, exists, (alpha, beta, base), axis_name)
 
     inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
     options = {"alpha": (alpha, POSITIVE), "beta": (beta, POSITIVE), "base": (base, NUMBER.domain)}
@@ -798,12 +867,14 @@ def circle(
     """
 
     def members(labels: Array, x: Array, exists: Array, margin: float | Array, gamma: float | Array) -> Array:
-        s, alike, unlike = _cosines(labels, x, exists, axis_name)
-        held, m, scale = jax.lax.stop_gradient(s), _each(margin, x), _each(gamma, x)
-        near = _log_sum_exp(-scale * relu0(1 + m - held) * (s - (1 - m)), alike)
-        far = _log_sum_exp(scale * relu0(held + m) * (s - m), unlike)
-        both = jnp.any(alike, axis=-1) & jnp.any(unlike, axis=-1)
-        return jnp.where(both, softplus(sum(near) + sum(far)), 0)
+        def of_anchors(s: Array, alike: Array, unlike: Array, m: Array, scale: Array) -> Array:
+            held = jax.lax.stop_gradient(s)
+            near = _log_sum_exp(-scale * relu0(1 + m - held) * (s - (1 - m)), alike)
+            far = _log_sum_exp(scale * relu0(held + m) * (s - m), unlike)
+            both = jnp.any(alike, axis=-1) & jnp.any(unlike, axis=-1)
+            return jnp.where(both, softplus(sum(near) + sum(far)), 0)
+
+        return _of_cosines(of_anchors, labels, x, exists, (margin, gamma), axis_name)
 
     inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
     options = {"margin": (margin, FRACTION), "gamma": (gamma, POSITIVE)}
@@ -940,12 +1011,18 @@ def _apart_squares(c: Array) -> Array:
     return jnp.sum(jnp.where(jnp.eye(len(c), dtype=bool), 0, c) ** 2)
 
 
+def _check_chunk(chunk: int | None, name: str, x: ArrayLike) -> None:
+    if chunk is not None:
+        check_chunk(chunk, name, jnp.asarray(x).shape, "leave chunk out")
+
+
 def _counted(
     labels: Array,
     embeddings: Array,
     where: ArrayLike | None,
     weights: ArrayLike | None,
     axis_name: str | tuple[str, ...] | None,
+    chunk: int | None,
 ) -> ArrayLike | None:
     """The weights, but 0 for members that have no other of their label. What does not fit, `losses` will refuse."""
     given = [jnp.asarray(x) for x in (where, weights) if x is not None]
@@ -956,8 +1033,12 @@ def _counted(
     exists = jnp.ones_like(labels, bool) if where is None else spread(given[0], labels.shape)
     every_label, every_mask = all_members(labels, laid_out_as(exists, labels))
 
+    def of_anchors(each: Any, options: Any, common: Any) -> Array:
+        return jnp.any(_alike_and_other(*each, *common)[0], axis=-1)
+
     def set_of(labels: Array, exists: Array) -> Array:
-        return jnp.any(_alike_and_other(labels, exists, axis_name)[0], axis=-1)
+        common = all_members(labels, exists, axis_name=axis_name)
+        return in_chunks(of_anchors, (labels, _places(labels, axis_name)), (), common, chunk)
 
     for _ in range(labels.ndim - 1):
         set_of = jax.vmap(set_of)
@@ -967,21 +1048,35 @@ def _counted(
     return jnp.where(counted, laid_out_as(spread(given[-1], labels.shape), labels), 0)
 
 
-def _alike_and_other(labels: Array, exists: Array, axis_name: str | tuple[str, ...] | None) -> tuple[Array, Array]:
+def _alike_and_other(labels: Array, place: Array, all_labels: Array, candidate: Array) -> tuple[Array, Array]:
     """Which candidates have the label of the anchor, and which are not the anchor itself."""
-    all_labels, candidate = all_members(labels, exists, axis_name=axis_name)
-    other = candidate[None] & ~_own(len(labels), len(all_labels), axis_name)
+    other = candidate[None] & ~_own(place, candidate)
     return other & (labels[:, None] == all_labels[None]), other
 
 
-def _cosines(
-    labels: Array, x: Array, exists: Array, axis_name: str | tuple[str, ...] | None
-) -> tuple[Array, Array, Array]:
-    """Those of each anchor with each candidate; which candidates are others of its label, and which of another one."""
+def _of_cosines(
+    formula: Callable[..., Array],
+    labels: Array,
+    x: Array,
+    exists: Array,
+    options: Sequence[float | Array],
+    axis_name: str | tuple[str, ...] | None,
+    chunk: int | None = None,
+) -> Array:
+    """The formula of anchors.
+
+    It gets their cosines with each candidate, which candidates are others of their label, which are of another one, and
+    the options as columns.
+    """
     x, labels, exists = all_members(unit(x), labels, exists)
-    alike, other = _alike_and_other(labels, exists, axis_name)
-    (candidates,) = all_members(x, axis_name=axis_name)
-    return _products(x, candidates), alike, other & ~alike
+
+    def of_anchors(each: Any, options: Any, common: Any) -> Array:
+        (x, *which), (candidates, *all_of_them) = each, common
+        alike, other = _alike_and_other(*which, *all_of_them)
+        return formula(_products(x, candidates), alike, other & ~alike, *options)
+
+    each, common = (x, labels, _places(x, axis_name)), all_members(x, labels, exists, axis_name=axis_name)
+    return in_chunks(of_anchors, each, tuple(_each(option, x) for option in options), common, chunk)
 
 
 def _log1p_sum_exp(z: Array, counts: Array) -> Array:
@@ -1007,10 +1102,15 @@ def _each(option: float | Array, a: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(option, a.dtype), a.shape[:1])[:, None]
 
 
-def _own(anchors: int, candidates: int, axis_name: str | tuple[str, ...] | None) -> Array:
-    """Which candidate stands at the place of the anchor: those of this device may begin later."""
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * anchors
-    return (first + jnp.arange(anchors))[:, None] == jnp.arange(candidates)[None]
+def _places(anchors: Array, axis_name: str | tuple[str, ...] | None) -> Array:
+    """The place of each anchor among the candidates: those of this device may begin later."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(anchors)
+    return first + jnp.arange(len(anchors))
+
+
+def _own(place: Array, candidates: Array) -> Array:
+    """Which candidate stands at the place of the anchor."""
+    return place[:, None] == jnp.arange(len(candidates))[None]
 
 
 def _surprise(
@@ -1019,6 +1119,7 @@ def _surprise(
     exists: Array,
     temperature: float | Array,
     axis_name: str | tuple[str, ...] | None,
+    chunk: int | None,
     beside: Array | None = None,
 ) -> Array:
     """-log softmax of the scores at the own key, among all keys and those beside them, but for the own one of these.
@@ -1028,8 +1129,12 @@ def _surprise(
     queries, keys, exists = all_members(queries, keys, exists)
     own_score = jnp.sum(queries * keys, axis=-1)
     sides = [keys] if beside is None else [keys, *all_members(beside)]
-    *sides, candidate = all_members(*sides, exists, axis_name=axis_name)
-    others = candidate[None] & ~_own(len(queries), len(candidate), axis_name)
-    scale = _each(temperature, queries)
-    above = [(_products(queries, x) - own_score[:, None]) / scale for x in sides]
-    return _log1p_sum_exp(jnp.concatenate(above, axis=-1), jnp.concatenate([others] * len(sides), axis=-1))
+
+    def of_anchors(each: Any, temperature: Array, common: Any) -> Array:
+        (queries, own_score, place), (*sides, candidate) = each, common
+        others = candidate[None] & ~_own(place, candidate)
+        above = [(_products(queries, x) - own_score[:, None]) / temperature for x in sides]
+        return _log1p_sum_exp(jnp.concatenate(above, axis=-1), jnp.concatenate([others] * len(sides), axis=-1))
+
+    each, common = (queries, own_score, _places(queries, axis_name)), all_members(*sides, exists, axis_name=axis_name)
+    return in_chunks(of_anchors, each, _each(temperature, queries), common, chunk)

@@ -183,6 +183,22 @@ def test_options(options: dict[str, Any]):
     close(constant, (want[0], tuple(want[1][0])), "constants", rtol=1e-5, atol=1e-6)
 
 
+def test_an_option_of_tokens_in_chunks_that_do_not_divide():
+    """What pads the last chunk has no softcap of 0, by which the gradient of the kernel would be NaN."""
+    labels, *floats = inputs((7,), 4, 9)
+    softcap = np.linspace(1, 2, 7, dtype=np.float32)
+
+    def by_all(chunk: int, reduction: Any) -> Any:
+        def value(softcap: Any, floats: Any) -> Any:
+            hidden, kernel, bias = floats
+            return linear_cce(labels, hidden, kernel, bias=bias, softcap=softcap, chunk=chunk, reduction=reduction)
+
+        return jax.value_and_grad(value, (0, 1))(softcap, floats)
+
+    for got, want in run(lambda: [(by_all(3, how), by_all(7, how)) for how in ("mean", mean_by_function)]):
+        close(got, want, "as in one chunk", rtol=1e-5, atol=1e-6)
+
+
 def test_precision():
     """bfloat16 is multiplied as it is and accumulated in float32: no worse than logits held in float32."""
     arrays = inputs((256,), 32, 517)

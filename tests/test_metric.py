@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 from typing import Any
 
 import jax
@@ -10,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROWS
-from contract import close, run
-from jax.sharding import AxisType
+from contract import close, refuses, run
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxloss
@@ -20,7 +22,8 @@ SETS = ("info_nce", "clip", "siglip", "nt_xent")
 FEATURES = ("barlow_twins", "vicreg")
 OF_LABELS = ("sup_con", "multi_similarity", "circle")
 ORACLE = next(row.oracle for row in ROWS if row.name == "sup_con")
-ORACLES = {row.name: row.oracle for row in ROWS if row.name in SETS}
+IN_CHUNKS = (*SETS, "sup_con")
+ORACLES = {row.name: row.oracle for row in ROWS if row.name in IN_CHUNKS}
 
 
 def embeddings(n: int, dtype: Any = np.float32, seed: int = 0) -> list[np.ndarray]:
@@ -76,6 +79,200 @@ def test_what_is_masked_is_neither_anchor_nor_candidate(name: str, bad: float):
     value, got = run(functools.partial(graded, loss, where=where & False), *spoiled)
     assert value == 0
     assert all((x == 0).all() for x in got)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Chunks of anchors: the same numbers, and never a matrix of all pairs
+
+
+def inputs_of(name: str, n: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Arrays, and which of them are differentiated."""
+    a, b = embeddings(n)
+    return ((np.arange(n) // 2 % 3, a), (1,)) if name == "sup_con" else ((a, b), (0, 1))
+
+
+def spoiled(arrays: Any, where: Any) -> list[Any]:
+    """NaN in what is masked."""
+    return [np.where(where[:, None], x, np.nan) if x.ndim > 1 else x for x in arrays]
+
+
+@pytest.mark.parametrize("name", IN_CHUNKS)
+def test_chunks_of_any_size(name: str):
+    """Value and derivatives, by the options of each member, too: whether or not the chunks divide the members."""
+    n, loss = 7, jaxloss.LOSSES[name]
+    arrays, by = inputs_of(name, n)
+    where, weights = np.arange(n) % 5 != 1, np.arange(1, n + 1, dtype=np.float32)
+    temperature = np.linspace(0.01, 0.5, n, dtype=np.float32)
+    more = {"bias": np.float32(-2)} if name == "siglip" else {}
+
+    def all_chunks(arrays: Any, temperature: Any, more: Any) -> Any:
+        def of(chunk: int | None) -> Any:
+            def each(points: Any, temperature: Any, more: Any) -> Any:
+                given = [*arrays[: by[0]], *points]
+                options = {"temperature": temperature, "weights": weights, "where": where, **more}
+                losses = loss(*given, chunk=chunk, reduction="none", **options)
+                return jnp.sum(np.linspace(-1, 1, n, dtype=np.float32) * losses), losses
+
+            graded = jax.value_and_grad(each, (0, 1, 2), has_aux=True)
+            return graded([arrays[i] for i in by], temperature, more)
+
+        return [of(chunk) for chunk in (None, 1, 3, n, 2 * n)]
+
+    want, *found = run(all_chunks, spoiled(arrays, where), temperature, more)
+    for got in found:
+        close(got, want, "as without chunks", rtol=1e-5, atol=1e-5)  # of derivatives of about 100
+    exact = ORACLES[name](
+        *(x[where].astype(x.dtype if x.ndim == 1 else np.float64) for x in arrays), temperature[where], **more
+    )
+    np.testing.assert_allclose(want[0][1][where], weights[where] * exact, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["nt_xent", *(pytest.param(x, marks=pytest.mark.slow) for x in IN_CHUNKS if x != "nt_xent")]
+)
+def test_transformations_of_chunks(name: str):
+    """vmap, scan, half precision, and second derivatives."""
+    n, loss = 5, jaxloss.LOSSES[name]
+    arrays, by = inputs_of(name, n)
+    labels, points = arrays[: by[0]], [arrays[i] for i in by]
+    moved, stacked = [np.cos(7 * x) for x in points], [np.stack([x, x[::-1]]) for x in points]
+
+    def all_ways(chunk: int | None) -> Any:
+        def value(*points: Any) -> Any:
+            return loss(*labels, *points, chunk=chunk, temperature=0.5)
+
+        slopes = jax.grad(value, range(len(by)))
+        return {
+            "vmap": jax.vmap(lambda *x: (value(*x), slopes(*x)))(*stacked),
+            "scan": jax.lax.scan(lambda none, x: (none, slopes(*x)), None, stacked)[1],
+            "sets in one batch": jax.grad(lambda *x: loss(*(jnp.stack([y, y]) for y in labels), *x, chunk=chunk))(
+                *stacked
+            )
+            if not labels
+            else None,
+            "half": jax.grad(lambda x, *others: value(x, *others))(*(x.astype(jnp.bfloat16) for x in points)),
+            "jvp": jax.jvp(value, points, moved),
+            "forward over reverse": jax.jvp(slopes, points, moved)[1],
+            "reverse over reverse": jax.vjp(slopes, *points)[1](tuple(moved)),
+        }
+
+    got, want = run(lambda: (all_ways(2), all_ways(None)))
+    for way in want:
+        close(got[way], want[way], way, rtol=1e-2 if way == "half" else 2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", IN_CHUNKS)
+def test_no_matrix_of_all_pairs(name: str):
+    """In the compiled program no array is larger than two chunks of pairs (of both views), or the embeddings."""
+    n, chunk, loss = 768, 16, jaxloss.LOSSES[name]
+    arrays, by = inputs_of(name, n)
+    where, weights = np.arange(n) % 5 != 1, np.ones(n, np.float32)
+
+    def program(chunk: int | None) -> Any:
+        def graded(where: Any, weights: Any, *arrays: Any) -> Any:
+            def value(*x: Any) -> Any:
+                return loss(*x, chunk=chunk, where=where, weights=weights)
+
+            return jax.value_and_grad(value, by)(*arrays)
+
+        return jax.jit(graded).lower(where, weights, *arrays).compile()
+
+    def largest(compiled: Any) -> int:
+        shapes = re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", compiled.as_text())
+        return max(math.prod(map(int, shape.split(","))) for shape in shapes)
+
+    whole, cut = program(None), program(chunk)
+    assert largest(whole) >= n * n
+    assert largest(cut) <= 2 * chunk * n
+    assert cut.memory_analysis().temp_size_in_bytes < 4 * n * n
+
+
+@pytest.mark.parametrize("name", IN_CHUNKS)
+def test_chunks_refused(name: str):
+    loss, (arrays, _) = jaxloss.LOSSES[name], inputs_of(name, 4)
+    refuses(ValueError, (name, "chunk must be at least 1, got 0"), loss, *arrays, chunk=0)
+    for chunk in (2.5, True, "3"):
+        refuses(TypeError, (f"{name}: chunk must be an int or None, got {chunk!r}",), loss, *arrays, chunk=chunk)
+    (n,) = jax.export.symbolic_shape("n")
+    kinds = [jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for x in map(jnp.asarray, arrays)]
+    program = jax.export.export(jax.jit(functools.partial(loss, chunk=2)))
+    refuses(ValueError, (name, "(n, 16)", "its sizes must be known", "leave chunk out"), program, *kinds)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "name", ["siglip", *(pytest.param(x, marks=pytest.mark.slow) for x in IN_CHUNKS if x != "siglip")]
+)
+def test_chunks_on_several_devices(name: str, kind: AxisType):
+    """Members that are spread by their layout, and (where axes are not explicit) by shard_map; a common temperature."""
+    n, loss, axes = 16, jaxloss.LOSSES[name], ("data", "model")
+    arrays, by = inputs_of(name, n)
+    where, temperature = np.arange(n) % 3 != 1, np.float32(0.5)
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(kind,) * 2)
+    places = [i + 1 for i in by]
+
+    def mean(temperature: Any, *given: Any, **options: Any) -> Any:
+        return loss(*given[:-1], where=given[-1], temperature=temperature, **options)
+
+    want = run(jax.value_and_grad(mean, (0, *places)), temperature, *arrays, where)
+    laid_out = [jax.device_put(x, NamedSharding(mesh, P(axes))) for x in (*spoiled(arrays, where), where)]
+    got = jax.jit(jax.value_and_grad(functools.partial(mean, chunk=3), (0, *places)))(temperature, *laid_out)
+    close(got, want, "by layout", rtol=4e-6, atol=1e-6)
+    for check_vma in (True, False) if kind is AxisType.Auto else ():
+        for chunk in (None, 1):
+            local = functools.partial(mean, chunk=chunk, axis_name=axes, reduction=jaxloss.mean_over(axes))
+            specs = (P(), *[P(axes)] * 3)
+            spread = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
+            got = run(jax.value_and_grad(spread, (0, *places)), temperature, *spoiled(arrays, where), where)
+            close(got, want, f"shard_map, {chunk}", rtol=4e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_siglip_holds_the_keys_of_one_device_at_a_time(chunk: int | None):
+    """Nothing is gathered, and no array is as large as all keys: nor is what the derivative keeps."""
+    n, here, axes = 512, 64, ("data", "model")
+    (a, b), where = embeddings(n), np.arange(n) % 3 != 1
+    where[here : 2 * here] = False  # a device with no member
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
+
+    def mean(temperature: Any, bias: Any, a: Any, b: Any, where: Any, **options: Any) -> Any:
+        return jaxloss.siglip(a, b, temperature=temperature, bias=bias, where=where, **options)
+
+    local = functools.partial(mean, chunk=chunk, axis_name=axes, reduction=jaxloss.mean_over(axes))
+    spread = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(), *[P(axes)] * 3), out_specs=P())
+    options = jnp.float32(0.5), jnp.float32(-3)
+    graded = jax.jit(jax.value_and_grad(spread, (0, 1, 2, 3)))
+    want = run(jax.value_and_grad(mean, (0, 1, 2, 3)), *options, a, b, where)
+    close(graded(*options, *spoiled((a, b), where), where), want, "spread", rtol=1e-5, atol=1e-7)
+
+    text = graded.lower(*options, a, b, where).compile().as_text() or ""
+    shapes = [tuple(map(int, s.split(","))) for s in re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", text)]
+    assert "all-gather" not in text
+    assert "collective-permute" in text
+    assert max(map(math.prod, shapes)) <= here * (chunk or here) < b.size
+
+
+def test_derivatives_of_siglip_on_several_devices():
+    """Forward, and second ones."""
+    axes = ("data", "model")
+    a, b = map(jnp.asarray, embeddings(16))
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
+
+    def mean(a: Any, b: Any) -> Any:
+        return jaxloss.siglip(a, b, axis_name=axes, reduction=jaxloss.mean_over(axes))
+
+    spread = jax.shard_map(mean, mesh=mesh, in_specs=(P(axes),) * 2, out_specs=P())
+
+    def all_ways(loss: Any) -> Any:
+        slopes, moved = jax.grad(loss, (0, 1)), (jnp.cos(7 * a), jnp.sin(3 * b))
+        second = jax.jvp(slopes, (a, b), moved)[1], jax.vjp(slopes, a, b)[1](moved)
+        return jax.jvp(loss, (a, b), moved), *second
+
+    close(run(lambda: all_ways(spread)), run(lambda: all_ways(jaxloss.siglip)), "spread", rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several devices, and labels
 
 
 @pytest.mark.parametrize("name", [*SETS, *FEATURES])

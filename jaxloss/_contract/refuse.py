@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxloss._contract.domains import Domain
+from jaxloss._contract.domains import Domain, at_least
 from jaxloss._contract.types import REDUCTIONS, ArrayLike, Holds, Kind, Reduction, current_loss, current_notes
 
 
@@ -168,6 +168,18 @@ def check_constant(name: str, value: Any, domain: Domain) -> None:
     """Refuse a constant option outside its domain; traced ones make the loss NaN, and are seen in checked mode."""
     if isinstance(value, (bool, int, float)) and not domain.holds(value):
         raise ValueError(f"{current_loss()}: {name} must be {domain.text}, got {value}.")
+
+
+def check_chunk(chunk: int | None, name: str, shape: tuple[int, ...], instead: str) -> None:
+    """Refuse a chunk that is no whole number above 0, and a batch that is to be cut although its size is left open."""
+    if not all(isinstance(n, int) for n in shape):
+        raise ValueError(
+            f"{current_loss()}: {name} has shape {shape}. To cut it into chunks its sizes must be known. Export it for "
+            f"given sizes, or {instead}."
+        )
+    if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool)):
+        raise TypeError(f"{current_loss()}: chunk must be an int or None, got {chunk!r}.")
+    check_constant("chunk", chunk, at_least(1))
 
 
 def check_option_shape(name: str, shape: tuple[int, ...], units: tuple[int, ...]) -> None:

@@ -118,6 +118,8 @@ def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, e
 
     A select after the function is not enough for that: its derivative of 0 would be multiplied by the NaN inside.
     """
+    # The tangent of what the devices share differs from one to the next where it is set to 0 for one of them.
+    kept, exists, arrays = mesh.varying((kept, exists, arrays))
     function, closed_over = jax.closure_convert(function, exists, *arrays)
     # Names of their own: a rule that held the frame would hold the tracers of its inputs.
     per_member, by_class = frame.per_member, bool(frame.outputs) and not frame.per_member

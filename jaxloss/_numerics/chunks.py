@@ -4,11 +4,53 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from jaxloss._platform import mesh
+
+
+def in_chunks(rows: Callable[..., Any], each: Any, options: Any, common: Any, chunk: int | None) -> Any:
+    """rows(each, options, common) for a chunk of the rows of `each` and `options` at a time; what is common is whole.
+
+    Nothing that the rows make of a chunk is kept: the derivative goes through each chunk again, and so do further ones.
+    """
+    return through_chunks(lambda *given: (rows(*given), ()), each, options, common, chunk)[0]
+
+
+def through_chunks(
+    rows: Callable[..., tuple[Any, Any]],
+    each: Any,
+    options: Any,
+    common: Any,
+    chunk: int | None,
+    combine: Callable[[Array, Array], Array] = jnp.add,
+    start: float = 0,
+) -> tuple[Any, Any]:
+    """The same for rows that also return something of all rows of a chunk, to be combined over the chunks.
+
+    Only of sums the derivative keeps nothing. What pads the last chunk are rows of zeros, and of False.
+    """
+    n = jax.tree.leaves(each)[0].shape[0]
+    counts = (1,) if chunk is None else chunk_counts((n,), chunk)
+    if counts == (1,):
+        return rows(each, options, common)
+    each, options, common = mesh.varying((each, options, common))
+    again = jax.checkpoint(lambda each, options: rows(each, options, common), prevent_cse=False)
+    chunks = cut(each, counts), cut(options, counts, fill=1)
+
+    def step(together: Any, chunk: Any) -> tuple[Any, Any]:
+        found, more = again(*chunk)
+        return jax.tree.map(combine, together, more), found
+
+    kinds = jax.eval_shape(again, *jax.tree.map(lambda x: x[0], chunks))[1]
+    nothing = jax.tree.map(lambda x: jnp.full(x.shape, start, x.dtype), kinds)
+    together, found = jax.lax.scan(step, mesh.varying(nothing, like=chunks), chunks)
+    return join(found, (n,), counts), together
 
 
 def chunk_counts(shape: tuple[int, ...], chunk: int) -> tuple[int, ...]:
@@ -33,8 +75,11 @@ def chunk_count(size: int, least: int) -> int:
     return next((n for n in fitting if size // n % 8 == 0), fitting[0] if fitting else least)
 
 
-def cut(tree: Any, counts: tuple[int, ...]) -> Any:
-    """Chunks along a new first axis. Each takes every count-th unit: so each device goes through its own units."""
+def cut(tree: Any, counts: tuple[int, ...], fill: int = 0) -> Any:
+    """Chunks along a new first axis. Each takes every count-th unit: so each device goes through its own units.
+
+    fill: what pads the last units. Options of units take ones, with which no formula makes a NaN.
+    """
     n = len(counts)
 
     def cut_one(x: Array) -> Array:
@@ -42,7 +87,7 @@ def cut(tree: Any, counts: tuple[int, ...]) -> Any:
         lengths = [-(-size // count) for size, count in zip(x.shape, counts, strict=False)]
         padding = [(0, k * c - size) for k, c, size in zip(lengths, counts, x.shape, strict=False)]
         if any(after for _, after in padding):
-            x = jnp.pad(x, [*padding, *[(0, 0)] * len(core)])
+            x = jnp.pad(x, [*padding, *[(0, 0)] * len(core)], constant_values=fill)
         x = x.reshape(*itertools.chain(*zip(lengths, counts, strict=True)), *core)
         x = jnp.moveaxis(x, range(1, 2 * n, 2), range(n))
         return x.reshape(math.prod(counts), *lengths, *core)

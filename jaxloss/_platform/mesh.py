@@ -79,6 +79,31 @@ def all_members(*arrays: Array, axis_name: Any = None) -> tuple[Array, ...]:
     return replicated(*arrays)
 
 
+def summed_around(term: Callable[[Any], Array], mine: Any, axis_name: Any) -> Array:
+    """Inside `jax.shard_map`: the sum of term(arrays) over the devices, of which each gave its own as `mine`.
+
+    They come from one device after the other, and again for the derivative, so that none holds those of all.
+    """
+    count = jax.lax.psum(1, axis_name)
+
+    def moved_by(distance: int) -> Callable[[Any], Any]:
+        ring = [(i, (i + distance) % count) for i in range(count)]
+        return lambda tree: jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, ring), tree)
+
+    moves, mine = [moved_by(distance) for distance in range(1, count)], varying(mine)
+
+    # What it gets is not one of the states of the loop, which the derivative would keep.
+    @jax.checkpoint
+    def next_term(distance: Array) -> Array:
+        return term(jax.lax.switch(distance, moves, mine))
+
+    def step(total: Array, distance: Array) -> tuple[Array, None]:
+        return total + next_term(distance), None
+
+    total = jax.checkpoint(term)(mine)
+    return jax.lax.scan(step, total, jnp.arange(count - 1))[0] if moves else total
+
+
 def anywhere(condition: Array, axis_name: Any) -> Array:
     """Whether a condition holds on any of the devices along these axes of the mesh."""
     if axis_name is None:

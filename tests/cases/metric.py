@@ -95,36 +95,37 @@ def column(option):
     return np.asarray(option)[..., None]
 
 
-def info_nce(q, k, temperature=0.07):
+def info_nce(q, k, temperature=0.07, chunk=None):
     z = scores(q, k) / column(temperature)
     return np.logaddexp.reduce(z, -1) - np.diagonal(z, axis1=-2, axis2=-1)
 
 
-def clip(a, b, temperature=0.07):
+def clip(a, b, temperature=0.07, chunk=None):
     return (info_nce(a, b, temperature) + info_nce(b, a, temperature)) / 2
 
 
-def siglip(a, b, temperature=0.1, bias=-10.0):
+def siglip(a, b, temperature=0.1, bias=-10.0, chunk=None):
     z = scores(a, b) / column(temperature) + column(bias)
     s = 2 * np.eye(z.shape[-1]) - 1
     return np.log1p(np.exp(-s * z)).sum(-1)
 
 
-def nt_xent(a, b, temperature=0.5):
+def nt_xent(a, b, temperature=0.5, chunk=None):
     n = a.shape[-2]
     x = np.concatenate([a, b], -2)
     x = x / np.sqrt((x**2).sum(-1, keepdims=True))
-    z = scores(x, x) / temperature
+    t = np.asarray(temperature)
+    z = scores(x, x) / column(np.concatenate([t, t], -1) if t.ndim else t)
     positive = np.take_along_axis(z, ((np.arange(2 * n) + n) % (2 * n)).reshape((1,) * (z.ndim - 2) + (-1, 1)), -1)
     each = np.logaddexp.reduce(np.where(np.eye(2 * n) == 1, -np.inf, z), -1) - positive[..., 0]
     return (each[..., :n] + each[..., n:]) / 2
 
 
-def sup_con(labels, x, temperature=0.1):
+def sup_con(labels, x, temperature=0.1, chunk=None):
     x = x / np.sqrt((x**2).sum(-1, keepdims=True))
     other = np.eye(x.shape[-2]) == 0
     alike = other & (labels[..., :, None] == labels[..., None, :])
-    z = np.where(other, scores(x, x) / temperature, -np.inf)
+    z = np.where(other, scores(x, x) / column(temperature), -np.inf)
     count = alike.sum(-1)
     surprise = np.where(alike, np.logaddexp.reduce(z, -1)[..., None] - np.where(other, z, 0), 0)
     return np.where(count > 0, surprise.sum(-1) / np.maximum(count, 1), 0)
@@ -316,22 +317,17 @@ ROWS = (
         detached=(0,),
     ),
     *(
-        Row(name, vectors, oracle, {"temperature": 1.5, **more}, names=names, coupled=True, refused=TEMPERATURES)
-        for name, oracle, names, more in (
-            ("info_nce", info_nce, ("queries", "keys"), {}),
-            ("clip", clip, ("first", "second"), {}),
-            ("siglip", siglip, ("first", "second"), {"bias": -0.5}),
-            ("nt_xent", nt_xent, ("first", "second"), {}),
+        Row(
+            name + kind, make, oracle, {"temperature": 1.5, **more, **chunk}, names=names, coupled=True, refused=refused
         )
-    ),
-    Row(
-        "sup_con",
-        labelled,
-        sup_con,
-        {"temperature": 1.5},
-        names=("labels", "embeddings"),
-        coupled=True,
-        refused=TEMPERATURES,
+        for kind, chunk, refused in (("", {}, (*TEMPERATURES, {"chunk": 0})), ("-chunk", {"chunk": 1}, ()))
+        for name, make, oracle, names, more in (
+            ("info_nce", vectors, info_nce, ("queries", "keys"), {}),
+            ("clip", vectors, clip, ("first", "second"), {}),
+            ("siglip", vectors, siglip, ("first", "second"), {"bias": -0.5}),
+            ("nt_xent", vectors, nt_xent, ("first", "second"), {}),
+            ("sup_con", labelled, sup_con, ("labels", "embeddings"), {}),
+        )
     ),
     Row(
         "multi_similarity",
