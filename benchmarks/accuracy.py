@@ -2,8 +2,8 @@
 
 Each row takes a loss along a curve: a function of one number x, for a fixed target. The inputs spread over all that the
 dtype can represent, from the smallest normal number to the largest, both signs where the domain has both, with a finer
-grid around 1. The truth is the oracle that the tests have for the loss, in the arithmetic of tests/cases/exact.py with
-some hundred digits: the textbook formula, also where a bounded logarithm is what jaxloss promises.
+grid around 1. The truth is the oracle of the loss in the tests, and its derivative, with some hundred digits: the
+textbook formula, also where jaxloss bounds the logarithm of a probability near 0, or its derivative.
 
 A cell is the largest relative error over the inputs, value / derivative, in units of the last place of the inputs'
 dtype; jaxloss returns a float32 for half precision, so that its values can be much closer than 1. Where the truth is
@@ -108,7 +108,7 @@ def inputs(domain: str, dtype: str, size: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def digits_for(dtype: str) -> Iterator[None]:
-    """What the dtype needs: 1e-38 beside 1e38 takes 76 digits, the ends of float64 616, and what is left is exact."""
+    """What the dtype needs: 1e-38 beside 1e38 takes 76 digits, the ends of float64 616, and a result some more."""
     if dtype != "float64":
         with mp.workdps(120):
             yield
@@ -117,20 +117,23 @@ def digits_for(dtype: str) -> Iterator[None]:
         yield
 
 
-def exact(curve: Curve, x: np.ndarray) -> tuple[list[Any], list[Any]]:
+def exact(curve: Curve, x: Any) -> tuple[Sequence[Any], Sequence[Any]]:
     """The losses and their derivatives by x: at a kink the mean of those on its sides."""
-    call = curve.jaxloss(jnp.asarray(x))
-    arrays, by_x = jax.jvp(lambda x: curve.jaxloss(x).arrays, (jnp.asarray(x),), (jnp.ones_like(x),))
-    moved = [i for i, d in enumerate(by_x) if d.dtype != jax.dtypes.float0 and d.any()]
-    row = next(row for row in ROWS if row.name == call.loss)
-    others = [i for i in range(len(arrays)) if i not in moved]
-    row = dataclasses.replace(row, options=call.options, detached=others)
-    losses, bounds = hard_inputs.expected(row, [np.asarray(a) for a in arrays], textbook=True)
-    slopes = 0
-    for i, (low, high) in zip(moved, bounds, strict=True):
-        along = (low + high) / 2 * np.asarray(by_x[i], np.float64)
-        slopes = slopes + along.reshape(len(x), -1).sum(-1)
-    return [loss.value for loss in losses], list(slopes)
+    x = jnp.asarray(x)
+    call = curve.jaxloss(x)
+    _, by_x = jax.jvp(lambda x: curve.jaxloss(x).arrays, (x,), (jnp.ones_like(x),))
+    moved = {i: np.asarray(d, np.float64) for i, d in enumerate(by_x) if d.dtype != jax.dtypes.float0 and d.any()}
+    row = dataclasses.replace(
+        next(row for row in ROWS if row.name == call.loss),
+        options=call.options,
+        detached=[i for i in range(len(call.arrays)) if i not in moved],
+    )
+    losses, bounds = hard_inputs.expected(row, [np.asarray(a) for a in call.arrays], textbook=True)
+    slopes = [
+        (d * (low + high) / 2).reshape(len(x), -1).sum(-1)
+        for d, (low, high) in zip(moved.values(), bounds, strict=True)
+    ]
+    return [loss.value for loss in losses], np.sum(slopes, 0)
 
 
 def of_jaxloss(call: Call) -> Any:
@@ -320,11 +323,7 @@ CURVES = [
         )
         for gamma in (0.5, 2.0)
     ),
-    Curve(
-        "categorical_focal logits",
-        "logit",
-        beside_0(ours("categorical_focal", ONE_HOT, **LOG)),
-    ),
+    Curve("categorical_focal logits", "logit", beside_0(ours("categorical_focal", ONE_HOT, **LOG))),
     Curve(
         "poly1 logits",
         "logit",
@@ -335,11 +334,7 @@ CURVES = [
             )
         ),
     ),
-    Curve(
-        "generalized_cce logits",
-        "logit",
-        beside_0(ours("generalized_cce", ONE_HOT, power=0.5, **LOG)),
-    ),
+    Curve("generalized_cce logits", "logit", beside_0(ours("generalized_cce", ONE_HOT, power=0.5, **LOG))),
     Curve("nll", "logarithm", lambda x: ours("nll", 0)(x[..., None])),
     Curve(
         "hinge",
@@ -418,11 +413,7 @@ CURVES = [
         beside_rest(lambda p: keras.losses.kl_divergence(jnp.full_like(p, 0.5), p)),
     ),
     Curve("js_divergence q=1/2", "probability", beside_rest(ours("js_divergence", EVEN))),
-    Curve(
-        "total_variation",
-        "probability",
-        beside_rest(ours("total_variation", EVEN)),
-    ),
+    Curve("total_variation", "probability", beside_rest(ours("total_variation", EVEN))),
     # regression
     Curve(
         "mse",
@@ -450,11 +441,7 @@ CURVES = [
         of_optax("log_cosh", 0),
         of_keras("log_cosh", 0),
     ),
-    Curve(
-        "quantile 0.75",
-        "real",
-        ours("quantile", 0.0, level=0.75),
-    ),
+    Curve("quantile 0.75", "real", ours("quantile", 0.0, level=0.75)),
     Curve("expectile 0.5", "real", ours("expectile", 0.0)),
     Curve("charbonnier", "real", ours("charbonnier", 0.0)),
     Curve("cauchy", "real", ours("cauchy", 0.0)),

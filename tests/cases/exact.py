@@ -200,7 +200,7 @@ class Exact:
         return (self * self + exact(other) * other).sqrt()
 
     def loggamma(self) -> Exact:
-        return self.map(mp.loggamma(self.value), mp.digamma(self.value))
+        return self.map(mp.loggamma(self.value), mp.digamma(self.value) if self.slopes else 0)  # it is slow
 
     def log_probability(self) -> Exact:
         least, steepest = mp.mpf(smallest.normal), mp.mpf(smallest.steepest)
