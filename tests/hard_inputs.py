@@ -147,11 +147,13 @@ def _rounded(row: Row, dtype: Any) -> list[np.ndarray]:
 
 
 def expected(
-    row: Row, arrays: Sequence[np.ndarray], sides: int = 2
+    row: Row, arrays: Sequence[np.ndarray], sides: int = 2, textbook: bool = False
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """The exact losses, and the bounds of each derivative of their sum: where there are kinks, of some of its slopes.
 
     The first two sides take the first and the last of equal numbers wherever two are compared, others any of them.
+
+    textbook: without what the library says of the logarithms of probabilities near 0.
     """
     wide = any(x.dtype == np.float64 for x in arrays)
     options = {k: _option(v, wide) for k, v in {**_defaults(row), **row.options}.items()}
@@ -161,7 +163,7 @@ def expected(
     ]
     rng = np.random.default_rng(0)
     losses, slopes = np.empty(0), []
-    with exact.of_dtype(np.float64 if wide else np.float32):
+    with exact.textbook() if textbook else exact.of_dtype(np.float64 if wide else np.float32):
         for first in (lambda: True, lambda: False, *[lambda: bool(rng.integers(2))] * (sides - 2)):
             exact.ties.first, exact.ties.met = first, False
             losses = np.asarray(np.frompyfunc(exact.exact, 1, 1)(row.oracle(*given, **options)), object)

@@ -1,12 +1,16 @@
-"""What the benchmarks compile for machines that are not there: no loss is left out, and the text is read right."""
+"""What the benchmarks compile for machines that are not there: no loss is left out, and the text is read right.
+
+And what they hold the results of all libraries against.
+"""
 
 from __future__ import annotations
 
 import jax
+import numpy as np
 import pytest
 
 import jaxloss
-from benchmarks import hlo
+from benchmarks import accuracy, hlo
 from benchmarks.cells import SIZES, Cell, cells
 
 CELLS = [cell for name in ("usual", "odd") for cell in cells(SIZES[name])]
@@ -126,3 +130,21 @@ def test_arrays_are_as_large_as_their_tiles(shape: str, bytes: int):
 def test_says_what_is_wrong_with_a_text():
     with pytest.raises(ValueError, match="expected the text of an HLO module"):
         hlo.cost("module @jit_f {}")
+
+
+def truth(name: str, x: np.ndarray) -> np.ndarray:
+    (curve,) = (curve for curve in accuracy.CURVES if curve.name == name)
+    return np.asarray(accuracy.exact(curve, x), np.float64)
+
+
+def test_the_truth_is_the_textbook_formula():
+    """Along a curve that moves two numbers, where jaxloss bounds the derivative of a logarithm."""
+    x = np.array([1e-30, 0.25, 0.75], np.float32)
+    p, rest = (n.astype(np.float64) for n in (x, 1 - x))
+    values = -np.log(2) - (np.log(p) + np.log(rest)) / 2
+    slopes = (1 / rest - 1 / p) / 2
+    np.testing.assert_allclose(truth("kl_divergence q=1/2", x), [values, slopes], 1e-12)
+
+
+def test_at_a_kink_the_truth_lies_between_its_sides():
+    np.testing.assert_array_equal(truth("hinge", np.array([0.5, 1, 2], np.float32)), [[0.5, 0, 0], [-1, -0.5, 0]])

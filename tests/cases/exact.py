@@ -24,7 +24,10 @@ mp.prec = 640  # the square of the largest float32 and that of the smallest, in 
 STEEPEST = 1e-12  # below this probability its logarithm has the derivative of this one: README, "Numbers"
 
 ties = types.SimpleNamespace(first=lambda: True, met=False)
-smallest = types.SimpleNamespace(normal=float(numpy.finfo(numpy.float32).tiny))  # of the dtype that is computed in
+smallest = types.SimpleNamespace(
+    normal=float(numpy.finfo(numpy.float32).tiny),  # of the dtype that is computed in
+    steepest=STEEPEST,
+)
 
 
 @contextlib.contextmanager
@@ -33,6 +36,16 @@ def of_dtype(dtype: Any) -> Iterator[None]:
     before, smallest.normal = smallest.normal, float(numpy.finfo(dtype).tiny)
     yield
     smallest.normal = before
+
+
+@contextlib.contextmanager
+def textbook() -> Iterator[None]:
+    """Logarithms of probabilities as other libraries may take them, too: none is bounded, nor its derivative."""
+    before = dict(vars(smallest))
+    # For 0 a number whose logarithm exceeds every dtype: unlike infinity, times 0 it is 0.
+    smallest.normal = smallest.steepest = mp.ldexp(mp.one, -(2**1100))
+    yield
+    vars(smallest).update(before)
 
 
 def _of_numbers(operator: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -187,10 +200,11 @@ class Exact:
         return (self * self + exact(other) * other).sqrt()
 
     def loggamma(self) -> Exact:
-        return self.map(mp.loggamma(self.value), mp.digamma(self.value))
+        return self.map(mp.loggamma(self.value), mp.digamma(self.value) if self.slopes else 0)  # it is slow
 
     def log_probability(self) -> Exact:
-        return self.map(mp.log(max(self.value, mp.mpf(smallest.normal))), 1 / max(self.value, mp.mpf(STEEPEST)))
+        least, steepest = mp.mpf(smallest.normal), mp.mpf(smallest.steepest)
+        return self.map(mp.log(max(self.value, least)), 1 / max(self.value, steepest))
 
     def logaddexp(self, other: Any) -> Exact:
         one, other = self, exact(other)
