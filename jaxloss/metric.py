@@ -922,7 +922,7 @@ def barlow_twins(
     def members(a: Array, b: Array, exists: Array, redundancy: float | Array) -> Array:
         a, b, exists = all_members(a, b, exists, axis_name=axis_name)
         a, b = _centred(a, exists), _centred(b, exists)
-        return jnp.sum(cosine_apart(a, b) ** 2) + redundancy * _apart_squares(_products(unit(a), unit(b)))
+        return jnp.sum(jax.vmap(cosine_apart)(a, b) ** 2) + redundancy * _apart_squares(_products(unit(a), unit(b)))
 
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"redundancy": (redundancy, at_least(0))}

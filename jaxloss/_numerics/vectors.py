@@ -21,13 +21,19 @@ class Length(NamedTuple):
     scale: Array
 
     @property
+    def itself(self) -> Array:
+        return self.scaled / jax.lax.stop_gradient(self.scale)  # its derivative is 0, times an infinite one
+
+    @property
     def divisor(self) -> Array:
         """The scaled length, but 1 in place of 0."""
         return jnp.where(self.scaled == 0, 1, self.scaled)
 
     def direction(self, x: Array) -> Array:
         """The vector over its length."""
-        return x * self.scale / self.divisor
+        # At least -1 as it is. But a machine that rounds only after a product and a difference shall round in between:
+        # else equal vectors are not equal to it.
+        return jnp.maximum(x * self.scale / self.divisor, -2)
 
 
 def _fit(square: Array, middling: Any, small: Any, large: Any) -> Array:
@@ -83,11 +89,14 @@ def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[list[Len
 
 def versine(x: Array, y: Array) -> Array:
     """1 - cos(x, y), as half the squared distance of the unit vectors: exact for small angles, and never negative."""
-    # The second derivative, of 1 / length^2, may overflow or vanish.
-    bound = float(jnp.finfo(x.dtype).tiny) ** 0.3
-    sizes = [length.scaled / length.scale for length in lengths(x, y)]
-    extreme = functools.reduce(jnp.logical_or, [(size < bound) | (size > 1 / bound) for size in sizes])
-    return stop_gradient_where(extreme, _versine, x, y)
+    extreme = [_extreme(length.itself) for length in lengths(x, y)]
+    return stop_gradient_where(functools.reduce(jnp.logical_or, extreme), _versine, x, y)
+
+
+def _extreme(size: Array) -> Array:
+    """Where second derivatives, of 1 / size^2, may overflow or vanish."""
+    bound = float(jnp.finfo(size.dtype).tiny) ** 0.3
+    return (size < bound) | (size > 1 / bound)
 
 
 @jax.custom_jvp
@@ -112,51 +121,30 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return _versine(*primals), terms[0] + terms[1]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Vectors along the last axis, any number of them: a pass for the largest entry of each, the derivatives are automatic
-
-
-def _extreme(size: Array) -> Array:
-    """Where second derivatives, of 1 / size^2, may overflow or vanish."""
-    bound = float(jnp.finfo(size.dtype).tiny) ** 0.3
-    return (size < bound) | (size > 1 / bound)
-
-
-def _largest(x: Array) -> Array:
-    return jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-
-
-def _scaled(x: Array, power: int = 2) -> tuple[Array, Array, Array]:
-    """The vectors times a constant each, for which the power of no large entry overflows; it; which vectors are 0."""
-    largest, tiny = _largest(x), float(jnp.finfo(x.dtype).tiny)
-    nothing = largest < tiny
-    # The smallest stay below 1, so that a derivative, divided by the constant and then multiplied, does not vanish.
-    scale = 1 / jnp.where(nothing, 1, jnp.clip(largest, tiny * 2.0 ** (40 / power), 1 / tiny))
-    return jnp.where(nothing, 0, x) * scale, scale, nothing
-
-
 def cosine_apart(x: Array, y: Array) -> Array:
-    """1 - cos(x, y), as half the squared distance of the unit vectors; 1 with derivative 0 if one of them is 0."""
-    extreme = _extreme(_largest(x)) | _extreme(_largest(y))
-    return stop_gradient_where(extreme, _cosine_apart, x, y)
+    """1 - cos(x, y), but 1 with derivative 0 if one of them is 0."""
+    nothing = functools.reduce(jnp.logical_or, [length.scaled == 0 for length in lengths(x, y)])
+    return jnp.where(nothing, 1, versine(x, y))
 
 
-def _cosine_apart(x: Array, y: Array) -> Array:
-    u, v = unit(x), unit(y)
-    nothing = jnp.all(u == 0, axis=-1) | jnp.all(v == 0, axis=-1)
-    return jnp.where(nothing, 1, jnp.sum((u - v) ** 2, axis=-1) / 2)
-
-
+@jax.vmap
 def unit(x: Array) -> Array:
-    """The vectors over their lengths; zeros remain, with derivative 0."""
-    scaled, _, nothing = _scaled(x)
-    return scaled / jnp.sqrt(jnp.where(nothing, 1, jnp.sum(scaled * scaled, axis=-1, keepdims=True)))
+    """The rows over their lengths; zeros remain, with derivative 0."""
+    (length,) = lengths(x)
+    return jnp.where(length.scaled == 0, 0, length.direction(x))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Distances
 
 
 def distance(x: Array, y: Array, power: int = 2) -> Array:
     """sum(abs(x - y)^power)^(1 / power), with derivative 0 where the two are equal."""
     e = _difference(x, y)
-    return stop_gradient_where(_extreme(_largest(e)), functools.partial(_norm, power), e)
+    if power == 1:
+        return jnp.sum(abs0(e))
+    size = _size if power == 2 else functools.partial(_norm, power)
+    return stop_gradient_where(_extreme(size(e)), size, e)
 
 
 @jax.custom_jvp
@@ -169,10 +157,15 @@ def _difference(x: Array, y: Array) -> Array:
 _difference.defjvp(lambda primals, tangents: (_difference(*primals), tangents[0] - tangents[1]))
 
 
+def _size(x: Array) -> Array:
+    (length,) = lengths(x)
+    return length.itself
+
+
 def _norm(power: int, e: Array) -> Array:
-    if power == 1:
-        return jnp.sum(abs0(e), axis=-1)
-    scaled, scale, nothing = _scaled(e, power)
-    total = jnp.where(nothing[..., 0], 1, jnp.sum(abs0(scaled) ** power, axis=-1))
-    root = jnp.sqrt(total) if power == 2 else total ** (1 / power)
-    return jnp.where(nothing[..., 0], 0, root / scale[..., 0])
+    largest, tiny = jax.lax.stop_gradient(jnp.max(jnp.abs(e))), float(jnp.finfo(e.dtype).tiny)
+    nothing = largest < tiny
+    # The smallest stay below 1, so that a derivative, divided by the constant and then multiplied, does not vanish.
+    scale = 1 / jnp.where(nothing, 1, jnp.clip(largest, tiny * 2.0 ** (40 / power), 1 / tiny))
+    total = jnp.sum(abs0(jnp.where(nothing, 0, e) * scale) ** power)
+    return jnp.where(nothing, 0, jnp.where(nothing, 1, total) ** (1 / power) / scale)
