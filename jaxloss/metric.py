@@ -27,7 +27,7 @@ from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
-from jaxloss._numerics.vectors import cosine_apart, distance, unit
+from jaxloss._numerics.vectors import cosine_apart, distance, half_square, unit
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
@@ -169,8 +169,7 @@ def contrastive(
     """
 
     def pair(y: Array, a: Array, b: Array, margin: float | Array) -> Array:
-        e = a - b
-        square = jnp.sum(e * (e / 2))
+        square = half_square(a, b)
         alike = y * jnp.where(y == 0, saturate(square), square)
         apart = relu0(margin - distance(a, b)) ** 2 / 2
         return jnp.where(TARGET.domain.holds(y), alike + (1 - y) * apart, jnp.nan)

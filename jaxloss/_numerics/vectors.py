@@ -157,6 +157,18 @@ def _difference(x: Array, y: Array) -> Array:
 _difference.defjvp(lambda primals, tangents: (_difference(*primals), tangents[0] - tangents[1]))
 
 
+@jax.custom_jvp
+def half_square(x: Array, y: Array) -> Array:
+    """Half the square of their distance. Its derivative is x - y, also where that of the distance ends."""
+    size = distance(x, y)
+    return size * (size / 2)
+
+
+half_square.defjvp(
+    lambda primals, tangents: (half_square(*primals), jnp.sum((primals[0] - primals[1]) * (tangents[0] - tangents[1])))
+)
+
+
 def _size(x: Array) -> Array:
     (length,) = lengths(x)
     return length.itself
