@@ -307,10 +307,14 @@ def bce(
     """
 
     def element(y: Array, score: Array, label_smoothing: float | Array, pos_weight: float | Array | None) -> Array:
-        y = smoothed(y, label_smoothing, 2)
-        loss = bce_of_logit(y, score) if from_logits else bce_of_probability(y, score)
+        cross_entropy = bce_of_logit if from_logits else bce_of_probability
+        # That of a smoothed target, without the rounding of the target.
+        loss = interpolate(
+            label_smoothing, cross_entropy(y, score), lambda: cross_entropy(jnp.full_like(score, 0.5), score)
+        )
         if pos_weight is None:
             return loss
+        y = smoothed(y, label_smoothing, 2)
         return loss + (pos_weight - 1) * y * (softplus(-score) if from_logits else -log_probability(score))
 
     inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}

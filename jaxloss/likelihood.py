@@ -231,7 +231,7 @@ def student_t_nll(
 
 
 # With w = sqrt(n) s the loss is log s + (n + 1) / 2 log(1 + (e / w)^2), and with the share q = e^2 / (e^2 + w^2)
-#   d loss / de = (n + 1) e / (e^2 + w^2),    d loss / ds = (1 - (n + 1) q) / s,
+#   d loss / de = (n + 1) e / (e^2 + w^2),    d loss / ds = (1 - (n + 1) q) / s = n (s^2 - e^2) / (e^2 + w^2) / s,
 #   d loss / dn = (log(1 + (e / w)^2) - (n + 1) / n q) / 2.
 # The squares may overflow or vanish, so that e and w are divided by the larger of abs(e) and w.
 
@@ -250,8 +250,9 @@ def _student_t_d_location(e: Array, scale: Array, eps: Array, n: Array) -> Array
 
 
 def _student_t_d_scale(e: Array, scale: Array, eps: Array, n: Array) -> Array:
-    s, _, part, squares = _student_t_parts(e, scale, eps, n)
-    return divide(1 - (n + 1) * (part**2 / squares), s)
+    s, larger, part, squares = _student_t_parts(e, scale, eps, n)
+    part, own = jnp.abs(part), divide(s, larger)
+    return divide(n * (own - part) * ((own + part) / squares), s)
 
 
 def _student_t_d_df(e: Array, scale: Array, eps: Array, n: Array) -> Array:

@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # the tests import one another by their plain names, as pytest has them
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=3")  # compiled as users have it, not as the tests
 
 import conftest
 import contract
