@@ -48,7 +48,7 @@ LARGEST = float(jnp.finfo(jnp.float32).max)
 FINITE = Domain("finite", low=-LARGEST, high=LARGEST)
 SCORES = Holds("score", FINITE)
 ORDERED = Holds(domain=FINITE)
-SEGMENTS = Holds("length", ANY)  # any integer: they are only compared
+SEGMENTS = Holds("id", ANY)  # any integer
 RELEVANCES = Holds(domain=FINITE._replace(text="finite and at least 0", low=0))
 
 
