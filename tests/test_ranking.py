@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -378,18 +379,36 @@ def test_segments_along_an_axis_and_mapped():
 def test_segments_sharded(name: str, kind: AxisType):
     """Rows over devices, and their items too."""
     lists = Packed.of(items=12)
-    options = {"segments": lists.segments, "where": lists.where}
-    want = graded(name, *lists[:2], **options)
+
+    def both(y: Any, z: Any, segments: Any, where: Any) -> Any:
+        return graded(name, y, z, segments=segments, where=where)
+
+    want = run(both, *lists[:4])
     mesh = jax.make_mesh((2, 4), ("rows", "items"), axis_types=(kind, kind))
     for spec in (PartitionSpec("rows"), PartitionSpec("rows", "items"), PartitionSpec(None, "items")):
-        y, z, segments, where = (jax.device_put(x, NamedSharding(mesh, spec)) for x in lists[:4])
-        for compiled in (False, True):
+        placed = [jax.device_put(x, NamedSharding(mesh, spec)) for x in lists[:4]]
+        got = jax.jit(both)(*placed)
+        close(got, want, f"{spec}", rtol=2e-6, atol=2e-7)
+        if kind is AxisType.Explicit:
+            assert all(x.sharding.is_equivalent_to(placed[0].sharding, x.ndim) for x in got)
 
-            def both(y: Any, z: Any, segments: Any, where: Any) -> Any:
-                return graded(name, y, z, segments=segments, where=where)
 
-            got = (jax.jit(both) if compiled else both)(y, z, segments, where)
-            close(got, want, f"{spec}", rtol=2e-6, atol=2e-7)
+@pytest.mark.parametrize("masked", [False, True])
+def test_segments_in_shard_map(masked: bool):
+    lists = Packed.of(masked=masked)
+    mesh = jax.make_mesh((2, 4), ("rows", "items"), axis_types=(AxisType.Auto,) * 2)
+
+    def mean(y: Any, z: Any, segments: Any, where: Any, **options: Any) -> Any:
+        return jl.lambda_rank(y, z, segments=segments, where=where if masked else None, **options)
+
+    spread = jax.shard_map(
+        functools.partial(mean, reduction=jl.mean_over("rows")),
+        mesh=mesh,
+        in_specs=(PartitionSpec("rows"),) * 4,
+        out_specs=PartitionSpec(),
+    )
+    graded = functools.partial(jax.value_and_grad, argnums=1)
+    close(run(graded(spread), *lists[:4]), run(graded(mean), *lists[:4]), "rows over devices")
 
 
 def test_segments_are_numbers_of_any_size():
