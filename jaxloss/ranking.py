@@ -8,7 +8,7 @@ With `segments`, a row holds several lists: items of equal number belong to one,
 list costs what it costs as a row of its own. Its loss stands where the first of its items stands that exists, and so
 does its weight; no other place is a unit. So the losses have the shape of the items, and their mean is that over lists.
 
-A pair is an item and a less relevant one. Losses of pairs, those that count ranks, and those of segments compute a
+A pair is an item and a less relevant one. Losses of pairs, those that count ranks, and all with `segments` hold a
 number for each two items of a row.
 """
 
@@ -153,7 +153,8 @@ def pairwise_hinge(
     Args:
       y_true: (..., N) relevances, of which only the order counts.
       y_pred: (..., N) scores.
-      margin: by how much the score of the more relevant item must exceed that of the other, at least 0.
+      margin: by how much the score of the more relevant item must exceed that of the other, at least 0; with `segments`
+        an array holds that of a list at each of its items.
       segments: (..., N) integers, where a row holds several lists: which of them an item belongs to.
       axis: the axis of the items.
       weights: a factor for each list; with `segments` (..., N), that of its first item, or (...) for all of a row.
@@ -249,7 +250,8 @@ def approx_ndcg(
     Args:
       y_true: (..., N) relevances y, at least 0.
       y_pred: (..., N) scores.
-      temperature: the smaller, the closer to true ranks, and the fewer items have a gradient; above 0.
+      temperature: the smaller, the closer to true ranks, and the fewer items have a gradient; above 0; with `segments`
+        an array holds that of a list at each of its items.
       segments: (..., N) integers, where a row holds several lists: which of them an item belongs to.
       axis: the axis of the items.
       weights: a factor for each list; with `segments` (..., N), that of its first item, or (...) for all of a row.
@@ -385,16 +387,15 @@ def _of_segments(
     To `losses` the items of a row are one set, that one of them could spoil. So here a list with an item outside its
     domain is left out, and is NaN afterwards.
     """
+    # NaN where an item is outside its domain.
     marks = losses(lambda y, segments, z: jnp.zeros_like(z), inputs, where=where, reduction="none")
     exists = jnp.ones(marks.shape, bool) if where is None else spread(jnp.asarray(where), marks.shape)
+    exists = laid_out_as(exists, marks)
     (place,) = check_members(Input("y_pred", marks, SCORES, range(marks.ndim)), axis)
-    rows = all_members(jnp.asarray(inputs["segments"][0]), laid_out_as(exists, marks), jnp.isnan(marks))
-    first, spoilt = (
-        moved_as(jnp.moveaxis(x, -1, place), marks) for x in _lists(*(jnp.moveaxis(x, place, -1) for x in rows))
-    )
-    found = losses(
-        items, inputs, options=options, members=axis, where=laid_out_as(exists, marks) & ~spoilt, reduction="none"
-    )
+    rows = all_members(jnp.asarray(inputs["segments"][0]), exists, jnp.isnan(marks))
+    flags = _lists(*(jnp.moveaxis(x, place, -1) for x in rows))
+    first, spoilt = (moved_as(jnp.moveaxis(x, -1, place), marks) for x in flags)
+    found = losses(items, inputs, options=options, members=axis, where=exists & ~spoilt, reduction="none")
     found = {"loss": (jnp.where(spoilt, jnp.nan, found), Holds("score", ANY))}
     return losses(lambda loss: loss, found, weights=weights, where=first, reduction=reduction)
 

@@ -314,17 +314,18 @@ def test_segments_reduced():
     """The units are the lists: no other place counts."""
     lists = Packed.of()
     losses = jl.ranknet(lists.y[lists.row], lists.z[lists.row], where=lists.own, reduction="none")
-    options = {"segments": lists.segments, "where": lists.where}
+    options: dict[str, Any] = {"segments": lists.segments, "where": lists.where}
     weights = np.random.default_rng(1).random(lists.y.shape).astype(np.float32)
     own = weights[lists.row, lists.first]
-    for reduction, plain, weighed in (
+    cases: tuple[tuple[Any, Any, Any], ...] = (
         ("mean", losses.mean(), (losses * own).sum() / own.sum()),
         ("sum", losses.sum(), (losses * own).sum()),
         ("sum_over_batch_size", losses.mean(), (losses * own).mean()),
         ("sum_and_weight", (losses.sum(), len(losses)), ((losses * own).sum(), own.sum())),
         ("none", lists.placed(losses), lists.placed(losses * own)),
         (lambda losses, weights: losses.sum() / weights.sum(), losses.mean(), losses.sum() / own.sum()),
-    ):
+    )
+    for reduction, plain, weighed in cases:
         close(jl.ranknet(*lists[:2], reduction=reduction, **options), plain, f"{reduction}")
         close(jl.ranknet(*lists[:2], reduction=reduction, weights=weights, **options), weighed, f"{reduction}, weights")
     of_row = weights[:, 0]
