@@ -8,8 +8,8 @@ With `segments`, a row holds several lists: items of equal number belong to one,
 list costs what it costs as a row of its own. Its loss stands where the first of its items stands that exists, and so
 does its weight; no other place is a unit. So the losses have the shape of the items, and their mean is that over lists.
 
-A pair is an item and a less relevant one. Losses of pairs, those that count ranks, and all with `segments` hold a
-number for each two items of a row.
+A pair is an item and a less relevant one. Losses of pairs, and those that count ranks, hold a number for each two items
+of a row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jax import Array
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input, check_members
 from jaxloss._numerics.elementary import divide_or_zero, relu0, sigmoid, softplus
-from jaxloss._numerics.rows import Row, Targets, cross_entropy
+from jaxloss._numerics.rows import Row, Targets, cross_entropy, zero_at_zero
 from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
@@ -90,10 +90,47 @@ def list_softmax(
         targets = Targets(jnp.where(exists, y, 0), None, None)
         return cross_entropy(targets, Row.of(jnp.where(exists, z, -jnp.inf)))
 
-    if segments is not None:
-        return _of_lists(jax.vmap(items, (None, None, 0)), y_true, y_pred, axis, segments, None, RELEVANCES, **units)
+    def items_of_lists(y: Array, segments: Array, z: Array, exists: Array) -> Array:
+        y, segments, z, exists = all_members(y, segments, z, exists)
+        return _list_softmax(jnp.where(exists, y, 0), z, _numbered(segments), exists)
+
     inputs = {"y_true": (y_true, RELEVANCES), "y_pred": (y_pred, SCORES)}
+    if segments is not None:
+        return _of_segments(items_of_lists, inputs, segments, None, axis, **units)
     return losses(items, inputs, members=axis, **units)
+
+
+@jax.custom_jvp
+def _list_softmax(y: Array, z: Array, lists: Array, exists: Array) -> Array:
+    """The loss of the list of each item, by sums over lists: no number for each two items."""
+    below, excess = _below_top(z, lists, exists)
+    return _sum(zero_at_zero(y, jnp.log1p(excess) - below), lists)
+
+
+@_list_softmax.defjvp
+def _(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    y, z, lists, exists = primals
+    below, excess = _below_top(z, lists, exists)
+    small = jnp.where(exists, jnp.exp(below), 0)
+    # sum(y) p - y, so that nothing cancels where p is almost 1.
+    d_scores = ((_sum(y, lists) - y) * small - y * (excess + (1 - small))) / (1 + excess)
+    costs = jnp.where((y == 0) & jnp.isinf(below), 0, jnp.log1p(excess) - below)
+    return _list_softmax(*primals), _sum(d_scores * tangents[1] + costs * tangents[0], lists)
+
+
+def _below_top(z: Array, lists: Array, exists: Array) -> tuple[Array, Array]:
+    """How far each item is from the largest m of its list, and sum exp(z - m) - 1: exact also where it is small."""
+    top = jax.ops.segment_max(jnp.where(exists, z, -LARGEST), lists, z.size)[lists]
+    below = jnp.where(exists, z - jax.lax.stop_gradient(top), 0)
+    at_top = exists & (below == 0)
+    beside = jnp.where(at_top, jnp.expm1(below), jnp.where(exists, jnp.exp(below), 0))
+    excess = _sum(beside, lists) + (_sum(at_top.astype(z.dtype), lists) - 1)
+    return below, jnp.where(excess < 0, 0, excess)  # of a list without any item
+
+
+def _sum(x: Array, lists: Array) -> Array:
+    """That over the list of each item."""
+    return jax.ops.segment_sum(x, lists, x.size)[lists]
 
 
 @loss
@@ -369,13 +406,13 @@ def _of_lists(
     inputs = {"y_true": (y_true, relevances), "y_pred": (y_pred, SCORES)}
     if segments is None:
         return losses(items, inputs, options=options, members=axis, **units)
-    inputs = {"y_true": inputs["y_true"], "segments": (segments, SEGMENTS), "y_pred": inputs["y_pred"]}
-    return _of_segments(items, inputs, options, axis, **units)
+    return _of_segments(items, inputs, segments, options, axis, **units)
 
 
 def _of_segments(
     items: Callable[..., Array],
     inputs: Mapping[str, tuple[ArrayLike, Holds]],
+    segments: ArrayLike,
     options: Mapping[str, Any] | None,
     axis: int,
     weights: ArrayLike | None = None,
@@ -387,23 +424,31 @@ def _of_segments(
     To `losses` the items of a row are one set, that one of them could spoil. So here a list with an item outside its
     domain is left out, and is NaN afterwards.
     """
+    inputs = {"y_true": inputs["y_true"], "segments": (segments, SEGMENTS), "y_pred": inputs["y_pred"]}
     # NaN where an item is outside its domain.
     marks = losses(lambda y, segments, z: jnp.zeros_like(z), inputs, where=where, reduction="none")
     exists = jnp.ones(marks.shape, bool) if where is None else spread(jnp.asarray(where), marks.shape)
     exists = laid_out_as(exists, marks)
     (place,) = check_members(Input("y_pred", marks, SCORES, range(marks.ndim)), axis)
-    rows = all_members(jnp.asarray(inputs["segments"][0]), exists, jnp.isnan(marks))
-    flags = _lists(*(jnp.moveaxis(x, place, -1) for x in rows))
+    rows = all_members(jnp.asarray(segments), exists, jnp.isnan(marks))
+    flags = jnp.vectorize(_lists, signature="(n),(n),(n)->(n),(n)")(*(jnp.moveaxis(x, place, -1) for x in rows))
     first, spoilt = (moved_as(jnp.moveaxis(x, -1, place), marks) for x in flags)
     found = losses(items, inputs, options=options, members=axis, where=exists & ~spoilt, reduction="none")
     found = {"loss": (jnp.where(spoilt, jnp.nan, found), Holds("score", ANY))}
     return losses(lambda loss: loss, found, weights=weights, where=first, reduction=reduction)
 
 
-def _lists(ids: Array, exists: Array, outside: Array) -> tuple[Array, Array]:
-    """Which items are the first of their list, and which have one outside its domain in theirs."""
-    among = (ids[..., :, None] == ids[..., None, :]) & exists[..., None, :]
-    return exists & ~jnp.any(jnp.tril(among, -1), -1), jnp.any(among & outside[..., None, :], -1)
+def _lists(segments: Array, exists: Array, outside: Array) -> tuple[Array, Array]:
+    """Of a row: which items are the first of their list, and which have one outside its domain in theirs."""
+    lists, places = _numbered(segments), jnp.arange(segments.size)
+    first = jax.ops.segment_min(jnp.where(exists, places, segments.size), lists, segments.size)[lists]
+    spoilt = jax.ops.segment_max(outside.astype(jnp.int32), lists, segments.size)[lists]
+    return first == places, spoilt > 0
+
+
+def _numbered(segments: Array) -> Array:
+    """The lists of a row by numbers from 0 on."""
+    return jnp.unique(segments, return_inverse=True, size=segments.size)[1]
 
 
 def _of_rows(option: float | Array) -> float | Array:

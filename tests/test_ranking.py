@@ -282,6 +282,32 @@ def test_segments_are_rows_of_their_own(name: str, masked: bool):
         close(mean, alone[0].mean(), f"mean, padded with {poison}", rtol=2e-6)
 
 
+@pytest.mark.parametrize("spread", [1.0, 30.0, 1e30, 3e38])
+def test_softmax_of_segments_is_as_exact(spread: float):
+    """Value and gradients by both arguments where an item is almost certain, and the second derivative."""
+    lists = Packed.of()
+    y, z = lists.y / 8, np.float32(spread) * np.clip(lists.z / 3, -1, 1)
+
+    def alone(y: Any, z: Any) -> Any:
+        return jl.list_softmax(y[lists.row], z[lists.row], where=lists.own, reduction="sum")
+
+    got = jl.list_softmax(y, z, segments=lists.segments, where=lists.where, reduction="none")
+    want = jl.list_softmax(y[lists.row], z[lists.row], where=lists.own, reduction="none")
+    np.testing.assert_allclose(got, lists.placed(want), rtol=1e-6, atol=0)
+
+    def total(y: Any, z: Any) -> Any:
+        return jl.list_softmax(y, z, segments=lists.segments, where=lists.where, reduction="sum")
+
+    rng = np.random.default_rng(1)
+    direction = rng.normal(size=z.shape).astype(np.float32)
+    for of, argnum in (("targets", 0), ("scores", 1)):
+        slopes = [jax.grad(f, argnum)(jnp.asarray(y), jnp.asarray(z)) for f in (total, alone)]
+        np.testing.assert_allclose(*slopes, rtol=2e-6, atol=1e-44, err_msg=of)
+    if spread < 1e3:
+        curves = [jax.jvp(jax.grad(functools.partial(f, y)), (z,), (direction,))[1] for f in (total, alone)]
+        np.testing.assert_allclose(*curves, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_segments_outside(name: str):
     """An item outside its domain spoils its list, and no other of its row."""
