@@ -74,7 +74,7 @@ __all__ = [
 ]
 
 VECTOR = Holds("score", core=1)
-MEMBER_LABEL = Holds("length", ANY)  # any integer: labels are only compared
+MEMBER_LABEL = Holds("id", ANY)  # any integer
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,8 +4,12 @@ The unit is a list, a set of items whose order in memory means nothing. `axis` s
 of them exist: lists of different length are padded, with anything. A list without any item does not exist; one in which
 all items are equally relevant has nothing to teach the losses of pairs.
 
+With `segments`, a row holds several lists: items of equal number belong to one, wherever in the row they stand. Such a
+list costs what it costs as a row of its own. Its loss stands where the first of its items stands that exists, and so
+does its weight; no other place is a unit. So the losses have the shape of the items, and their mean is that over lists.
+
 A pair is an item and a less relevant one. Losses of pairs, and those that count ranks, hold a number for each two items
-of a list.
+of a row.
 """
 
 from __future__ import annotations
@@ -18,9 +22,24 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._contract.reduce import spread
+from jaxloss._contract.refuse import Input, check_members
 from jaxloss._numerics.elementary import divide_or_zero, relu0, sigmoid, softplus
-from jaxloss._numerics.rows import Row, Targets, cross_entropy
-from jaxloss.contract import POSITIVE, ArrayLike, Domain, Holds, Units, all_members, at_least, loss, losses
+from jaxloss._numerics.rows import Row, Targets, cross_entropy, zero_at_zero
+from jaxloss._platform.mesh import laid_out_as, moved_as
+from jaxloss.contract import (
+    ANY,
+    POSITIVE,
+    ArrayLike,
+    Domain,
+    Holds,
+    Reduction,
+    Units,
+    all_members,
+    at_least,
+    loss,
+    losses,
+)
 
 __all__ = ["approx_ndcg", "lambda_rank", "list_mle", "list_softmax", "pairwise_hinge", "ranknet"]
 
@@ -29,11 +48,14 @@ LARGEST = float(jnp.finfo(jnp.float32).max)
 FINITE = Domain("finite", low=-LARGEST, high=LARGEST)
 SCORES = Holds("score", FINITE)
 ORDERED = Holds(domain=FINITE)
+SEGMENTS = Holds("id", ANY)  # any integer
 RELEVANCES = Holds(domain=FINITE._replace(text="finite and at least 0", low=0))
 
 
 @loss
-def list_softmax(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
+def list_softmax(
+    y_true: ArrayLike, y_pred: ArrayLike, *, segments: ArrayLike | None = None, axis: int = -1, **units: Unpack[Units]
+) -> Array:
     """Softmax cross-entropy of a list: `-sum_i y_i log softmax(z)_i`, the softmax over its items.
 
     With relevances that sum to 1 it is ListNet, whose own are `jax.nn.softmax(y, where=where)`. A list without a
@@ -42,15 +64,18 @@ def list_softmax(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **unit
     Args:
       y_true: (..., N) relevances, at least 0.
       y_pred: (..., N) scores.
+      segments: (..., N) integers, where a row holds several lists: which of them an item belongs to.
       axis: the axis of the items.
-      weights: a factor for each list.
+      weights: a factor for each list; with `segments` (..., N), that of its first item, or (...) for all of a row.
       where: (..., N) which items exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+      The mean over lists; with `reduction="none"` one loss per list, shape (...), or with `segments` (..., N): that of
+      a list at its first item, else 0.
 
     Raises:
-      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
+      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype, `segments` of
+      floating dtype.
       A negative relevance makes its list NaN, with zero gradient.
 
     Example:
@@ -65,12 +90,53 @@ def list_softmax(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **unit
         targets = Targets(jnp.where(exists, y, 0), None, None)
         return cross_entropy(targets, Row.of(jnp.where(exists, z, -jnp.inf)))
 
+    def items_of_lists(y: Array, segments: Array, z: Array, exists: Array) -> Array:
+        y, segments, z, exists = all_members(y, segments, z, exists)
+        return _list_softmax(jnp.where(exists, y, 0), z, _numbered(segments), exists)
+
     inputs = {"y_true": (y_true, RELEVANCES), "y_pred": (y_pred, SCORES)}
+    if segments is not None:
+        return _of_segments(items_of_lists, inputs, segments, None, axis, **units)
     return losses(items, inputs, members=axis, **units)
 
 
+@jax.custom_jvp
+def _list_softmax(y: Array, z: Array, lists: Array, exists: Array) -> Array:
+    """The loss of the list of each item, by sums over lists: no number for each two items."""
+    below, excess = _below_top(z, lists, exists)
+    return _sum(zero_at_zero(y, jnp.log1p(excess) - below), lists)
+
+
+@_list_softmax.defjvp
+def _(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    y, z, lists, exists = primals
+    below, excess = _below_top(z, lists, exists)
+    small = jnp.where(exists, jnp.exp(below), 0)
+    # sum(y) p - y, so that nothing cancels where p is almost 1.
+    d_scores = ((_sum(y, lists) - y) * small - y * (excess + (1 - small))) / (1 + excess)
+    costs = jnp.where((y == 0) & jnp.isinf(below), 0, jnp.log1p(excess) - below)
+    return _list_softmax(*primals), _sum(d_scores * tangents[1] + costs * tangents[0], lists)
+
+
+def _below_top(z: Array, lists: Array, exists: Array) -> tuple[Array, Array]:
+    """How far each item is from the largest m of its list, and sum exp(z - m) - 1: exact also where it is small."""
+    top = jax.ops.segment_max(jnp.where(exists, z, -LARGEST), lists, z.size)[lists]
+    below = jnp.where(exists, z - jax.lax.stop_gradient(top), 0)
+    at_top = exists & (below == 0)
+    beside = jnp.where(at_top, jnp.expm1(below), jnp.where(exists, jnp.exp(below), 0))
+    excess = _sum(beside, lists) + (_sum(at_top.astype(z.dtype), lists) - 1)
+    return below, jnp.where(excess < 0, 0, excess)  # of a list without any item
+
+
+def _sum(x: Array, lists: Array) -> Array:
+    """That over the list of each item."""
+    return jax.ops.segment_sum(x, lists, x.size)[lists]
+
+
 @loss
-def ranknet(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
+def ranknet(
+    y_true: ArrayLike, y_pred: ArrayLike, *, segments: ArrayLike | None = None, axis: int = -1, **units: Unpack[Units]
+) -> Array:
     """RankNet, pairwise logistic: the mean of `log(1 + exp(-(z_i - z_j)))` over the pairs of a list, `y_i > y_j`.
 
     A list without a pair costs 0. So that each pair of the batch counts the same, `weights` may hold how many there
@@ -79,15 +145,18 @@ def ranknet(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Un
     Args:
       y_true: (..., N) relevances, of which only the order counts.
       y_pred: (..., N) scores.
+      segments: (..., N) integers, where a row holds several lists: which of them an item belongs to.
       axis: the axis of the items.
-      weights: a factor for each list.
+      weights: a factor for each list; with `segments` (..., N), that of its first item, or (...) for all of a row.
       where: (..., N) which items exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+      The mean over lists; with `reduction="none"` one loss per list, shape (...), or with `segments` (..., N): that of
+      a list at its first item, else 0.
 
     Raises:
-      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
+      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype, `segments` of
+      floating dtype.
 
     Example:
       >>> print(ranknet([[2.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]))  # log 2 for each of two pairs
@@ -97,15 +166,21 @@ def ranknet(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Un
     several is the mean over all their pairs.
     """
 
-    def items(y: Array, z: Array, exists: Array) -> Array:
-        return _mean_over_pairs(lambda ahead: softplus(-ahead), y, z, exists)
+    def items(y: Array, z: Array, among: Array) -> Array:
+        return _mean_over_pairs(lambda ahead: softplus(-ahead), y, z, among)
 
-    return _of_lists(items, y_true, y_pred, axis, **units)
+    return _of_lists(items, y_true, y_pred, axis, segments, **units)
 
 
 @loss
 def pairwise_hinge(
-    y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | ArrayLike = 1.0, axis: int = -1, **units: Unpack[Units]
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    margin: float | ArrayLike = 1.0,
+    segments: ArrayLike | None = None,
+    axis: int = -1,
+    **units: Unpack[Units],
 ) -> Array:
     """Pairwise hinge: the mean of `max(0, margin - (z_i - z_j))` over the pairs of a list, `y_i > y_j`.
 
@@ -115,16 +190,20 @@ def pairwise_hinge(
     Args:
       y_true: (..., N) relevances, of which only the order counts.
       y_pred: (..., N) scores.
-      margin: by how much the score of the more relevant item must exceed that of the other, at least 0.
+      margin: by how much the score of the more relevant item must exceed that of the other, at least 0; with `segments`
+        an array holds that of a list at each of its items.
+      segments: (..., N) integers, where a row holds several lists: which of them an item belongs to.
       axis: the axis of the items.
-      weights: a factor for each list.
+      weights: a factor for each list; with `segments` (..., N), that of its first item, or (...) for all of a row.
       where: (..., N) which items exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+      The mean over lists; with `reduction="none"` one loss per list, shape (...), or with `segments` (..., N): that of
+      a list at its first item, else 0.
 
     Raises:
-      ValueError: shapes that differ, an axis out of range, a negative margin. TypeError: `y_pred` of integer dtype.
+      ValueError: shapes that differ, an axis out of range, a negative margin. TypeError: `y_pred` of integer dtype,
+      `segments` of floating dtype.
 
     Example:
       >>> print(pairwise_hinge([[1.0, 0.0, 0.0]], [[2.0, 1.5, 0.0]]))  # (0.5 + 0) / 2
@@ -134,14 +213,16 @@ def pairwise_hinge(
     rax.pairwise_hinge_loss of one list; that of several is the mean over all their pairs.
     """
 
-    def items(y: Array, z: Array, exists: Array, margin: float | Array) -> Array:
-        return _mean_over_pairs(lambda ahead: relu0(margin - ahead), y, z, exists)
+    def items(y: Array, z: Array, among: Array, margin: float | Array) -> Array:
+        return _mean_over_pairs(lambda ahead: relu0(_of_rows(margin) - ahead), y, z, among)
 
-    return _of_lists(items, y_true, y_pred, axis, {"margin": (margin, at_least(0))}, **units)
+    return _of_lists(items, y_true, y_pred, axis, segments, {"margin": (margin, at_least(0))}, **units)
 
 
 @loss
-def list_mle(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
+def list_mle(
+    y_true: ArrayLike, y_pred: ArrayLike, *, segments: ArrayLike | None = None, axis: int = -1, **units: Unpack[Units]
+) -> Array:
     """ListMLE: minus the logarithm of the probability that the items are drawn in the order of their relevances.
 
     Each next one is drawn by a softmax over those that are left: `sum_i (log sum_{j: y_j <= y_i} exp(z_j) - z_i)`.
@@ -152,15 +233,18 @@ def list_mle(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: U
     Args:
       y_true: (..., N) relevances, of which only the order counts.
       y_pred: (..., N) scores.
+      segments: (..., N) integers, where a row holds several lists: which of them an item belongs to.
       axis: the axis of the items.
-      weights: a factor for each list.
+      weights: a factor for each list; with `segments` (..., N), that of its first item, or (...) for all of a row.
       where: (..., N) which items exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+      The mean over lists; with `reduction="none"` one loss per list, shape (...), or with `segments` (..., N): that of
+      a list at its first item, else 0.
 
     Raises:
-      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
+      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype, `segments` of
+      floating dtype.
 
     Example:
       >>> print(list_mle([[2.0, 1.0, 0.0]], [[0.0, 0.0, 0.0]]))  # log 3 + log 2 + log 1
@@ -171,18 +255,18 @@ def list_mle(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: U
     equal ones into one order, as they stand or at random.
     """
 
-    def items(y: Array, z: Array, exists: Array) -> Array:
-        left = (y[None, :] <= y[:, None]) & exists[None, :]
-        equal = (y[None, :] == y[:, None]) & exists[None, :]
+    def items(y: Array, z: Array, among: Array) -> Array:
+        left = (y[None, :] <= y[:, None]) & among
+        equal = (y[None, :] == y[:, None]) & among
         many = jnp.sum(equal, 1)
         drawn = jnp.sum(jnp.tril(equal, -1), 1)
         share = (1 - drawn / jnp.maximum(many, 1)).astype(z.dtype)[:, None]
         # An item that does not exist has itself, so that no sum is empty.
         left = left | jnp.eye(z.size, dtype=bool)
         ahead = _differences(z) + jnp.where(equal, jnp.log(share), 0)
-        return jnp.sum(jnp.where(exists, jax.nn.logsumexp(ahead, axis=1, where=left), 0))
+        return _total(jax.nn.logsumexp(ahead, axis=1, where=left), among)
 
-    return _of_lists(items, y_true, y_pred, axis, **units)
+    return _of_lists(items, y_true, y_pred, axis, segments, **units)
 
 
 @loss
@@ -191,6 +275,7 @@ def approx_ndcg(
     y_pred: ArrayLike,
     *,
     temperature: float | ArrayLike = 1.0,
+    segments: ArrayLike | None = None,
     axis: int = -1,
     **units: Unpack[Units],
 ) -> Array:
@@ -202,17 +287,20 @@ def approx_ndcg(
     Args:
       y_true: (..., N) relevances y, at least 0.
       y_pred: (..., N) scores.
-      temperature: the smaller, the closer to true ranks, and the fewer items have a gradient; above 0.
+      temperature: the smaller, the closer to true ranks, and the fewer items have a gradient; above 0; with `segments`
+        an array holds that of a list at each of its items.
+      segments: (..., N) integers, where a row holds several lists: which of them an item belongs to.
       axis: the axis of the items.
-      weights: a factor for each list.
+      weights: a factor for each list; with `segments` (..., N), that of its first item, or (...) for all of a row.
       where: (..., N) which items exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+      The mean over lists; with `reduction="none"` one loss per list, shape (...), or with `segments` (..., N): that of
+      a list at its first item, else 0.
 
     Raises:
       ValueError: shapes that differ, an axis out of range, a temperature that is not positive. TypeError: `y_pred` of
-      integer dtype. A negative relevance makes its list NaN, with zero gradient.
+      integer dtype, `segments` of floating dtype. A negative relevance makes its list NaN, with zero gradient.
 
     Example:
       >>> print(f"{approx_ndcg([[1.0, 0.0]], [[0.0, 0.0]]):.6f}")  # 1 - 1 / log2(1 + 1.5)
@@ -222,9 +310,10 @@ def approx_ndcg(
     leaves out the 1.
     """
 
-    def items(y: Array, z: Array, exists: Array, temperature: float | Array) -> Array:
-        before, places, gains, ideal = _ideal(y, exists)
-        others = exists[None, :] & ~jnp.eye(z.size, dtype=bool)
+    def items(y: Array, z: Array, among: Array, temperature: float | Array) -> Array:
+        temperature = _of_rows(temperature)
+        before, places, gains, ideal = _ideal(y, among)
+        others = among & ~jnp.eye(z.size, dtype=bool)
         # How much behind its ideal place an item is, by those that should be before it and by the others: nothing
         # cancels where all are almost in order.
         side = jnp.where(before, -1, 1).astype(z.dtype)
@@ -234,13 +323,16 @@ def approx_ndcg(
         # 1 / log2(1 + k) - 1 / log2(1 + r), with r = k + behind.
         log = jnp.log1p(places)
         lost = math.log(2) * jnp.log1p(behind / (1 + places)) / (log * jnp.log1p(places + behind))
-        return divide_or_zero(jnp.sum(gains * lost), ideal)
+        return divide_or_zero(_total(gains * lost, among), ideal)
 
-    return _of_lists(items, y_true, y_pred, axis, {"temperature": (temperature, POSITIVE)}, RELEVANCES, **units)
+    options = {"temperature": (temperature, POSITIVE)}
+    return _of_lists(items, y_true, y_pred, axis, segments, options, RELEVANCES, **units)
 
 
 @loss
-def lambda_rank(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpack[Units]) -> Array:
+def lambda_rank(
+    y_true: ArrayLike, y_pred: ArrayLike, *, segments: ArrayLike | None = None, axis: int = -1, **units: Unpack[Units]
+) -> Array:
     """LambdaRank for NDCG: the sum over the pairs of `abs(dNDCG_ij) log(1 + exp(-(z_i - z_j)))`, `y_i > y_j`.
 
     `dNDCG_ij = (g_i - g_j) (1 / log2(1 + r_i) - 1 / log2(1 + r_j)) / ideal` is what it would change if the two items
@@ -251,15 +343,18 @@ def lambda_rank(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units
     Args:
       y_true: (..., N) relevances y, at least 0.
       y_pred: (..., N) scores.
+      segments: (..., N) integers, where a row holds several lists: which of them an item belongs to.
       axis: the axis of the items.
-      weights: a factor for each list.
+      weights: a factor for each list; with `segments` (..., N), that of its first item, or (...) for all of a row.
       where: (..., N) which items exist (bool); the others may hold anything, even NaN.
 
     Returns:
-      The mean over lists; with `reduction="none"` one loss per list, shape (...).
+      The mean over lists; with `reduction="none"` one loss per list, shape (...), or with `segments` (..., N): that of
+      a list at its first item, else 0.
 
     Raises:
-      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype.
+      ValueError: shapes that differ, an axis out of range. TypeError: `y_pred` of integer dtype, `segments` of
+      floating dtype.
       A negative relevance makes its list NaN, with zero gradient.
 
     Example:
@@ -271,14 +366,14 @@ def lambda_rank(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units
     and reduce_fn=jnp.sum, over the number of items; there equal scores are ranked as they stand.
     """
 
-    def items(y: Array, z: Array, exists: Array) -> Array:
-        _, _, gains, ideal = _ideal(y, exists)
-        change = jnp.abs(gains[:, None] - gains[None, :]) * _discount_changes(jax.lax.stop_gradient(z), exists)
-        change = divide_or_zero(change, jnp.broadcast_to(ideal, change.shape))
+    def items(y: Array, z: Array, among: Array) -> Array:
+        _, _, gains, ideal = _ideal(y, among)
+        change = jnp.abs(gains[:, None] - gains[None, :]) * _discount_changes(jax.lax.stop_gradient(z), among)
+        change = divide_or_zero(change, jnp.broadcast_to(ideal[:, None], change.shape))
         costs = softplus(z[None, :] - z[:, None])
-        return jnp.sum(jnp.where(_pairs(y, exists) & (change > 0), change * costs, 0))
+        return _total(jnp.sum(jnp.where(_pairs(y, among) & (change > 0), change * costs, 0), 1), among)
 
-    return _of_lists(items, y_true, y_pred, axis, None, RELEVANCES, **units)
+    return _of_lists(items, y_true, y_pred, axis, segments, None, RELEVANCES, **units)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -290,23 +385,85 @@ def _of_lists(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     axis: int,
+    segments: ArrayLike | None,
     options: Mapping[str, Any] | None = None,
     relevances: Holds = ORDERED,
     **units: Unpack[Units],
 ) -> Array:
-    """The loss of a batch of lists, from the formula for one of them, which compares its items."""
+    """The loss of rows of lists, from the formula for a row, which compares its items.
 
-    def items(y: Array, z: Array, exists: Array, **options: Any) -> Array:
-        y, z, exists = all_members(jax.lax.stop_gradient(y), z, exists)
-        return formula(y, z, exists, **options)
+    formula: from y, z and `among`, which says of a list (by row) what items (by column) it has: (1, N) for the only
+      list, (N, N) for that of each item. It returns one loss for each row of `among`.
+    """
+
+    def items(y: Array, *rest: Array, exists: Array, **options: Any) -> Array:
+        y, exists, *ids, z = all_members(y, exists, *rest)
+        among = exists[None, :]
+        if not ids:
+            return formula(y, z, among, **options)[0]
+        return formula(y, z, among & (ids[0][:, None] == ids[0][None, :]), **options)
 
     inputs = {"y_true": (y_true, relevances), "y_pred": (y_pred, SCORES)}
-    return losses(items, inputs, options=options, members=axis, **units)
+    if segments is None:
+        return losses(items, inputs, options=options, members=axis, **units)
+    return _of_segments(items, inputs, segments, options, axis, **units)
 
 
-def _pairs(y: Array, exists: Array) -> Array:
-    """Which item (by row) is more relevant than which (by column)."""
-    return (y[:, None] > y[None, :]) & exists[:, None] & exists[None, :]
+def _of_segments(
+    items: Callable[..., Array],
+    inputs: Mapping[str, tuple[ArrayLike, Holds]],
+    segments: ArrayLike,
+    options: Mapping[str, Any] | None,
+    axis: int,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """The losses of the lists, each at the first of its items: the others are no units.
+
+    To `losses` the items of a row are one set, that one of them could spoil. So here a list with an item outside its
+    domain is left out, and is NaN afterwards.
+    """
+    inputs = {"y_true": inputs["y_true"], "segments": (segments, SEGMENTS), "y_pred": inputs["y_pred"]}
+    # NaN where an item is outside its domain.
+    marks = losses(lambda y, segments, z: jnp.zeros_like(z), inputs, where=where, reduction="none")
+    exists = jnp.ones(marks.shape, bool) if where is None else spread(jnp.asarray(where), marks.shape)
+    exists = laid_out_as(exists, marks)
+    (place,) = check_members(Input("y_pred", marks, SCORES, range(marks.ndim)), axis)
+    rows = all_members(jnp.asarray(segments), exists, jnp.isnan(marks))
+    flags = jnp.vectorize(_lists, signature="(n),(n),(n)->(n),(n)")(*(jnp.moveaxis(x, place, -1) for x in rows))
+    first, spoilt = (moved_as(jnp.moveaxis(x, -1, place), marks) for x in flags)
+    found = losses(items, inputs, options=options, members=axis, where=exists & ~spoilt, reduction="none")
+    found = {"loss": (jnp.where(spoilt, jnp.nan, found), Holds("score", ANY))}
+    return losses(lambda loss: loss, found, weights=weights, where=first, reduction=reduction)
+
+
+def _lists(segments: Array, exists: Array, outside: Array) -> tuple[Array, Array]:
+    """Of a row: which items are the first of their list, and which have one outside its domain in theirs."""
+    lists, places = _numbered(segments), jnp.arange(segments.size)
+    first = jax.ops.segment_min(jnp.where(exists, places, segments.size), lists, segments.size)[lists]
+    spoilt = jax.ops.segment_max(outside.astype(jnp.int32), lists, segments.size)[lists]
+    return first == places, spoilt > 0
+
+
+def _numbered(segments: Array) -> Array:
+    """The lists of a row by numbers from 0 on."""
+    return jnp.unique(segments, return_inverse=True, size=segments.size)[1]
+
+
+def _of_rows(option: float | Array) -> float | Array:
+    """An option beside pairs: one number, or that of the first item of the pair."""
+    return option[:, None] if isinstance(option, Array) and option.ndim else option
+
+
+def _total(x: Array, among: Array) -> Array:
+    """The sum over each list."""
+    return jnp.sum(jnp.where(among, x[None, :], 0), 1)
+
+
+def _pairs(y: Array, among: Array) -> Array:
+    """Which item (by row) is more relevant than which (by column) of its list."""
+    return (y[:, None] > y[None, :]) & among
 
 
 def _differences(z: Array) -> Array:
@@ -315,25 +472,26 @@ def _differences(z: Array) -> Array:
     return jnp.where(jnp.isinf(ahead), jnp.sign(ahead) * float(jnp.finfo(z.dtype).max), ahead)
 
 
-def _mean_over_pairs(cost: Callable[[Array], Array], y: Array, z: Array, exists: Array) -> Array:
-    pairs = _pairs(y, exists)
-    count = jnp.maximum(jnp.sum(pairs.astype(z.dtype)), 1)
-    return jnp.sum(jnp.where(pairs, cost(z[:, None] - z[None, :]) / count, 0))
+def _mean_over_pairs(cost: Callable[[Array], Array], y: Array, z: Array, among: Array) -> Array:
+    pairs = _pairs(y, among)
+    count = jnp.maximum(_total(jnp.sum(pairs.astype(z.dtype), 1), among), 1)
+    return _total(jnp.sum(jnp.where(pairs, cost(z[:, None] - z[None, :]) / count[:, None], 0), 1), among)
 
 
-def _ideal(y: Array, exists: Array) -> tuple[Array, Array, Array, Array]:
+def _ideal(y: Array, among: Array) -> tuple[Array, Array, Array, Array]:
     """Which item (by column) should stand before which, their places from 1 on, their gains, and the DCG of that order.
 
-    The gains 2^y - 1 are in units of the largest of them, which no number may hold.
+    The gains 2^y - 1 are in units of the largest of their list, which no number may hold.
     """
+    y = jax.lax.stop_gradient(y)
     equal = y[None, :] == y[:, None]
-    before = ((y[None, :] > y[:, None]) | jnp.tril(equal, -1)) & exists[None, :]
+    before = ((y[None, :] > y[:, None]) | jnp.tril(equal, -1)) & among
     places = 1 + jnp.sum(before.astype(y.dtype), 1)
-    y = jnp.where(exists, y, 0)
-    top = jnp.max(y)
-    shares = divide_or_zero(-jnp.expm1(-math.log(2) * y), jnp.broadcast_to(-jnp.expm1(-math.log(2) * top), y.shape))
+    top = jnp.broadcast_to(jnp.max(jnp.where(among, y[None, :], 0), 1), y.shape)
+    y = jnp.minimum(y, top)  # of items that do not exist
+    shares = divide_or_zero(-jnp.expm1(-math.log(2) * y), -jnp.expm1(-math.log(2) * top))
     gains = jnp.exp2(y - top) * shares
-    return before, places, gains, jnp.sum(gains / jnp.log2(1 + places))
+    return before, places, gains, _total(gains / jnp.log2(1 + places), among)
 
 
 def _discounts(like: Array) -> Array:
@@ -341,10 +499,10 @@ def _discounts(like: Array) -> Array:
     return 1 / jnp.log2(2 + jnp.arange(like.size, dtype=like.dtype))
 
 
-def _discount_changes(z: Array, exists: Array) -> Array:
+def _discount_changes(z: Array, among: Array) -> Array:
     """By how much the discounts of any two items differ; of items with equal scores in the mean over their orders."""
-    first = jnp.sum((z[None, :] > z[:, None]) & exists[None, :], 1)
-    many = jnp.sum((z[None, :] == z[:, None]) & exists[None, :], 1)
+    first = jnp.sum((z[None, :] > z[:, None]) & among, 1)
+    many = jnp.sum((z[None, :] == z[:, None]) & among, 1)
     place = jnp.arange(z.size)[None, :] - first[:, None]
     takes = (place >= 0) & (place < many[:, None])
     discounts = jnp.where(takes, _discounts(z)[None, :], 0)

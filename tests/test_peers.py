@@ -1,4 +1,4 @@
-"""The tests of optax, Keras and PyTorch pass with our losses, but for the list in peers/differences.py."""
+"""The tests of optax, rax, Keras and PyTorch pass with our losses, but for the list in peers/differences.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from peers import PEERS, VERSIONS, Result, load
 from peers.differences import COUNTS, DIFFERENCES, NOT_OURS, complaints, page
 
 TESTS = Path(__file__).resolve().parent
-MODULES = {"optax": ("optax", "absl"), "keras": ("keras", "absl"), "torch": ("torch", "expecttest")}
+MODULES = {
+    "optax": ("optax", "absl"),
+    "rax": ("rax", "absl"),
+    "keras": ("keras", "absl"),
+    "torch": ("torch", "expecttest"),
+}
 
 
 def missing(peer: str) -> str:

@@ -1,11 +1,12 @@
-"""Ranking losses where lists are short, padded or tied, and against optax."""
+"""Ranking losses where lists are short, padded, tied, or several in one row, and against optax."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from contract import close, refuses, run
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxloss as jl
 from jaxloss.ranking import __all__ as NAMES
@@ -208,3 +210,250 @@ def test_lists_by_their_pairs():
     costs = np.logaddexp(0, z[:, None, :] - z[:, :, None])
     got = jl.ranknet(y, z, where=where, weights=pairs.sum((1, 2)))
     close(got, costs[pairs].mean(), "mean over all pairs")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several lists in one row
+
+OPTIONS = {"pairwise_hinge": {"margin": 0.5}, "approx_ndcg": {"temperature": 0.5}}
+
+
+class Packed(NamedTuple):
+    """Rows that hold lists of different length, in any order, and the same lists as rows of their own.
+
+    row, first: in which row a list is, and where the first of its items stands that exists.
+    """
+
+    y: np.ndarray
+    z: np.ndarray
+    segments: np.ndarray
+    where: np.ndarray
+    row: np.ndarray
+    first: np.ndarray
+    own: np.ndarray
+
+    @classmethod
+    def of(cls, batch: int = 4, items: int = 9, masked: bool = True) -> Packed:
+        rng = np.random.default_rng(0)
+        shape = batch, items
+        where = rng.random(shape) < 0.75 if masked else np.ones(shape, bool)
+        if masked:
+            where[1] = False
+        y, z = rng.integers(0, 4, shape).astype(np.float32), rng.normal(size=shape).astype(np.float32)
+        segments = rng.integers(-1, 3, shape).astype(np.int32)
+        row, own = zip(
+            *((i, where[i] & (segments[i] == k)) for i in range(batch) for k in np.unique(segments[i][where[i]])),
+            strict=True,
+        )
+        return cls(y, z, segments, where, np.array(row), np.argmax(own, 1), np.array(own))
+
+    def padded(self, poison: float) -> tuple[np.ndarray, np.ndarray]:
+        y, z = (np.where(self.where, x, np.float32(poison)) for x in (self.y, self.z))
+        return y, z
+
+    def placed(self, losses: Any) -> np.ndarray:
+        """What belongs to the lists, where their losses stand."""
+        found = np.zeros(self.y.shape, np.float32)
+        found[self.row, self.first] = losses
+        return found
+
+    def summed(self, slopes: Any) -> np.ndarray:
+        found = np.zeros(self.y.shape, np.float32)
+        np.add.at(found, self.row, slopes)
+        return found
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", EACH)
+def test_segments_are_rows_of_their_own(name: str, masked: bool):
+    """Losses, mean and gradients, compiled with traced segments, whatever lies under the mask."""
+    lists, options = Packed.of(masked=masked), OPTIONS.get(name, {})
+    alone = run(lambda y, z: graded(name, y, z, where=lists.own, **options), lists.y[lists.row], lists.z[lists.row])
+    want = lists.placed(alone[0]), lists.summed(alone[1])
+
+    @jax.jit
+    def packed(y: Any, z: Any, segments: Any, where: Any) -> Any:
+        options_ = {**options, "segments": segments, "where": where}
+        return graded(name, y, z, **options_), jl.LOSSES[name](y, z, **options_)
+
+    for poison in (0.0, 7.0, np.nan, np.inf) if masked else (0.0,):
+        got, mean = packed(*lists.padded(poison), lists.segments, lists.where if masked else None)
+        close(got, want, f"padded with {poison}", rtol=2e-6, atol=2e-7)
+        close(mean, alone[0].mean(), f"mean, padded with {poison}", rtol=2e-6)
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0, 1e30, 3e38])
+def test_softmax_of_segments_is_as_exact(spread: float):
+    """Value and gradients by both arguments where an item is almost certain, and the second derivative."""
+    lists = Packed.of()
+    y, z = lists.y / 8, np.float32(spread) * np.clip(lists.z / 3, -1, 1)
+
+    def alone(y: Any, z: Any) -> Any:
+        return jl.list_softmax(y[lists.row], z[lists.row], where=lists.own, reduction="sum")
+
+    got = jl.list_softmax(y, z, segments=lists.segments, where=lists.where, reduction="none")
+    want = jl.list_softmax(y[lists.row], z[lists.row], where=lists.own, reduction="none")
+    np.testing.assert_allclose(got, lists.placed(want), rtol=1e-6, atol=0)
+
+    def total(y: Any, z: Any) -> Any:
+        return jl.list_softmax(y, z, segments=lists.segments, where=lists.where, reduction="sum")
+
+    rng = np.random.default_rng(1)
+    direction = rng.normal(size=z.shape).astype(np.float32)
+    for of, argnum in (("targets", 0), ("scores", 1)):
+        slopes = [jax.grad(f, argnum)(jnp.asarray(y), jnp.asarray(z)) for f in (total, alone)]
+        np.testing.assert_allclose(*slopes, rtol=2e-6, atol=1e-44, err_msg=of)
+    if spread < 1e3:
+        curves = [jax.jvp(jax.grad(functools.partial(f, y)), (z,), (direction,))[1] for f in (total, alone)]
+        np.testing.assert_allclose(*curves, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_segments_outside(name: str):
+    """An item outside its domain spoils its list, and no other of its row."""
+    lists = Packed.of()
+    for x, bad in ((lists.y, np.nan), (lists.z, np.nan), (lists.z, np.inf)):
+        good = x.copy()
+        spoilt = 2
+        x[lists.row[spoilt], np.flatnonzero(lists.own[spoilt])[-1]] = bad
+        losses, slopes = graded(name, lists.y, lists.z, segments=lists.segments, where=lists.where)
+        refuses(
+            jl.BadValueError,
+            (name, "must be finite", "1 of"),
+            jl.checked(jl.LOSSES[name]),
+            *lists[:2],
+            segments=lists.segments,
+            where=lists.where,
+        )
+        x[:] = good
+        want, wanted = graded(name, lists.y, lists.z, segments=lists.segments, where=lists.where)
+        place = lists.row[spoilt], lists.first[spoilt]
+        assert np.isnan(losses[place])
+        assert (slopes[lists.row[spoilt]][lists.own[spoilt]] == 0).all()
+        close(losses.at[place].set(0), want.at[place].set(0), "the other lists")
+        mine = np.zeros(x.shape, bool)
+        mine[lists.row[spoilt]] = lists.own[spoilt]
+        close(jnp.where(mine, 0, slopes), jnp.where(mine, 0, wanted), "gradients of the other lists")
+
+
+def test_segments_reduced():
+    """The units are the lists: no other place counts."""
+    lists = Packed.of()
+    losses = jl.ranknet(lists.y[lists.row], lists.z[lists.row], where=lists.own, reduction="none")
+    options: dict[str, Any] = {"segments": lists.segments, "where": lists.where}
+    weights = np.random.default_rng(1).random(lists.y.shape).astype(np.float32)
+    own = weights[lists.row, lists.first]
+    cases: tuple[tuple[Any, Any, Any], ...] = (
+        ("mean", losses.mean(), (losses * own).sum() / own.sum()),
+        ("sum", losses.sum(), (losses * own).sum()),
+        ("sum_over_batch_size", losses.mean(), (losses * own).mean()),
+        ("sum_and_weight", (losses.sum(), len(losses)), ((losses * own).sum(), own.sum())),
+        ("none", lists.placed(losses), lists.placed(losses * own)),
+        (lambda losses, weights: losses.sum() / weights.sum(), losses.mean(), losses.sum() / own.sum()),
+    )
+    for reduction, plain, weighed in cases:
+        close(jl.ranknet(*lists[:2], reduction=reduction, **options), plain, f"{reduction}")
+        close(jl.ranknet(*lists[:2], reduction=reduction, weights=weights, **options), weighed, f"{reduction}, weights")
+    of_row = weights[:, 0]
+    want = (losses * of_row[lists.row]).sum() / of_row[lists.row].sum()
+    close(jl.ranknet(*lists[:2], weights=of_row, **options), want, "a weight for each row")
+    rows = np.unique(lists.row)
+    want = np.mean([losses[lists.row == i].mean() for i in rows])
+    close(jl.ranknet(*lists[:2], reduction=jl.mean_of_means(), **options), want, "each row counts the same")
+
+
+def test_segments_of_nothing():
+    for name in NAMES:
+        loss = jl.LOSSES[name]
+        y = z = np.ones((2, 3), np.float32)
+        segments = np.zeros((2, 3), np.int32)
+        assert loss(y, z, segments=segments, where=np.zeros((2, 3), bool)) == 0
+        assert loss(y[:, :0], z[:, :0], segments=segments[:, :0]) == 0
+        assert loss(y[:0], z[:0], segments=segments[:0], reduction="none").shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", ["pairwise_hinge", "approx_ndcg"])
+def test_segments_with_options_of_their_own(name: str):
+    """An array holds the option of each list at each of its items."""
+    lists, (option,) = Packed.of(), OPTIONS[name]
+    values = np.linspace(0.5, 2, len(lists.row)).astype(np.float32)
+    each = np.ones(lists.y.shape, np.float32)
+    for i, own, value in zip(lists.row, lists.own, values, strict=True):
+        each[i, own] = value
+    alone = graded(name, lists.y[lists.row], lists.z[lists.row], where=lists.own, **{option: values})
+    got = graded(name, *lists[:2], segments=lists.segments, where=lists.where, **{option: each})
+    close(got, (lists.placed(alone[0]), lists.summed(alone[1])), "an option for each list", rtol=2e-6, atol=2e-7)
+
+
+def test_segments_along_an_axis_and_mapped():
+    lists = Packed.of(masked=False)
+    want = jl.lambda_rank(*lists[:2], segments=lists.segments, reduction="none")
+    got = jl.lambda_rank(lists.y.T, lists.z.T, segments=lists.segments.T, axis=0, reduction="none")
+    close(got, want.T, "axis 0")
+
+    def row(y: Any, z: Any, segments: Any) -> Any:
+        return jl.lambda_rank(y, z, segments=segments, reduction="none")
+
+    close(jax.vmap(row)(*lists[:3]), want, "vmap")
+    close(jax.lax.map(lambda x: row(*x), tuple(map(jnp.asarray, lists[:3]))), want, "lax.map")
+    deep = [x.reshape(2, 2, 1, -1) for x in lists[:3]]
+    close(row(*deep), want.reshape(deep[0].shape), "more axes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("name", NAMES)
+def test_segments_sharded(name: str, kind: AxisType):
+    """Rows over devices, and their items too."""
+    lists = Packed.of(items=12)
+
+    def both(y: Any, z: Any, segments: Any, where: Any) -> Any:
+        return graded(name, y, z, segments=segments, where=where)
+
+    want = run(both, *lists[:4])
+    mesh = jax.make_mesh((2, 4), ("rows", "items"), axis_types=(kind, kind))
+    for spec in (PartitionSpec("rows"), PartitionSpec("rows", "items"), PartitionSpec(None, "items")):
+        placed = [jax.device_put(x, NamedSharding(mesh, spec)) for x in lists[:4]]
+        got = jax.jit(both)(*placed)
+        close(got, want, f"{spec}", rtol=2e-6, atol=2e-7)
+        if kind is AxisType.Explicit:
+            assert all(x.sharding.is_equivalent_to(placed[0].sharding, x.ndim) for x in got)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_segments_in_shard_map(masked: bool):
+    lists = Packed.of(masked=masked)
+    mesh = jax.make_mesh((2, 4), ("rows", "items"), axis_types=(AxisType.Auto,) * 2)
+
+    def mean(y: Any, z: Any, segments: Any, where: Any, **options: Any) -> Any:
+        return jl.lambda_rank(y, z, segments=segments, where=where if masked else None, **options)
+
+    spread = jax.shard_map(
+        functools.partial(mean, reduction=jl.mean_over("rows")),
+        mesh=mesh,
+        in_specs=(PartitionSpec("rows"),) * 4,
+        out_specs=PartitionSpec(),
+    )
+    graded = functools.partial(jax.value_and_grad, argnums=1)
+    close(run(graded(spread), *lists[:4]), run(graded(mean), *lists[:4]), "rows over devices")
+
+
+def test_segments_are_numbers_of_any_size():
+    """Of 64 bits too, where jax has 32: only which ones are equal counts."""
+    lists = Packed.of(masked=False)
+    far = np.array([-(2**60), 2**40, 2**40 + 1, 2**40 + 2])[lists.segments + 1]
+    want = jl.ranknet(*lists[:2], segments=lists.segments)
+    assert jl.ranknet(*lists[:2], segments=far) == want
+    assert jl.checked(jl.ranknet)(*lists[:2], segments=far) == want
+    assert jax.jit(lambda y, z: jl.ranknet(y, z, segments=far))(*lists[:2]) == want
+
+
+def test_segments_refused():
+    y, z, segments, *_ = Packed.of()
+    refuses(ValueError, ("ranknet: ", "segments has shape (4, 8)"), jl.ranknet, y, z, segments=segments[:, 1:])
+    refuses(ValueError, ("ranknet: ", "segments has shape (9,)"), jl.ranknet, y, z, segments=segments[0])
+    refuses(TypeError, ("segments must hold integers", "segments.astype(int)"), jl.ranknet, y, z, segments=segments / 2)
+    refuses(ValueError, ("ranknet: ", "axis 2"), jl.ranknet, y, z, segments=segments, axis=2)
+    refuses(ValueError, ("weights", "(4, 9)"), jl.ranknet, y, z, segments=segments, weights=np.ones(9))
+    refuses(TypeError, ("where must be bool",), jl.ranknet, y, z, segments=segments, where=np.ones(4))
+    refuses(ValueError, ("margin", "(4, 9)"), jl.pairwise_hinge, y, z, segments=segments, margin=np.ones(4))

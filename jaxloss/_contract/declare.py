@@ -273,7 +273,8 @@ def _shown(name: str, value: Any, array: np.ndarray) -> str:
 def _in_32_bits(program: _Program, arrays: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """The arguments, where jax without x64 would let integers of 64 bits wrap around.
 
-    A number becomes a float; a label or a length the nearest integer, which is outside its domain as well.
+    A number becomes a float; a label or a length the nearest integer, which is outside its domain as well; of ids only
+    counts which are equal.
     """
     given = arrays | options
     if jax.config.read("jax_enable_x64"):
@@ -286,5 +287,10 @@ def _in_32_bits(program: _Program, arrays: dict[str, Any], options: dict[str, An
     if not kinds:  # not traced yet
         narrow = given | near
         jax.eval_shape(program.run, *(narrow[key] for key in arrays), **{key: narrow[key] for key in options})
-    labels = {key for key in wide if kinds.get(key) in ("label", "length")}
-    return given | {key: near[key] if key in labels else x.astype(np.float32) for key, x in wide.items()}
+
+    def narrowed(key: str, x: np.ndarray) -> np.ndarray:
+        if kinds.get(key) == "id":
+            return np.unique(x, return_inverse=True)[1].reshape(x.shape).astype(np.int32)
+        return near[key] if kinds.get(key) in ("label", "length") else x.astype(np.float32)
+
+    return given | {key: narrowed(key, x) for key, x in wide.items()}

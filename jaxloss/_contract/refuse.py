@@ -59,7 +59,7 @@ def _check_dtype(given: Input, inputs: Sequence[Input], sibling: str | None) -> 
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     if kind == "label" and floating:
         raise TypeError(f"{loss}: {name} must hold integer class labels, got {x.dtype}.{_label_cure(inputs, sibling)}")
-    if kind == "length" and floating:
+    if kind in ("length", "id") and floating:
         raise TypeError(f"{loss}: {name} must hold integers, got {x.dtype}. Did you mean {name}.astype(int)?")
     if kind in ("score", "row") and not floating:
         raise TypeError(f"{loss}: {name} must be of floating dtype, got {x.dtype}.{SWAPPED}")

@@ -65,9 +65,10 @@ class Units(TypedDict, total=False):
     reduction: Reduction
 
 
-Kind: TypeAlias = Literal["number", "score", "label", "length", "row"]
+Kind: TypeAlias = Literal["number", "score", "label", "length", "id", "row"]
 """What an input is: any number; a prediction, so of floating dtype; an integer class label; a number of entries that
-count; a row of predictions that the formula takes as it lies in memory, perhaps in half precision."""
+count; an integer that is only compared with others; a row of predictions that the formula takes as it lies in memory,
+perhaps in half precision."""
 
 
 class Holds(NamedTuple):
@@ -92,7 +93,7 @@ def widen(x: Array, kind: Kind, dtype: Any) -> Array:
     """An input as the formula gets it."""
     if kind == "row":
         return x
-    if kind in ("label", "length"):  # a narrower dtype could not even be compared with the number of classes
+    if kind in ("label", "length", "id"):  # a narrower dtype could not even be compared with the number of classes
         return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
     return x.astype(dtype)
 

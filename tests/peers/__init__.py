@@ -1,8 +1,8 @@
 """The tests of other libraries, as witnesses: each is run against jaxloss, and every difference has a reason.
 
-`python -m peers optax` (or keras, torch; from the folder `tests`) runs one suite and writes what came of it, one line a
-test, to `RESULTS`. `tests/test_peers.py` starts the three in processes of their own, since they need other settings
-than our suite, and judges them by the list in `differences.py`, from which `DIFFERENCES.md` is printed too.
+`python -m peers optax` (or rax, keras, torch; from the folder `tests`) runs one suite and writes what came of it, one
+line a test, to `RESULTS`. `tests/test_peers.py` starts the four in processes of their own, since they need other
+settings than our suite, and judges them by the list in `differences.py`, from which `DIFFERENCES.md` is printed too.
 
 `summary()` reads the results of the last run, for whoever reports them:
 
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / ".pytest_cache" / "peers"
-PEERS = ("optax", "keras", "torch")
+PEERS = ("optax", "rax", "keras", "torch")
 
 # For these the list in differences.py holds; the extra `peers` of pyproject.toml installs them.
-VERSIONS = {"optax": "0.2.8", "keras": "3.15.1", "torch": "2.13.0"}
+VERSIONS = {"optax": "0.2.8", "rax": "0.4.0", "keras": "3.15.1", "torch": "2.13.0"}
 
 Outcome = Literal["agree", "differ", "not ours"]
 

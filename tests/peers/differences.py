@@ -88,6 +88,41 @@ DIFFERENCES = (
         1,
         "It compares all pairs by broadcasting (n, 1, d) against (1, n, d). Nothing is broadcast here.",
     ),
+    # rax
+    Difference(
+        "rax",
+        "contract",
+        "listmle_loss",
+        r"LossesTest\.test_computes_(loss_value|loss_for_zero_labels|loss_value_with_vmap|reduced_loss)1",
+        4,
+        "The tests have items of equal relevance, for which rax takes the order in which they stand, or a random one. "
+        "Here the loss does not depend on how they stand.",
+    ),
+    Difference(
+        "rax",
+        "contract",
+        "pairwise_hinge_loss, pairwise_logistic_loss with weights",
+        r"LossesTest\.test_computes_weighted_loss_value[34]|SegmentT12nTest\.test_computes_fn_with_weights[24]",
+        4,
+        "rax weighs pairs, each by its more relevant item. Here weights are those of the units, which are lists.",
+    ),
+    Difference(
+        "rax",
+        "contract",
+        "pairwise_hinge_loss, pairwise_logistic_loss without reduction",
+        r"LossesTest\.test_computes_unreduced_loss[45]",
+        2,
+        "The tests expect a loss for each two items, whether they are a pair or not. Here it is one for each list.",
+    ),
+    Difference(
+        "rax",
+        "contract",
+        "pairwise_hinge_loss, pairwise_logistic_loss with lambdaweight_fn",
+        r"LambdaweightsTest\.test_computes_with_pairwise_loss[01245]",
+        5,
+        "The only loss of pairs that are weighed by ranks is lambda_rank: that of logistic pairs and dcg_lambdaweight, "
+        "which agrees.",
+    ),
     # Keras
     Difference(
         "keras",
@@ -276,6 +311,39 @@ NOT_OURS = (
     NotOurs("optax", "smooth_labels, here an option", r"SmoothLabelsTest\..*", 2),
     NotOurs("optax", "multiclass_sparsemax_loss", r"SparsemaxTest\.test_multi_class_.*", 2),
     NotOurs("optax", "ctc_loss_with_forward_probs", r"CTCTest\.test_with_one_to_one_alignment", 1),
+    NotOurs(
+        "rax",
+        "pairwise_soft_zero_one_loss, pairwise_mse_loss, pairwise_qr_loss, unique_softmax_loss",
+        r"LossesTest\.test_(computes_loss_value([37]|1\d)|computes_loss_value_with_vmap[38]"
+        r"|computes_(loss_for_zero_labels|loss_with_extreme_inputs|reduced_loss)([369]|10)"
+        r"|computes_unreduced_loss[3678]|computes_weighted_loss_value[258]"
+        r"|computes_loss_value_with_segments(_and_mask)?[4568]"
+        r"|(computes_loss_value_with_where|computes_loss_value_with_all_masked|grad_does_not_return_nan_\w+"
+        r"|computes_loss_with_arbitrary_batch_dimensions|ignores_lists_containing_only_invalid_items)([478]|10))",
+        59,
+    ),
+    NotOurs(
+        "rax",
+        "its weights of pairs by themselves",
+        r"LambdaweightsTest\.test_(computes_(normalized_)?lambdaweights|lambdaweights_with_\w+)\d",
+        23,
+    ),
+    NotOurs(
+        "rax", "pairwise_mse_loss with lambdaweight_fn", r"LambdaweightsTest\.test_computes_with_pairwise_loss6", 1
+    ),
+    NotOurs(
+        "rax",
+        "approx_t12n of other metrics, bound_t12n, gumbel_t12n",
+        r"ApproxT12nTest\.test_\w+[0-4]|(Bound|Gumbel)T12nTest\..*",
+        54,
+    ),
+    NotOurs(
+        "rax",
+        "segment_t12n of its other losses and metrics, and by itself",
+        r"SegmentT12nTest\.test_(computes_fn_(on_\w*segments|on_segments_with_batch_dims|with_mask|with_weights)"
+        r"([3579]|1[0-4])|computes_fn_with_random_key[1-6]|returns_\w+|uses_\w+)",
+        50,
+    ),
     NotOurs("keras", "how its classes are stored", r"\w+Test\.test_(config|pickle|get_method)", 21),
     NotOurs("keras", "its rank adjustment", r"LossTest\.test_squeeze_or_expand", 1),
     NotOurs("keras", "skipped on JAX", r"\w+\.test_squeezes_singleton_class_dim_on_user_axis", 1),
@@ -294,6 +362,7 @@ NOT_OURS = (
 # What the suites gave when the list was made: agree, differ, not ours. test_peers.py holds the next run to it.
 COUNTS = {
     "optax": (150, 20, 8),
+    "rax": (131, 15, 187),
     "keras": (111, 47, 23),
     "torch": (433, 379, 248),
 }
@@ -334,7 +403,7 @@ def complaints(peer: str, results: Sequence[Result]) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 # The page
 
-NAMES = {"optax": "optax", "keras": "Keras", "torch": "PyTorch"}
+NAMES = {"optax": "optax", "rax": "rax", "keras": "Keras", "torch": "PyTorch"}
 
 HEAD = """# Where jaxloss differs, and why
 
@@ -352,6 +421,11 @@ ABOUT = {
     "optax": """\
 Its unit tests of `optax.losses`, with our losses in the places of its functions. A test that finds NaN equal to NaN
 compares nothing: it counts as different.""",
+    "rax": """\
+Its unit tests of the losses, their weights by ranks and their transformations, with our losses in the places of its
+functions; `approx_ndcg` in that of `approx_t12n(ndcg_metric)`, `lambda_rank` in that of `pairwise_logistic_loss` with
+`dcg_lambdaweight`. A mean over the pairs of a batch is ours with the number of its pairs as the weight of a list.
+Where a test compares at NumPy's default, 1e-7, two units in the last place of float32 are allowed, 2.4e-7.""",
     "keras": """\
 Its unit tests of `keras.losses` on JAX. Our losses stand in the places of its functions, and our reductions in the
 place of the function by which its classes weigh, mask and reduce.""",
