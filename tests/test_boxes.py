@@ -77,6 +77,7 @@ def test_alpha_iou_at_1_is_its_base(base: Any):
     np.testing.assert_array_equal(grad, base_grad)
 
 
+@pytest.mark.slow  # the hard inputs are quicker
 def test_finite_in_float32():
     """Without area, identical, touching, nested, far and inverted boxes, all with all."""
     kinds = [

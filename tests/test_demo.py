@@ -28,6 +28,7 @@ def demo() -> Any:
     return __main__
 
 
+@pytest.mark.slow
 def test_demonstration(tmp_path: Path):
     done = python("-m", "jaxloss", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
