@@ -87,7 +87,7 @@ ALIKE: dict[str, Callable[[Row], Any]] = {
     "one_example": same_way,
     "gradient": same_arrays,
     "traced_options": same_loss,
-    "precision": same_arrays,
+    "precision": same_way,
     "nan_is_loud": same_family,
     "reductions": same_way,
     "mask": same_arrays,
@@ -314,7 +314,7 @@ def inside_scan(row: Row, loss: Loss) -> None:
     close(got, want, "second derivatives in a scan", rtol=1e-9, atol=1e-12)
 
 
-@check(lambda row: bool(row.hard), alike=same_family)  # all of them: python -m tests.report
+@check(lambda row: bool(row.hard), alike=same_way)  # all of them: python -m tests.report
 def hard_inputs(row: Row, loss: Loss) -> None:
     """At the edges of the domain the loss and its gradient are right to the last digits, and nothing is NaN."""
     missed = judge(row, loss).missed

@@ -128,7 +128,7 @@ def test_chunks_of_any_size(name: str):
 
 
 @pytest.mark.parametrize(
-    "name", ["nt_xent", *(pytest.param(x, marks=pytest.mark.slow) for x in IN_CHUNKS if x != "nt_xent")]
+    "name", ["info_nce", *(pytest.param(x, marks=pytest.mark.slow) for x in IN_CHUNKS if x != "info_nce")]
 )
 def test_transformations_of_chunks(name: str):
     """vmap, scan, half precision, and second derivatives."""

@@ -28,6 +28,8 @@ WRITTEN = sorted(
     for path in (ROOT / "docs").rglob("*.md")
     if path.parent.name not in ("_made", "losses", "reference")
 )
+# Its fits take long; .ci/run clients has it.
+LONG = "docs/guides/used-with.md"
 
 
 def test_there_are_pages():
@@ -41,7 +43,7 @@ def clients(code: str) -> set[str]:
     return CLIENTS & {name.partition(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("page", WRITTEN)
+@pytest.mark.parametrize("page", [pytest.param(x, marks=[pytest.mark.slow] * (x == LONG)) for x in WRITTEN])
 def test_code_prints_what_it_says(page: str, capsys: pytest.CaptureFixture[str]):
     """The blocks of a page share their names, from top to bottom, as a reader runs them."""
     names: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jaxloss as jl
 from jaxloss.ranking import __all__ as NAMES
 
-QUICK = ("list_softmax", "lambda_rank")
+QUICK = ("list_softmax", "pairwise_hinge")
 EACH = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES]
 PAIRED = [name for name in EACH if name.values != ("list_softmax",)]
 
@@ -282,6 +282,7 @@ def test_segments_are_rows_of_their_own(name: str, masked: bool):
         close(mean, alone[0].mean(), f"mean, padded with {poison}", rtol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [1.0, 30.0, 1e30, 3e38])
 def test_softmax_of_segments_is_as_exact(spread: float):
     """Value and gradients by both arguments where an item is almost certain, and the second derivative."""
