@@ -265,8 +265,9 @@ def test_derivatives_of_siglip_on_several_devices():
 
     def all_ways(loss: Any) -> Any:
         slopes, moved = jax.grad(loss, (0, 1)), (jnp.cos(7 * a), jnp.sin(3 * b))
-        second = jax.jvp(slopes, (a, b), moved)[1], jax.vjp(slopes, a, b)[1](moved)
-        return jax.jvp(loss, (a, b), moved), *second
+        found = [jax.jvp(loss, (a, b), moved), jax.jvp(slopes, (a, b), moved)[1]]
+        # jax 0.7 transposes no derivative of a shard_map that holds a loss, of whichever kind.
+        return found if jax.__version_info__ < (0, 8) else [*found, jax.vjp(slopes, a, b)[1](moved)]
 
     close(run(lambda: all_ways(spread)), run(lambda: all_ways(jaxloss.siglip)), "spread", rtol=1e-5, atol=1e-6)
 
