@@ -90,14 +90,14 @@ ALIKE: dict[str, Callable[[Row], Any]] = {
     "precision": same_way,
     "nan_is_loud": same_family,
     "reductions": same_way,
-    "mask": same_arrays,
+    "mask": same_way,
     "weights": same_way,
     "zero_weight": same_arrays,
     "from_the_left": same_arrays,
     "nothing_left": same_way,
     "automatic_sharding": same_way,
-    "explicit_sharding": same_arrays,
-    "inside_shard_map": same_arrays,
+    "explicit_sharding": same_way,
+    "inside_shard_map": same_way,
 }
 for name, law in LAWS.items():
     check(LAW_APPLIES[name], ALIKE[name])(law)
@@ -350,7 +350,7 @@ def hard_mixtures(row: Row, loss: Loss) -> None:
     assert not missed, "\n".join(missed)
 
 
-@check(lambda row: bool(row.ties))
+@check(lambda row: bool(row.ties), alike=same_arrays)
 def ties(row: Row, loss: Loss) -> None:
     """At a kink the derivative is 0."""
     arrays = [np.asarray(x, np.int32 if i == row.labels else np.float32) for i, x in enumerate(row.ties)]

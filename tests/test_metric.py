@@ -23,6 +23,7 @@ FEATURES = ("barlow_twins", "vicreg")
 OF_LABELS = ("sup_con", "multi_similarity", "circle")
 ORACLE = next(row.oracle for row in ROWS if row.name == "sup_con")
 IN_CHUNKS = (*SETS, "sup_con")
+EACH_IN_CHUNKS = [pytest.param(x, marks=[pytest.mark.slow] * (x not in ("info_nce", "sup_con"))) for x in IN_CHUNKS]
 ORACLES = {row.name: row.oracle for row in ROWS if row.name in IN_CHUNKS}
 
 
@@ -96,7 +97,7 @@ def spoiled(arrays: Any, where: Any) -> list[Any]:
     return [np.where(where[:, None], x, np.nan) if x.ndim > 1 else x for x in arrays]
 
 
-@pytest.mark.parametrize("name", IN_CHUNKS)
+@pytest.mark.parametrize("name", EACH_IN_CHUNKS)
 def test_chunks_of_any_size(name: str):
     """Value and derivatives, by the options of each member, too: whether or not the chunks divide the members."""
     n, loss = 7, jaxloss.LOSSES[name]
@@ -127,9 +128,7 @@ def test_chunks_of_any_size(name: str):
     np.testing.assert_allclose(want[0][1][where], weights[where] * exact, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "name", ["info_nce", *(pytest.param(x, marks=pytest.mark.slow) for x in IN_CHUNKS if x != "info_nce")]
-)
+@pytest.mark.parametrize("name", EACH_IN_CHUNKS)
 def test_transformations_of_chunks(name: str):
     """vmap, scan, half precision, and second derivatives."""
     n, loss = 5, jaxloss.LOSSES[name]
@@ -161,7 +160,7 @@ def test_transformations_of_chunks(name: str):
         close(got[way], want[way], way, rtol=1e-2 if way == "half" else 2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", IN_CHUNKS)
+@pytest.mark.parametrize("name", EACH_IN_CHUNKS)
 def test_no_matrix_of_all_pairs(name: str):
     """In the compiled program no array is larger than two chunks of pairs (of both views), or the embeddings."""
     n, chunk, loss = 768, 16, jaxloss.LOSSES[name]
