@@ -252,6 +252,7 @@ ORDER = {
     "torchvision.ops": "`f(input, target)`; `box_iou` compares all pairs",
     "keras.losses": "`f(y_true, y_pred)`",
     "optax.losses": "`f(predictions, targets)`",
+    "rax": "`f(scores, labels)`, for pairs the mean over those of all lists",
 }
 
 

@@ -140,6 +140,14 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "squared_error": ("mse", ""),
         "triplet_margin_loss": ("triplet", ""),
     },
+    "rax": {
+        "listmle_loss": ("list_mle", ""),
+        "pairwise_hinge_loss": ("pairwise_hinge", ""),
+        "pairwise_logistic_loss": ("ranknet", ""),
+        "pointwise_mse_loss": ("mse", ""),
+        "pointwise_sigmoid_loss": ("bce", _LOGITS),
+        "softmax_loss": ("list_softmax", ""),
+    },
 }
 
 
