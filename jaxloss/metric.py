@@ -27,7 +27,7 @@ from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
-from jaxloss._numerics.vectors import cosine_apart, distance, half_square, unit
+from jaxloss._numerics.vectors import distance, half_square, unit, versine
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
@@ -215,7 +215,7 @@ def cosine_embedding(
     """
 
     def pair(y: Array, a: Array, b: Array, margin: float | Array) -> Array:
-        apart = cosine_apart(a, b)
+        apart = versine(a, b)
         loss = jnp.where(y == 1, apart, relu0((1 - apart) - margin))
         return jnp.where(SIGN.domain.holds(y), loss, jnp.nan)
 
@@ -356,7 +356,7 @@ def byol(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **units: Unpac
     """
 
     def vectors(y: Array, p: Array) -> Array:
-        return 2 * cosine_apart(jax.lax.stop_gradient(y), p)
+        return 2 * versine(jax.lax.stop_gradient(y), p)
 
     return losses(vectors, {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, VECTOR)}, axis=axis, **units)
 
@@ -921,7 +921,7 @@ def barlow_twins(
     def members(a: Array, b: Array, exists: Array, redundancy: float | Array) -> Array:
         a, b, exists = all_members(a, b, exists, axis_name=axis_name)
         a, b = _centred(a, exists), _centred(b, exists)
-        return jnp.sum(jax.vmap(cosine_apart)(a, b) ** 2) + redundancy * _apart_squares(_products(unit(a), unit(b)))
+        return jnp.sum(jax.vmap(versine)(a, b) ** 2) + redundancy * _apart_squares(_products(unit(a), unit(b)))
 
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"redundancy": (redundancy, at_least(0))}

@@ -211,12 +211,11 @@ def cosine_distance(
     """
 
     def vectors(y: Array, p: Array, eps: float | Array) -> Array:
-        sizes = lengths(y, p)
         apart = versine(y, p)
-        if not (isinstance(eps, (int, float)) and eps == 0):
-            left = math.prod(size.scaled / jnp.maximum(size.scaled, eps * size.scale) for size in sizes)
-            apart = (1 - left) + left * apart
-        return jnp.where((sizes[0].scaled == 0) | (sizes[1].scaled == 0), 1, apart)
+        if isinstance(eps, (int, float)) and eps == 0:
+            return apart
+        left = math.prod(size.scaled / jnp.maximum(size.divisor, eps * size.scale) for size in lengths(y, p))
+        return (1 - left) + left * apart
 
     inputs = {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, NUMBERS)}
     return losses(vectors, inputs, options={"eps": (eps, AT_LEAST_0)}, axis=axis, **units)

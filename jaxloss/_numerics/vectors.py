@@ -22,7 +22,8 @@ class Length(NamedTuple):
 
     @property
     def itself(self) -> Array:
-        return self.scaled / jax.lax.stop_gradient(self.scale)  # its derivative is 0, times an infinite one
+        """The length, infinite where no float holds it."""
+        return self.scaled / jax.lax.stop_gradient(self.scale)  # a derivative of 0, but times an infinite one
 
     @property
     def divisor(self) -> Array:
@@ -31,8 +32,8 @@ class Length(NamedTuple):
 
     def direction(self, x: Array) -> Array:
         """The vector over its length."""
-        # At least -1 as it is. But a machine that rounds only after a product and a difference shall round in between:
-        # else equal vectors are not equal to it.
+        # No entry is below -1. The bound is there to have each rounded: where one instruction multiplies and subtracts,
+        # the difference of equal vectors would not be 0.
         return jnp.maximum(x * self.scale / self.divisor, -2)
 
 
@@ -88,9 +89,13 @@ def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[list[Len
 
 
 def versine(x: Array, y: Array) -> Array:
-    """1 - cos(x, y), as half the squared distance of the unit vectors: exact for small angles, and never negative."""
-    extreme = [_extreme(length.itself) for length in lengths(x, y)]
-    return stop_gradient_where(functools.reduce(jnp.logical_or, extreme), _versine, x, y)
+    """1 - cos(x, y), as half the squared distance of the unit vectors: exact for small angles, and never negative.
+
+    It is 1 with derivative 0 if one of the vectors is 0.
+    """
+    one, other = lengths(x, y)
+    value = stop_gradient_where(_extreme(one.itself) | _extreme(other.itself), _versine, x, y)
+    return jnp.where((one.scaled == 0) | (other.scaled == 0), 1, value)
 
 
 def _extreme(size: Array) -> Array:
@@ -119,12 +124,6 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
         along = saved_for_backward(jnp.sum(x * (x - other)))
         terms.append(jnp.sum(((x - other) - along * x) / length.divisor * (length.scale * dx)))
     return _versine(*primals), terms[0] + terms[1]
-
-
-def cosine_apart(x: Array, y: Array) -> Array:
-    """1 - cos(x, y), but 1 with derivative 0 if one of them is 0."""
-    nothing = functools.reduce(jnp.logical_or, [length.scaled == 0 for length in lengths(x, y)])
-    return jnp.where(nothing, 1, versine(x, y))
 
 
 @jax.vmap
