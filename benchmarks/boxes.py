@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -23,8 +22,8 @@ from jax import Array
 import jaxloss
 from benchmarks.compare import Contender, jax_contender, torch_contender
 from benchmarks.peers import MISSING, WHATS, reason, torch
-from benchmarks.report import header
-from benchmarks.tables import megabytes, spread, table
+from benchmarks.report import publish
+from benchmarks.tables import megabytes, spread
 from benchmarks.timing import interleaved, ratio
 
 LOSSES = ("iou", "giou", "diou", "ciou")
@@ -125,14 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     count = QUICK_BOXES if options.quick else BOXES
     notes = {name: why for name, why in MISSING.items() if name == "torch"}
     cells = [measure(name, what, count, options.rounds, notes) for name in LOSSES for what in WHATS]
-    facts = header()
-    print(f"\n# {count:,} pairs of boxes, float32\n")
-    print(table(["", ""], [[key, str(value)] for key, value in facts.items()]) + "\n")
-    print(table(HEAD, [row(cell) for cell in cells]))
-    for key, why in notes.items():
-        print(f"- {key}: {why}")
-    if options.json:
-        options.json.write_text(json.dumps({"header": facts, "notes": notes, "cells": cells}, indent=1) + "\n")
+    publish(f"{count:,} pairs of boxes, float32", HEAD, row, cells, notes, options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -25,8 +24,8 @@ import jaxloss
 from benchmarks import plain
 from benchmarks.compare import jax_contender
 from benchmarks.peers import MISSING, WHATS, optax, reason
-from benchmarks.report import header
-from benchmarks.tables import megabytes, spread, table
+from benchmarks.report import publish
+from benchmarks.tables import megabytes, spread
 from benchmarks.timing import interleaved, ratio
 
 SIZE, QUICK_SIZE = "4096x256", "64x16"
@@ -144,14 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--size takes numbers as in 4096x256")
     notes = {name: why for name, why in MISSING.items() if name == "optax"}
     cells = [measure(name, what, n, d, options.rounds, notes) for name in options.only for what in WHATS]
-    facts = header()
-    print(f"\n# {size}, float32, chunks of {min(CHUNK, n // 4)}\n")
-    print(table(["", ""], [[key, str(value)] for key, value in facts.items()]) + "\n")
-    print(table(HEAD, [row(cell) for cell in cells]))
-    for key, why in notes.items():
-        print(f"- {key}: {why}")
-    if options.json:
-        options.json.write_text(json.dumps({"header": facts, "notes": notes, "cells": cells}, indent=1) + "\n")
+    publish(f"{size}, float32, chunks of {min(CHUNK, n // 4)}", HEAD, row, cells, notes, options.json)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import math
 import os
 import platform
@@ -238,6 +239,25 @@ ms: the fastest peer. floor: one pass that writes a new array of y_pred's size. 
 second, to the bandwidth of a copy into existing memory. MB: peak temporary memory of jaxloss, and the least of the JAX
 peers. Targets are ratios to the fastest of optax, Keras, PyTorch (eager) and the plain formula, if they do not say
 another thing."""
+
+
+def publish(
+    title: str,
+    head: Sequence[str],
+    row: Callable[[dict[str, Any]], Sequence[str]],
+    cells: Sequence[dict[str, Any]],
+    notes: Mapping[str, str],
+    file: Path | None,
+) -> None:
+    """Print the cells as a table, with what they were measured on and what is missing; write all of it as JSON."""
+    facts = header()
+    print(f"\n# {title}\n")
+    print(table(["", ""], [[key, str(value)] for key, value in facts.items()]) + "\n")
+    print(table(head, [row(cell) for cell in cells]))
+    for key, why in notes.items():
+        print(f"- {key}: {why}")
+    if file:
+        file.write_text(json.dumps({"header": facts, "notes": notes, "cells": cells}, indent=1) + "\n")
 
 
 def print_report(report: Mapping[str, Any], cells: Sequence[Cell], dispatch: Mapping[str, Any]) -> None:
