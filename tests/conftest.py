@@ -4,7 +4,6 @@ And one line of progress on a terminal.
 """
 
 import gc
-import itertools
 import os
 import time
 from collections.abc import Generator
@@ -32,14 +31,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_traceback_in_locations_limit", 0)  # where in the source an operation stands: a tenth of tracing
 
 
-TESTS = itertools.count()
-
-
 def pytest_runtest_setup():
     """What earlier tests left stays, since jax remembers its programs: the collector need not go through it again."""
-    if next(TESTS) % 16 == 0:
-        gc.collect()
-        gc.freeze()
+    gc.collect()
+    gc.freeze()
 
 
 class Progress:

@@ -31,21 +31,25 @@ smallest = types.SimpleNamespace(
 
 
 @contextlib.contextmanager
-def of_dtype(dtype: Any) -> Iterator[None]:
-    """At 0 a probability has the logarithm of the smallest normal number of this dtype."""
-    before, smallest.normal = smallest.normal, float(numpy.finfo(dtype).tiny)
-    yield
-    smallest.normal = before
-
-
-@contextlib.contextmanager
-def textbook() -> Iterator[None]:
-    """Logarithms of probabilities as other libraries may take them, too: none is bounded, nor its derivative."""
+def _while(**numbers: Any) -> Iterator[None]:
     before = dict(vars(smallest))
+    vars(smallest).update(numbers)
+    try:
+        yield
+    finally:
+        vars(smallest).update(before)
+
+
+def of_dtype(dtype: Any) -> contextlib.AbstractContextManager[None]:
+    """At 0 a probability has the logarithm of the smallest normal number of this dtype."""
+    return _while(normal=float(numpy.finfo(dtype).tiny))
+
+
+def textbook() -> contextlib.AbstractContextManager[None]:
+    """Logarithms of probabilities as other libraries may take them, too: none is bounded, nor its derivative."""
     # For 0 a number whose logarithm exceeds every dtype: unlike infinity, times 0 it is 0.
-    smallest.normal = smallest.steepest = mp.ldexp(mp.one, -(2**1100))
-    yield
-    vars(smallest).update(before)
+    least = mp.ldexp(mp.one, -(2**1100))
+    return _while(normal=least, steepest=least)
 
 
 def _of_numbers(operator: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
