@@ -28,13 +28,13 @@ of its unit NaN, with zero gradient: never a plausible number. So watch the loss
 
 **Kinks** have the derivative 0 at the tie.
 
-**Keras** casts labels to float, and weighs what a loss gives for each example, so that a loss of Keras is:
+**Keras** casts labels to float, and weighs what a loss gives for each example, so that a loss for
+`model.compile(loss=...)`, which its saved models find by name, is:
 
     @keras.saving.register_keras_serializable("mine")
-    class SparseCCE(keras.losses.Loss):
-        def call(self, y_true, y_pred):
-            labels = y_true.reshape(y_pred.shape[:-1]).astype(int)
-            return jaxloss.sparse_cce(labels, y_pred, from_logits=True, reduction="none")
+    def sparse_cce(y_true, y_pred):
+        labels = y_true.reshape(y_pred.shape[:-1]).astype(int)
+        return jaxloss.sparse_cce(labels, y_pred, from_logits=True, reduction="none")
 
 `LOSSES` has every loss by name, `mean_over` is the mean over the devices of `jax.shard_map`, and `jaxloss.contract` is
 what the losses are made of, for writing one's own.

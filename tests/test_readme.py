@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +34,23 @@ def blocks(language: str, document: str = "README.md") -> list[str]:
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: f"block{blocks('python').index(code)}")
 def test_code_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str]):
-    if "import keras" in code:
-        pytest.importorskip("keras")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader has them
         exec(compile(code, "README.md", "exec"), {})
     said = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
     assert said == capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.slow
+def test_blocks_need_no_more_than_the_install_line(tmp_path: Path):
+    """In an empty venv with what the line installs."""
+    venv.create(tmp_path, with_pip=True)
+    python = tmp_path / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    (line,) = (line for line in blocks("bash")[0].splitlines() if line.startswith("pip install"))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    subprocess.run([python, "-m", *shlex.split(line, comments=True)], cwd=ROOT, env=clean, check=True)
+    for code in blocks("python"):
+        said = subprocess.run([python, "-c", code], cwd=tmp_path, env=clean, check=True, capture_output=True, text=True)
+        assert said.stdout.splitlines() == re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

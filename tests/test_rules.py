@@ -1059,14 +1059,14 @@ def changed_in_place(_: str, rate: float) -> None:
 
 @rule("16 clients")
 def keras_weighs() -> None:
-    """A loss of Keras, as help(jaxloss) has it, trains with weights of classes and of examples as Keras' own."""
+    """A loss for Keras, as help(jaxloss) has it, trains with weights of classes and of examples as Keras' own."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
 
-    class SparseCCE(keras.losses.Loss):
-        def call(self, y_true: Any, y_pred: Any) -> Any:
-            labels = y_true.reshape(y_pred.shape[:-1]).astype(int)
-            return jl.sparse_cce(labels, y_pred, from_logits=True, reduction="none")
+    @keras.saving.register_keras_serializable("mine")
+    def sparse_cce(y_true: Any, y_pred: Any) -> Any:
+        labels = y_true.reshape(y_pred.shape[:-1]).astype(int)
+        return jl.sparse_cce(labels, y_pred, from_logits=True, reduction="none")
 
     rng = np.random.default_rng(0)
     x, y, w = rng.normal(size=(32, 5)).astype(np.float32), rng.integers(0, 3, 32), rng.uniform(size=32)
@@ -1082,7 +1082,7 @@ def keras_weighs() -> None:
     with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         warnings.simplefilter("ignore")  # of Keras itself
         for given in ({}, {"sample_weight": w}, {"class_weight": {0: 1.0, 1: 2.0, 2: 0.5}}):
-            close(weights_after(SparseCCE(), **given), weights_after(theirs, **given), f"{given}")
+            close(weights_after(sparse_cce, **given), weights_after(theirs, **given), f"{given}")
         with pytest.raises(TypeError, match=r"sparse_cce.*as Keras does, y_true\.astype\(int\)"):
             weights_after(jl.sparse_cce)
 
