@@ -27,7 +27,7 @@ from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
-from jaxloss._numerics.vectors import distance, half_square, unit, versine
+from jaxloss._numerics.vectors import distance, distances, half_square, unit, versine
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
@@ -123,10 +123,10 @@ def triplet(
         raise ValueError(f"{current_loss()}: power must be a whole number of at least 1, got {power!r}.")
 
     def triple(a: Array, p: Array, n: Array, margin: float | Array) -> Array:
-        apart = distance(a, n, power)
+        near, far = distances(a, p, n, power=power)
         if swap:
-            apart = jnp.minimum(apart, distance(p, n, power))
-        return relu0(saturate(distance(a, p, power)) - saturate(apart) + margin)
+            far = jnp.minimum(far, distance(p, n, power))
+        return relu0(saturate(near) - saturate(far) + margin)
 
     inputs = {"anchor": (anchor, NUMBERS), "positive": (positive, NUMBERS), "negative": (negative, NUMBERS)}
     return losses(triple, inputs, options={"margin": (margin, at_least(0))}, axis=axis, **units)

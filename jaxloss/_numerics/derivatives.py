@@ -90,8 +90,8 @@ def saved_for_backward(x: Array) -> Array:
     return cpu.reread(checkpoint_name(x, SAVED))
 
 
-def stop_gradient_where(extreme: Array, function: Callable[..., Array], *arguments: Any) -> Array:
-    """function(*arguments) and its derivative, which counts as a constant where `extreme` holds.
+def stop_gradient_where(extreme: Sequence[Array], function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments) and its derivative, where each argument for which `extreme` holds counts as a constant.
 
     For formulas of a whole row, whose second derivative no float can hold there: infinite terms would cancel to NaN.
     """
@@ -99,14 +99,14 @@ def stop_gradient_where(extreme: Array, function: Callable[..., Array], *argumen
     count = len(arguments)
 
     @jax.custom_jvp
-    def value(extreme: Array, *given: Array) -> Array:
+    def value(extreme: Sequence[Array], *given: Array) -> Any:
         return function(*given)
 
     @value.defjvp
-    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
         extreme, *given = primals
         # The select of twice the same costs nothing.
-        point = [jnp.where(extreme, jax.lax.stop_gradient(x), x) for x in given[:count]]
+        point = [jnp.where(k, jax.lax.stop_gradient(x), x) for k, x in zip(extreme, given[:count], strict=True)]
         return value(*primals), jax.jvp(function, (*point, *given[count:]), tangents[1:])[1]
 
     return value(extreme, *arguments, *options)

@@ -89,7 +89,7 @@ class Probabilities:
 
         # There the square of 1 / total times the derivative of a logarithm would overflow.
         minute = self._total < float(jnp.finfo(self._total.dtype).tiny) ** 0.3
-        return stop_gradient_where(minute, of, x, self._total, self._empty)
+        return stop_gradient_where([minute] * 3, of, x, self._total, self._empty)
 
     def surprisal(self, label: Array) -> Array:
         return -self.each(log_probability, rows.take_label(self.row, label))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -94,7 +93,8 @@ def versine(x: Array, y: Array) -> Array:
     It is 1 with derivative 0 if one of the vectors is 0.
     """
     one, other = lengths(x, y)
-    value = stop_gradient_where(_extreme(one.itself) | _extreme(other.itself), _versine, x, y)
+    extreme = _extreme(one.itself) | _extreme(other.itself)
+    value = stop_gradient_where([extreme, extreme], _versine, x, y)
     return jnp.where((one.scaled == 0) | (other.scaled == 0), 1, value)
 
 
@@ -139,11 +139,16 @@ def unit(x: Array) -> Array:
 
 def distance(x: Array, y: Array, power: int = 2) -> Array:
     """sum(abs(x - y)^power)^(1 / power), with derivative 0 where the two are equal."""
-    e = _difference(x, y)
+    return distances(x, y, power=power)[0]
+
+
+def distances(x: Array, *others: Array, power: int = 2) -> list[Array]:
+    """Those between x and each of the others, in one pass."""
+    steps = [_difference(x, y) for y in others]
     if power == 1:
-        return jnp.sum(abs0(e))
-    size = _size if power == 2 else functools.partial(_norm, power)
-    return stop_gradient_where(_extreme(size(e)), size, e)
+        return [jnp.sum(abs0(e)) for e in steps]
+    sizes = _sizes if power == 2 else lambda *steps: [_norm(power, e) for e in steps]
+    return stop_gradient_where([_extreme(size) for size in sizes(*steps)], sizes, *steps)
 
 
 @jax.custom_jvp
@@ -168,9 +173,8 @@ half_square.defjvp(
 )
 
 
-def _size(x: Array) -> Array:
-    (length,) = lengths(x)
-    return length.itself
+def _sizes(*steps: Array) -> list[Array]:
+    return [length.itself for length in lengths(*steps)]
 
 
 def _norm(power: int, e: Array) -> Array:
