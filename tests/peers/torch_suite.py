@@ -3,7 +3,7 @@
 What is compared with is PyTorch in float64. Ours get float32, and the tolerance is the one that PyTorch holds its own
 float32 results to. A test is named after its function, its number, and the sample: the shapes of the arrays (f of
 floats, i of integers), then the options. " broadcast" at the end says that our loss refused the shapes, and agrees once
-they are broadcast by hand.
+they are broadcast by hand; " mended", that it agrees with PyTorch's function without the difference that the list has.
 """
 
 from __future__ import annotations
@@ -188,6 +188,34 @@ def poisson(p: Any, y: Any, log_input: bool = True, full: bool = False, eps: flo
     return jl.poisson_nll(y, p, log_rate=log_input, full=full, **reduction)
 
 
+def of_pairs(loss: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda a, b, y, **options: loss(y, a, b, **options)
+
+
+def triplet(anchor: Any, positive: Any, negative: Any, p: float = 2.0, eps: float = 1e-6, **options: Any) -> Any:
+    """PyTorch adds eps to each difference, of which nothing is seen within the tolerance."""
+    if p < 1 or p != int(p):
+        raise NotOursError("a norm that is no whole number of at least 1")
+    return jl.triplet(anchor, positive, negative, power=int(p), **options)
+
+
+def triplet_with_distance(*triple: Any, distance_function: Any = None, **options: Any) -> Any:
+    """The distance is Euclidean in all samples, by default or by name."""
+    import torch
+
+    if distance_function is None:
+        return triplet(*triple, **options)
+    if not isinstance(distance_function, torch.nn.PairwiseDistance) or distance_function.keepdim:
+        raise NotOursError("a distance of one's own")
+    return triplet(*triple, p=distance_function.norm, **options)
+
+
+def pairwise_distance(a: Any, b: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Any:
+    """The loss of a triplet whose negative is the anchor. eps, which may be large, is added to each difference."""
+    distances = triplet(a + eps, b, a + eps, p=p, margin=0.0, reduction="none")
+    return distances[..., None] if keepdim else distances
+
+
 def gaussian(p: Any, y: Any, variance: Any, **options: Any) -> Any:
     return jl.gaussian_nll(y, p, variance, **options)
 
@@ -237,13 +265,24 @@ def multilabel_mended(scores: Any, labels: Any, reduction: str = "mean") -> Any:
     return torch.nn.functional.multilabel_margin_loss(scores, once, reduction=reduction)
 
 
-def soft_margin_mended(scores: Any, y: Any, reduction: str = "mean") -> Any:
+def of_signs(name: str) -> Callable[..., Any]:
     """NaN for a target that is none."""
-    import torch
 
-    losses = torch.nn.functional.soft_margin_loss(scores, y, reduction="none")
-    losses = torch.where((y == 0) | (abs(y) == 1), losses, torch.nan)
-    return losses if reduction == "none" else getattr(losses, reduction)()
+    def call(*tensors: Any, reduction: str = "mean", **options: Any) -> Any:
+        import torch
+
+        losses = getattr(torch.nn.functional, name)(*tensors, reduction="none", **options)
+        y = tensors[-1]
+        losses = torch.where((y == 0) | (abs(y) == 1), losses, torch.nan)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    return call
+
+
+def scaled(*arrays: Any) -> Any:
+    """The scores times the size of the target, and its sign: the same product of the two, with a target that is one."""
+    *scores, y = arrays
+    return *(abs(y) * x for x in scores), jnp.sign(y)
 
 
 @dataclass(frozen=True)
@@ -252,41 +291,43 @@ class Ours:
 
     broadcast: how shapes are made equal by hand.
     mended: PyTorch's function, without the difference that the list names.
+    instead: how arrays outside our domain are changed so that PyTorch's own result is expected; looked at if mended.
     """
 
     call: Callable[..., Any]
     slopes: tuple[int, ...] = (0,)
     broadcast: Callable[..., Any] = jnp.broadcast_arrays
     mended: Callable[..., Any] | None = None
+    instead: Callable[..., Any] | None = None
 
 
 OURS = {
     "binary_cross_entropy": Ours(bce),
     "binary_cross_entropy_with_logits": Ours(bce_with_logits),
+    "cosine_embedding_loss": Ours(of_pairs(jl.cosine_embedding), (0, 1)),
     "cosine_similarity": Ours(cosine_similarity, (0, 1)),
     "cross_entropy": Ours(cross_entropy),
     "ctc_loss": Ours(ctc),
     "gaussian_nll_loss": Ours(gaussian, (0, 1, 2), gaussian_broadcast),
+    "hinge_embedding_loss": Ours(elements(jl.hinge_embedding), mended=of_signs("hinge_embedding_loss")),
     "huber_loss": Ours(elements(jl.huber), (0, 1)),
     "kl_div": Ours(kl_div, (0, 1)),
     "l1_loss": Ours(elements(jl.mae), (0, 1)),
     "linear_cross_entropy": Ours(linear_cross_entropy, (0, 1)),
+    "margin_ranking_loss": Ours(
+        of_pairs(jl.margin_ranking), (0, 1), mended=of_signs("margin_ranking_loss"), instead=scaled
+    ),
     "mse_loss": Ours(elements(jl.mse), (0, 1)),
     "multi_margin_loss": Ours(multi_margin),
     "multilabel_margin_loss": Ours(multilabel_margin, mended=multilabel_mended),
     "multilabel_soft_margin_loss": Ours(multilabel_soft_margin, mended=multilabel_soft_margin_mended),
     "nll_loss": Ours(of_labels(jl.nll), mended=nll_mended),
+    "pairwise_distance": Ours(pairwise_distance, (0, 1)),
     "poisson_nll_loss": Ours(poisson, mended=poisson_mended),
     "smooth_l1_loss": Ours(elements(jl.smooth_l1), (0, 1)),
-    "soft_margin_loss": Ours(elements(jl.soft_margin), mended=soft_margin_mended),
-}
-OTHERS = {
-    "cosine_embedding_loss",
-    "hinge_embedding_loss",
-    "margin_ranking_loss",
-    "pairwise_distance",
-    "triplet_margin_loss",
-    "triplet_margin_with_distance_loss",
+    "soft_margin_loss": Ours(elements(jl.soft_margin), mended=of_signs("soft_margin_loss"), instead=scaled),
+    "triplet_margin_loss": Ours(triplet, (0, 1, 2)),
+    "triplet_margin_with_distance_loss": Ours(triplet_with_distance, (0, 1, 2)),
 }
 
 
@@ -305,8 +346,8 @@ def ops() -> Iterator[tuple[str, str, Any]]:
         if op.name.startswith("nn.functional.") and name.endswith((*words, "cross_entropy_with_logits")):
             seen.add(name)
             yield name, op.variant_test_name, op
-    if seen != set(OURS) | OTHERS:
-        raise AssertionError(f"losses of PyTorch without an adaptor: {seen ^ (set(OURS) | OTHERS)}")
+    if seen != set(OURS):
+        raise AssertionError(f"losses of PyTorch without an adaptor: {seen ^ set(OURS)}")
 
 
 def shown(x: Any) -> str:
@@ -334,9 +375,6 @@ def samples_of(title: str, function: str, op: Any) -> Iterator[Result]:
     errors = enumerate(op.error_inputs("cpu") if op.error_inputs_func else ())
     errors = [(f"{title} error[{i}]", error.sample_input) for i, error in errors]
     names = {id(sample): described(name, sample) for name, sample in samples + errors}
-    if function in OTHERS:
-        yield from (Result(name, "not ours") for name in names.values())
-        return
     programs = []
     for _, sample in samples:
         try:
@@ -347,12 +385,14 @@ def samples_of(title: str, function: str, op: Any) -> Iterator[Result]:
             if not is_ours(error):
                 raise
             yield Result(names[id(sample)], "differ", first_line(error))
-    for (sample, program), got in zip(programs, computed([program for _, program in programs]), strict=True):
+    results = computed([program for _, program in programs])
+    for (sample, program), (got, instead) in zip(programs, results, strict=True):
         name, why = names[id(sample)], unequal(got, program.want)
         if program.refusal and not why:
             name, why = f"{name} broadcast", program.refusal
         elif program.mended and why and not unequal(got, program.mended):
-            name = f"{name} mended"
+            again = unequal(instead, program.want) if instead else ""
+            name, why = (name, f"inside the domain, {again}") if again else (f"{name} mended", why)
         yield Result(name, "differ" if why else "agree", why)
     for _, sample in errors:
         yield refused(names[id(sample)], OURS[function], sample)
@@ -393,7 +433,7 @@ def refused(name: str, ours: Ours, sample: Any) -> Result:
 
 @dataclass(frozen=True)
 class Program:
-    """graded: our value and gradients as a function of the arrays. want: PyTorch's. mended: see `Ours`.
+    """graded: our value and gradients as a function of the arrays. want: PyTorch's. mended, instead: see `Ours`.
 
     refusal: why our loss would not take the arrays before they were broadcast, if so.
     """
@@ -402,6 +442,7 @@ class Program:
     arrays: list[Any]
     want: Graded
     mended: Graded | None
+    instead: Callable[..., Any] | None
     refusal: str
 
     @classmethod
@@ -414,8 +455,8 @@ class Program:
         def direct(*arrays: Any) -> Any:
             return ours.call(*arrays, **options)
 
-        def by_hand(*arrays: Any) -> Any:
-            return ours.call(*ours.broadcast(*arrays), **options)
+        def by_hand(change: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *arrays: ours.call(*change(*arrays), **options)
 
         def graded(call: Callable[..., Any]) -> Callable[..., Any]:
             def summed(*chosen: Any) -> Any:
@@ -437,16 +478,21 @@ class Program:
             refusal = first_line(error)
         want = in_double(theirs, tensors, sample.kwargs, ours.slopes)
         mended = in_double(ours.mended, tensors, sample.kwargs, ours.slopes) if ours.mended else None
-        return cls(graded(by_hand if refusal else direct), chosen, want, mended, refusal)
+        instead = graded(by_hand(ours.instead)) if ours.instead else None
+        return cls(graded(by_hand(ours.broadcast) if refusal else direct), chosen, want, mended, instead, refusal)
 
 
-def computed(programs: list[Program], at_once: int = 40) -> Iterator[Any]:
-    """What the programs give, many compiled as one: most of the time is compiling."""
+def computed(programs: list[Program], at_once: int = 40) -> Iterator[tuple[Any, Any]]:
+    """What the programs give, and what they do instead, many compiled as one: most of the time is compiling."""
     for i in range(0, len(programs), at_once):
         some = programs[i : i + at_once]
-        graded = jax.jit(lambda arrays, some=some: [p.graded(*a) for p, a in zip(some, arrays, strict=True)])
-        for (_, value), slopes in graded([p.arrays for p in some]):
-            yield value, slopes
+        calls = [[call for call in (p.graded, p.instead) if call] for p in some]
+        graded = jax.jit(
+            lambda arrays, calls=calls: [[f(*a) for f in each] for each, a in zip(calls, arrays, strict=True)]
+        )
+        for each in graded([p.arrays for p in some]):
+            got, instead = [(value, slopes) for (_, value), slopes in each] + [None] * (2 - len(each))
+            yield got, instead
 
 
 def cotangents(shape: tuple[int, ...]) -> np.ndarray:
