@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -77,6 +78,7 @@ def host(address: str, index: int) -> None:
     jax.distributed.shutdown()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
