@@ -12,6 +12,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.elementary import angle, at_least_tiny, divide_or_zero
+from jaxloss._platform import cpu, tpu
 
 
 class Pair(NamedTuple):
@@ -34,7 +35,8 @@ class Pair(NamedTuple):
 
 def compare(target: Array, box: Array) -> Pair:
     """From the corners x1 y1 x2 y2 of both. A corner that is not finite makes `missed` NaN."""
-    x_ends, y_ends = ((box[i], box[i + 2], target[i], target[i + 2]) for i in (0, 1))
+    corners, target_corners = _corners(box), _corners(target)
+    x_ends, y_ends = ((*corners[i::2], *target_corners[i::2]) for i in (0, 1))
     around_w, around_h = _around(*x_ends), _around(*y_ends)
     # Every loss here is that of the same boxes in other units, so the unit may count as a constant.
     unit = _inverse_unit(jnp.maximum(around_w, around_h))
@@ -61,6 +63,18 @@ def compare(target: Array, box: Array) -> Pair:
         iou=iou,
         missed=missed,
     )
+
+
+@jax.custom_jvp
+@tpu.at_once
+def _corners(box: Array) -> list[Array]:
+    return [box[i] for i in range(4)]
+
+
+@_corners.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[list[Array], list[Array]]:
+    places = jnp.arange(4)
+    return _corners(*primals), [cpu.entry(jnp.sum(jnp.where(places == i, tangents[0], 0))) for i in range(4)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""What differs by machine, each in a room of its own: compilers in `cpu.py`, explicit meshes in `mesh.py`.
+"""What differs by machine, each in a room of its own: compilers in `cpu.py` and `tpu.py`, explicit meshes in `mesh.py`.
 
-What all compilers need is here.
+How a program gets the form of its platform is in `choice.py`; what all compilers need is here.
 """
 
 from __future__ import annotations

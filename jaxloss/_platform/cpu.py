@@ -8,6 +8,8 @@ Three habits of that compiler cost memory and time:
    eight times as long. So a sum ends with `end_loop`.
 3. Its fast sums have no comparison and no select. So the forms below bound where the readable ones choose. They take
    the place of a readable form by `instead`.
+4. The numbers that make up a row it computes all, one branch each, for every entry of the row. So the derivatives by
+   the entries of a row are stored first (`entry`).
 
 What each one buys: `python -m benchmarks.forms`.
 """
@@ -25,81 +27,10 @@ from jax import Array
 from jax.extend.core import Literal, Primitive, Var
 from jax.interpreters import ad, batching, mlir, partial_eval
 
-from jaxloss._platform.mesh import current, in_explicit_mesh
+from jaxloss._platform import choice
+from jaxloss._platform.mesh import in_explicit_mesh
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One form for the CPU, another elsewhere
-
-
-_choice = Primitive("jaxloss_choice")
-_choice.multiple_results = True
-_choice.def_impl(lambda *xs, reference, form, rows, avals: reference(*xs))
-_choice.def_abstract_eval(lambda *xs, reference, form, rows, avals: list(avals))
-mlir.register_lowering(
-    _choice, mlir.lower_fun(lambda *xs, reference, form, rows, avals: reference(*xs), multiple_results=True)
-)
-mlir.register_lowering(
-    _choice, mlir.lower_fun(lambda *xs, reference, form, rows, avals: form(*xs), multiple_results=True), platform="cpu"
-)
-
-
-def instead(form: Callable[..., Any], rows: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Put a form of the same function in its place where the program is for the CPU.
-
-    For the inside of functions that have hand-written derivatives. Second derivatives of a scan are automatic all the
-    same, since jax drops such rules there: they are those of the reference.
-
-    rows: whether the form takes batches of rows as they are, the rows along the last axis; else it is mapped.
-    """
-
-    def decorate(reference: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(reference)
-        def call(*args: Any) -> Any:
-            leaves, structure = jax.tree.flatten(args)
-            results = None
-
-            def flat(function: Callable[..., Any]) -> Callable[..., list[Any]]:
-                def on_leaves(*leaves: Any) -> list[Any]:
-                    nonlocal results
-                    found, results = jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
-                    return found
-
-                return on_leaves
-
-            found = _chosen(flat(reference), flat(form), leaves, rows)
-            return jax.tree.unflatten(results, found)
-
-        return call
-
-    return decorate
-
-
-def _chosen(reference: Callable[..., Any], form: Callable[..., Any], args: Sequence[Any], rows: bool) -> list[Any]:
-    with current(*args):
-        avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
-    return _choice.bind(*args, reference=reference, form=form, rows=rows, avals=avals)
-
-
-def _batched(
-    args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, form: Any, rows: bool, avals: Any
-) -> tuple[list[Any], list[int]]:
-    places = tuple(dims)
-    mapped = [d for d in places if d is not None]
-    if rows and len(mapped) == len(places):
-        args = [jnp.moveaxis(x, d, 0) for x, d in zip(args, mapped, strict=True)]
-        return _chosen(jax.vmap(reference), form, args, rows), [0] * len(avals)
-    return _chosen(jax.vmap(reference, places), jax.vmap(form, places), args, False), [0] * len(avals)
-
-
-batching.primitive_batchers[_choice] = _batched
-
-
-def _differentiated(primals: Sequence[Any], tangents: Sequence[Any], **forms: Any) -> tuple[list[Any], list[Any]]:
-    moved = [ad.instantiate_zeros(t) for t in tangents]
-    return _choice.bind(*primals, **forms), jax.jvp(forms["reference"], tuple(primals), tuple(moved))[1]
-
-
-ad.primitive_jvps[_choice] = _differentiated
+instead = functools.partial(choice.instead, "cpu")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,7 +41,17 @@ def _end_loop(x: Array) -> Array:
     return jnp.where(jnp.isnan(x), jnp.nan, x)  # a select of twice the same ends the loop
 
 
-FORMS = {"plain": lambda x: x, "opaque": jax.lax.optimization_barrier, "end of loop": _end_loop}
+def _stored(x: Array) -> Array:
+    return x / jax.lax.optimization_barrier(jnp.ones((), x.dtype))  # a quotient that is spread over an axis is stored
+
+
+FORMS = {
+    "plain": lambda x: x,
+    "entry": lambda x: x,
+    "opaque": jax.lax.optimization_barrier,
+    "end of loop": _end_loop,
+    "stored": _stored,
+}
 
 _identity = Primitive("jaxloss_identity")
 _identity.def_impl(lambda x, form: x)
@@ -121,6 +62,7 @@ mlir.register_lowering(
 )
 batching.primitive_batchers[_identity] = lambda xs, dims, **how: (_identity.bind(*xs, **how), dims[0])
 ad.primitive_jvps[_identity] = lambda primals, tangents, **how: (_identity.bind(*primals, **how), tangents[0])
+ad.primitive_transposes[_identity] = lambda slope, _, form: [_identity.bind(slope, form="stored")]
 
 
 def _recomputed(_: Any, unknown: Sequence[bool], instantiated: Sequence[bool], step: Any) -> Any:
@@ -146,6 +88,11 @@ def reread(tree: Any) -> Any:
 def end_loop(x: Array) -> Array:
     """The sum of a row, or the values of a long formula, where more follows."""
     return _identity.bind(x, form="end of loop")
+
+
+def entry(tangent: Array) -> Array:
+    """The tangent of an entry of a row. Transposed, it is stored before the row is put together."""
+    return _identity.bind(tangent, form="entry")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
