@@ -245,10 +245,9 @@ def _d_log_target(a: Array, b: Array) -> Array:
 
 @partials(_d_log_target, lambda a, b: -jnp.exp(a))
 def _kl_of_logs(a: Array, b: Array) -> Array:
-    # The logarithm of 0 as a finite number, and no less than it for the other where q is 0.
-    least = -float(jnp.finfo(a.dtype).max)
+    # Where q is 0, both logarithms are finite.
     empty = jnp.isneginf(a)
-    return jnp.exp(a) * (jnp.maximum(a, least) - jnp.where(empty, least, b))
+    return jnp.exp(a) * (jnp.maximum(a, -float(jnp.finfo(a.dtype).max)) - jnp.where(empty, 0, b))
 
 
 # With m = w q + (1 - w) p, a term of the Jensen-Shannon divergence is w q log(q / m) + (1 - w) p log(p / m). Its

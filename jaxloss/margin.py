@@ -16,7 +16,7 @@ from jax import Array
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import bce_of_logit, relu0, softplus
 from jaxloss._numerics.rows import Row, is_at, take_label
-from jaxloss._platform import mesh
+from jaxloss._platform import cpu, mesh
 from jaxloss.contract import (
     BINARY,
     LABEL,
@@ -232,14 +232,20 @@ def sparsemax(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> A
     return losses(_sparsemax, {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE)}, **units)
 
 
-def _sparse_sigmoid_minus(y: Array, z: Array) -> Array:
-    return (jnp.clip(z, -1, 1) - (2 * y - 1)) / 2  # one rounding, where (c + 1) / 2 would lose a c near -1 or 1
+@cpu.instead(lambda z: -jnp.maximum(-jnp.maximum(z, -1), -1))
+def _clipped(z: Array) -> Array:
+    return jnp.clip(z, -1, 1)
 
 
-@partials(lambda y, z: 2 * y - 1 - z, _sparse_sigmoid_minus)
+def _sparse_sigmoid_minus(y: Array, c: Array) -> Array:
+    return (c - (2 * y - 1)) / 2  # one rounding, where (c + 1) / 2 would lose a c near -1 or 1
+
+
+@partials(lambda y, z: 2 * y - 1 - z, lambda y, z: _sparse_sigmoid_minus(y, jnp.clip(z, -1, 1)))
 def _sparsemax(y: Array, z: Array) -> Array:
-    r = _sparse_sigmoid_minus(y, z)
-    return r * (r + (z - jnp.clip(z, -1, 1)))
+    c = _clipped(z)
+    r = _sparse_sigmoid_minus(y, c)
+    return r * (r + (z - c))
 
 
 @loss

@@ -27,7 +27,7 @@ class Domain(NamedTuple):
     text: what an entry must be, as in "y_true must be {text}".
     low, high: its bounds.
     above: whether the lower bound itself is outside.
-    values: the only values that are inside, if there are just a few.
+    power: where it is not 0, only the roots of x^power = x are inside: with 2 those are 0 and 1, with 3 also -1.
     infinite: which infinities are inside.
     rounds: whether entries come from computations whose rounding may carry them outside by a few units.
     sum: of a row, what must add up to 1; only looked at by `checked`.
@@ -39,7 +39,7 @@ class Domain(NamedTuple):
     low: float = -INF
     high: float = INF
     above: bool = False
-    values: tuple[float, ...] = ()
+    power: int = 0
     infinite: tuple[float, ...] = ()
     rounds: bool = False
     sum: Callable[[Array], Array] | None = None
@@ -55,15 +55,15 @@ class Domain(NamedTuple):
         inside = (self.low < x if self.above else self.low - slack <= x) & (x <= self.high + slack)
         for infinity in {-INF, INF}.difference(self.infinite):
             inside &= x != infinity
-        return inside & (math.prod((x - value for value in self.values), start=1) == 0) if self.values else inside
+        return inside & (x**self.power - x == 0) if self.power else inside
 
     def margin(self, x: Array, slack: float = 0.0) -> Array | None:
         """How far inside each entry is: negative or infinite outside; None where every number is inside.
 
         Made without comparisons, so that it costs nothing beside a loss that reads the entry anyway.
         """
-        if self.values:
-            return -jnp.abs(math.prod((x - value for value in self.values), start=1))
+        if self.power:
+            return -jnp.abs(x**self.power - x)
         if self.above:
             # Each positive number, times this one, is above eps.
             info = jnp.finfo(x.dtype)
@@ -90,7 +90,7 @@ class Domain(NamedTuple):
             ends += [(self.high + slack) - widened(jnp.max(cpu.opaque(row)))] * (self.sharp and self.high < INF)
             return functools.reduce(jnp.minimum, ends)
 
-        return of_each(row) if self.values or self.above else cpu.instead(of_extremes)(of_each)(row)
+        return of_each(row) if self.power or self.above else cpu.instead(of_extremes)(of_each)(row)
 
     def usable(self, x: Array) -> Array:
         """An option, or some number inside the domain in its place: no formula shall meet one that is outside."""
@@ -106,8 +106,8 @@ LABEL = Domain("in 0..{last}", cure="Leave others out with where=, as in where=y
 AT_LEAST_0 = Domain("finite and at least 0", low=0)
 ABOVE_MINUS_1 = Domain("finite and above -1", low=-1, above=True)
 POSITIVE = Domain("above 0 and finite", low=0, above=True)
-SIGN = Domain("-1 or +1 (or 0, for -1)", values=(-1, 0, 1))
-BINARY = Domain("0 or 1", values=(0, 1))
+SIGN = Domain("-1 or +1 (or 0, for -1)", power=3)
+BINARY = Domain("0 or 1", power=2)
 ONE_HOT = BINARY._replace(sum=lambda x: x)
 PROBABILITY = Domain("in [0, 1]", low=0, high=1, rounds=True)
 DISTRIBUTION = PROBABILITY._replace(sum=lambda x: x)

@@ -105,9 +105,9 @@ def _cut(margin: Callable[..., Array]) -> Callable[..., Array]:
 
     @cut.defjvp
     def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-        x, *numbers = primals
+        _, *numbers = primals
         inside = cpu.unshared(lambda *numbers: _inside(margin(*numbers)))(*numbers)
-        return cut(*primals), jnp.where(inside, tangents[0], cpu.opaque(jnp.zeros((), x.dtype)))
+        return cut(*primals), cpu.kept(tangents[0], inside)
 
     return cut
 

@@ -90,6 +90,30 @@ def end_loop(x: Array) -> Array:
     return _identity.bind(x, form="end of loop")
 
 
+_kept = Primitive("jaxloss_kept")
+_kept.def_impl(lambda x, keep: jnp.where(keep, x, 0))
+_kept.def_abstract_eval(lambda x, keep: x)
+mlir.register_lowering(_kept, mlir.lower_fun(lambda x, keep: jnp.where(keep, x, 0), multiple_results=False))
+mlir.register_lowering(
+    _kept,
+    mlir.lower_fun(
+        lambda x, keep: jnp.where(keep, x, jax.lax.optimization_barrier(jnp.zeros((), x.dtype))), multiple_results=False
+    ),
+    platform="cpu",
+)
+batching.defbroadcasting(_kept)
+ad.primitive_jvps[_kept] = lambda primals, tangents: (
+    _kept.bind(*primals),
+    tangents[0] if isinstance(tangents[0], ad.Zero) else _kept.bind(tangents[0], primals[1]),
+)
+ad.primitive_transposes[_kept] = lambda slope, _, keep: [_kept.bind(slope, keep), None]
+
+
+def kept(x: Array, keep: Array) -> Array:
+    """x where it is to be kept, else a 0 of its own; transposed, too, where that of a select has a common one."""
+    return _kept.bind(x, keep)
+
+
 def entry(tangent: Array) -> Array:
     """The tangent of an entry of a row. Transposed, it is stored before the row is put together."""
     return _identity.bind(tangent, form="entry")
