@@ -226,8 +226,8 @@ def exp_sum(row: Any) -> tuple[Array, Array]:
     axes = tuple(range(row.wide.ndim - 1, pieces.ndim))
     apart = jax.lax.optimization_barrier
     # The maximum of a row of -inf is -inf.
-    largest = apart(jnp.maximum(jnp.max(pieces, axes).astype(dtype), -jnp.finfo(dtype).max))
-    total = _end_loop(_sum_exp(pieces, largest, axes, dtype))
+    largest = apart(jnp.maximum(_of_rows(jnp.max, pieces, axes).astype(dtype), -jnp.finfo(dtype).max))
+    total = _end_loop(_of_rows(jnp.sum, jnp.exp(pieces.astype(dtype) - _along(largest, pieces)), axes))
 
     def without_top() -> Array:
         top = _along(largest, pieces)
@@ -246,11 +246,8 @@ def _along(x: Array, pieces: Array) -> Array:
     return jax.lax.broadcast_in_dim(x, pieces.shape, tuple(range(x.ndim)))
 
 
-def _sum_exp(pieces: Array, largest: Array, axes: tuple[int, ...], dtype: Any) -> Array:
-    terms = jnp.exp(pieces.astype(dtype) - _along(largest, pieces))
-    if len(axes) == 1:
-        return jnp.sum(terms, axes)
-    return jnp.sum(_end_loop(jnp.sum(terms, axes[1:])), axes[:1])
+def _of_rows(reduce: Callable[..., Array], pieces: Array, axes: tuple[int, ...]) -> Array:
+    return reduce(pieces, axes) if len(axes) == 1 else reduce(_end_loop(reduce(pieces, axes[1:])), axes[:1])
 
 
 def cross_entropy(targets: Any, row: Any, log_sum: tuple[Array, Array]) -> Array:
