@@ -97,7 +97,7 @@ class Cell:
     by: tuple[int, ...] = (1,)  # the arguments of the gradient
     masked: bool = False
     masks_itself: bool = False  # the formula takes `where`
-    widened: bool = True  # bfloat16 inputs of the peers are made float32 first, as they must be to be as exact
+    as_exact: bool = True  # the peers widen bfloat16 inputs, and multiply at the highest precision, as jaxloss does
 
     @property
     def key(self) -> str:
@@ -118,15 +118,18 @@ class Cell:
 
     def _mean_of(self, units: Units) -> Callable[..., Array]:
         def mean(*operands: Array) -> Array:
-            if self.widened:
-                operands = tuple(x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in operands)
             if not self.masked:
                 return jnp.mean(units(*operands))
             if self.masks_itself:
                 return jnp.mean(units(*operands[:-1], where=operands[-1]))
             return plain.mean_where(operands[-1], units(*operands[:-1]))
 
-        return mean
+        def exact(*operands: Array) -> Array:
+            operands = tuple(x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in operands)
+            with jax.default_matmul_precision("highest"):
+                return mean(*operands)
+
+        return exact if self.as_exact else mean
 
     def program(self, contender: str, what: str) -> Callable[..., Any]:
         function = self.contenders[contender]
@@ -508,7 +511,7 @@ def others(size: Sizes) -> Iterator[Cell]:
         plain.linear_cce,
         optax_linear_cce,
         by=(1, 2),
-        widened=False,
+        as_exact=False,
     )
 
 
