@@ -65,16 +65,18 @@ def compare(target: Array, box: Array) -> Pair:
     )
 
 
+@cpu.instead(cpu.entries)
+def _entries(row: Array) -> list[Array]:
+    return [row[i] for i in range(row.size)]
+
+
 @jax.custom_jvp
 @tpu.at_once
 def _corners(box: Array) -> list[Array]:
     return [box[i] for i in range(4)]
 
 
-@_corners.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[list[Array], list[Array]]:
-    places = jnp.arange(4)
-    return _corners(*primals), [cpu.entry(jnp.sum(jnp.where(places == i, tangents[0], 0))) for i in range(4)]
+_corners.defjvp(lambda primals, tangents: (_corners(*primals), _entries(*tangents)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

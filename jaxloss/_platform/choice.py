@@ -92,3 +92,17 @@ def _differentiated(primals: Sequence[Any], tangents: Sequence[Any], **forms: An
 
 
 ad.primitive_jvps[_choice] = _differentiated
+
+
+def _transposed(slopes: Sequence[Any], *args: Any, reference: Any, form: Any, avals: Any, **how: Any) -> list[Any]:
+    # Of functions that are linear in all of their arguments.
+    inputs = [x.aval for x in args]
+
+    def back(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+        return lambda *slopes: list(jax.linear_transpose(function, *inputs)(list(slopes)))
+
+    given = [ad.instantiate_zeros(x) for x in slopes]
+    return _chosen(back(reference), back(form), given, **how)
+
+
+ad.primitive_transposes[_choice] = _transposed

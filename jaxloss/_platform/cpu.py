@@ -9,7 +9,7 @@ Three habits of that compiler cost memory and time:
 3. Its fast sums have no comparison and no select. So the forms below bound where the readable ones choose. They take
    the place of a readable form by `instead`.
 4. The numbers that make up a row it computes all, one branch each, for every entry of the row. So the derivatives by
-   the entries of a row are stored first (`entry`).
+   the entries of a row are stored first (`entries`).
 
 What each one buys: `python -m benchmarks.forms`.
 """
@@ -41,17 +41,7 @@ def _end_loop(x: Array) -> Array:
     return jnp.where(jnp.isnan(x), jnp.nan, x)  # a select of twice the same ends the loop
 
 
-def _stored(x: Array) -> Array:
-    return x / jax.lax.optimization_barrier(jnp.ones((), x.dtype))  # a quotient that is spread over an axis is stored
-
-
-FORMS = {
-    "plain": lambda x: x,
-    "entry": lambda x: x,
-    "opaque": jax.lax.optimization_barrier,
-    "end of loop": _end_loop,
-    "stored": _stored,
-}
+FORMS = {"plain": lambda x: x, "opaque": jax.lax.optimization_barrier, "end of loop": _end_loop}
 
 _identity = Primitive("jaxloss_identity")
 _identity.def_impl(lambda x, form: x)
@@ -62,7 +52,6 @@ mlir.register_lowering(
 )
 batching.primitive_batchers[_identity] = lambda xs, dims, **how: (_identity.bind(*xs, **how), dims[0])
 ad.primitive_jvps[_identity] = lambda primals, tangents, **how: (_identity.bind(*primals, **how), tangents[0])
-ad.primitive_transposes[_identity] = lambda slope, _, form: [_identity.bind(slope, form="stored")]
 
 
 def _recomputed(_: Any, unknown: Sequence[bool], instantiated: Sequence[bool], step: Any) -> Any:
@@ -114,9 +103,10 @@ def kept(x: Array, keep: Array) -> Array:
     return _kept.bind(x, keep)
 
 
-def entry(tangent: Array) -> Array:
-    """The tangent of an entry of a row. Transposed, it is stored before the row is put together."""
-    return _identity.bind(tangent, form="entry")
+def entries(row: Array) -> list[Array]:
+    """The entries of a short row of tangents. Transposed, the slopes by them are stored before they make a row."""
+    places, one = jnp.arange(row.size), jax.lax.optimization_barrier(jnp.ones((), row.dtype))
+    return [jnp.sum(jnp.where(places == i, row, 0)) / one for i in range(row.size)]  # a quotient that is spread: stored
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 It reads an array of short rows, such as boxes, once for every five or so numbers that it computes of their entries, and
 slowly each time. So the entries are taken `at_once`, into arrays of their own: `python -m benchmarks.accelerators`
-without and with it says 1.4 and 0.75 for giou with its gradient.
+without and with it says 1.8 and 0.7 for giou with its gradient.
 """
 
 from __future__ import annotations
