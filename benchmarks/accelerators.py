@@ -40,6 +40,7 @@ from benchmarks import hlo
 from benchmarks.cells import SIZES, WHATS, Cell, cells
 from benchmarks.tables import spread, table
 from benchmarks.timing import interleaved, ratio
+from jaxloss import LOSSES
 
 CONTENDERS = ("jaxloss", "plain", "optax")
 DTYPES = ("float32", "bfloat16")
@@ -215,6 +216,15 @@ def report(results: Sequence[Result], limit: float, everything: bool) -> int:
     shown = [result for result in ordered if everything or result.above(limit)]
     if shown:
         print(f"jaxloss / best peer\n\n{table(HEAD, [result.row(limit) for result in shown])}\n")
+    families: dict[str, list[Result]] = {}
+    for result in counted:
+        families.setdefault(LOSSES[result.key.split(" ")[0]].__module__.removeprefix("jaxloss."), []).append(result)
+    rows = []
+    for family, found in families.items():
+        worst = max(found, key=lambda result: result.ratio)
+        within = sum(not result.above(limit) for result in found)
+        rows.append([family, f"{within} of {len(found)}", f"{worst.ratio:.2f}", worst.key])
+    print(f"{table(('family', f'within {limit}', 'worst', 'of'), rows)}\n")
     above = [result for result in counted if result.above(limit)]
     print(f"{len(counted) - len(above)} of {len(counted)} cells within {limit} of the best peer")
     return sum(not result.known for result in above)
