@@ -17,6 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, log_probability, power_series
 from jaxloss._numerics.rows import Row, exp_sum, normaliser
+from jaxloss._platform import cpu
 from jaxloss.contract import (
     DISTRIBUTION,
     FRACTION,
@@ -84,7 +85,7 @@ def kl_divergence(
     term = _kl_of_logs if from_logs is True else to_logs
 
     def example(q: Array, p: Array) -> Array:
-        return jnp.sum(term(q, _log_softmax(p) if from_logits else p))
+        return cpu.sum_of(term)(q, _log_softmax(p) if from_logits else p)
 
     prediction = LOGITS if from_logits else PREDICTION[bool(from_logs)]
     return losses(

@@ -210,6 +210,11 @@ def _by_piece(reduce: Callable[..., Array], pieces: Array) -> Array:
     return reduce(pieces) if pieces.ndim == 1 else reduce(_end_loop(reduce(pieces, axis=-1)))
 
 
+def sum_of(term: Callable[..., Array]) -> Callable[..., Array]:
+    """The sum of a term of the entries of rows: a long one passes through the caches in pieces."""
+    return instead(lambda *rows: _by_piece(jnp.sum, term(*map(_pieces, rows))))(lambda *rows: jnp.sum(term(*rows)))
+
+
 def exp_sum(row: Any) -> tuple[Array, Array]:
     """Of rows along the last axis. One fast sum; only if some row is almost certain, a second one without its top."""
     pieces, dtype = _pieces(row.stored), row.wide.dtype
