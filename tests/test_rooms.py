@@ -147,3 +147,5 @@ def test_what_one_compiler_needs_reaches_no_other(row: Row, platform: str):
         assert all(stop.count("tensor<8x") == 4 for stop in stops)
     else:
         assert not stops
+    if platform == "cuda":  # several sums in one, of columns, take more shared memory than a GPU has
+        assert not [line for line in text.splitlines() if "stablehlo.reduce(" in line and line.count("init:") > 2]

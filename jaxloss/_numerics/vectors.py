@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
 from jaxloss._numerics.elementary import abs0
-from jaxloss._platform import cpu
+from jaxloss._platform import cpu, tpu
 
 
 class Length(NamedTuple):
@@ -56,6 +56,11 @@ def _lengths_by_largest(*vectors: Array) -> list[Length]:
     return found
 
 
+@tpu.instead(tpu.sums)
+def _sums(terms: list[Array]) -> list[Array]:
+    return [jnp.sum(x) for x in terms]
+
+
 @cpu.instead(_lengths_by_largest)
 def _lengths(*vectors: Array) -> list[Length]:
     # To scale by the largest entry would take a pass of its own. So the squares are summed at three scales in one, and
@@ -63,8 +68,7 @@ def _lengths(*vectors: Array) -> list[Length]:
     dtype = vectors[0].dtype
     scales = _scales(dtype)
     terms = [(x * scale) ** 2 for x in vectors for scale in scales]
-    zeros = [jnp.zeros((), dtype) for _ in terms]
-    sums = jax.lax.reduce(terms, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (0,))
+    sums = _sums(terms)
     return [
         Length(jnp.sqrt(_fit(squares[0], *squares)), _fit(squares[0], *scales))
         for squares in (sums[i : i + 3] for i in range(0, len(sums), 3))
