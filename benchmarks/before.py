@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -77,10 +76,11 @@ def absent(*_: Any, **__: Any) -> Any:
 
 def pairs(before: ModuleType) -> dict[str, tuple[cells.Cell, cells.Cell]]:
     """The cells of both by name."""
-    before.LOSSES = defaultdict(lambda: absent, before.LOSSES)  # pyright: ignore[reportAttributeAccessIssue]
     for name in cells.jaxloss.LOSSES:
         if not hasattr(before, name):
             setattr(before, name, absent)
+    # Its own has no loss of a package of another name.
+    before.LOSSES = {name: getattr(before, name) for name in cells.jaxloss.LOSSES}  # pyright: ignore
     now = {cell.key: cell for cell in cells.cells(SIZES)}
     with in_place_of_jaxloss(before):
         then = {cell.key: cell for cell in cells.cells(SIZES)}
