@@ -168,6 +168,10 @@ class Result:
         return min(costs, key=costs.__getitem__, default=None)
 
     @property
+    def loss(self) -> str:
+        return self.key.split(" ")[0]
+
+    @property
     def counts(self) -> bool:
         return "jaxloss" in self.programs and self.best is not None
 
@@ -183,7 +187,7 @@ class Result:
     @property
     def known(self) -> bool:
         """Whether it is no worse than what `KNOWN` admits."""
-        return not self.above(KNOWN.get(self.key.split(" ")[0], 0))
+        return not self.above(KNOWN.get(self.loss, 0))
 
     def row(self, limit: float) -> list[str]:
         mine, peer = self.programs["jaxloss"], self.programs[self.best or ""]
@@ -218,7 +222,7 @@ def report(results: Sequence[Result], limit: float, everything: bool) -> int:
         print(f"jaxloss / best peer\n\n{table(HEAD, [result.row(limit) for result in shown])}\n")
     families: dict[str, list[Result]] = {}
     for result in counted:
-        families.setdefault(LOSSES[result.key.split(" ")[0]].__module__.removeprefix("jaxloss."), []).append(result)
+        families.setdefault(LOSSES[result.loss].__module__.removeprefix("jaxloss."), []).append(result)
     rows = []
     for family, found in families.items():
         worst = max(found, key=lambda result: result.ratio)

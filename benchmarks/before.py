@@ -1,9 +1,9 @@
 """Every loss against that of an earlier revision: `python -m benchmarks.before REVISION`.
 
 The package of that revision is taken from git and imported under another name. The programs of a cell, one of each
-package, run interleaved on the device at hand, at the sizes below. A cell is the time now divided by the time before;
-above the limit are those that take longer than `--limit` times it, by the quartile of the rounds that speaks for them,
-or that store what was not stored before. Those come first, and the exit status is 1 if there are any.
+package, run interleaved on the device at hand, at the sizes for a host. A cell is the time now divided by the time
+before; above the limit are those that take longer than `--limit` times it, by the quartile of the rounds that speaks
+for them, or that store what was not stored before. Those come first, and the exit status is 1 if there are any.
 
 `python -m benchmarks.before HEAD --no-domains` says what it costs that a value outside its domain gives NaN.
 """
@@ -11,17 +11,18 @@ or that store what was not stored before. Those come first, and the exit status 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import gc
 import importlib
 import io
+import itertools
 import re
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+import unittest.mock
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,18 +34,6 @@ from benchmarks.tables import megabytes, spread, table
 from benchmarks.timing import interleaved, ratio
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = cells.Sizes(
-    numbers=(2000, 1000),
-    classes=(2000, 1000),
-    vocabulary=(500, 50257),
-    labels=(250, 128),
-    boxes=65000,
-    pixels=(4, 250, 250, 4),
-    ctc=(8, 100, 64, 20),
-    rnnt=(4, 50, 64, 20),
-    linear=(1000, 512, 32000),
-    members=(500, 128),
-)
 SLACK = 1e5  # bytes
 
 
@@ -61,13 +50,8 @@ def package(revision: str, folder: Path) -> ModuleType:
     return importlib.import_module("jaxloss_before")
 
 
-@contextlib.contextmanager
-def in_place_of_jaxloss(other: ModuleType) -> Iterator[None]:
-    now, cells.jaxloss = cells.jaxloss, other  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
-        cells.jaxloss = now
+def in_place_of_jaxloss(before: ModuleType) -> Any:
+    return unittest.mock.patch.object(cells, "jaxloss", before)
 
 
 def absent(*_: Any, **__: Any) -> Any:
@@ -81,10 +65,24 @@ def pairs(before: ModuleType) -> dict[str, tuple[cells.Cell, cells.Cell]]:
             setattr(before, name, absent)
     # Its own has no loss of a package of another name.
     before.LOSSES = {name: getattr(before, name) for name in cells.jaxloss.LOSSES}  # pyright: ignore
-    now = {cell.key: cell for cell in cells.cells(SIZES)}
+    now = {cell.key: cell for cell in cells.cells(cells.SIZES["host"])}
     with in_place_of_jaxloss(before):
-        then = {cell.key: cell for cell in cells.cells(SIZES)}
+        then = {cell.key: cell for cell in cells.cells(cells.SIZES["host"])}
     return {key: (now[key], then[key]) for key in now}
+
+
+def compared(
+    before: ModuleType, now: cells.Cell, then: cells.Cell, what: str, operands: Sequence[Any], rounds: int
+) -> tuple[tuple[float, float, float], list[int]]:
+    """Time now over that before, with its quartiles; the bytes that each stores."""
+    programs = [jax.jit(now.program("jaxloss", what)).lower(*operands).compile()]
+    with in_place_of_jaxloss(before):
+        programs.append(jax.jit(then.program("jaxloss", what)).lower(*operands).compile())
+    names = ("now", "before")
+    calls = {name: functools.partial(program, *operands) for name, program in zip(names, programs, strict=True)}
+    samples = interleaved(calls, rounds)
+    stored: list[Any] = [program.memory_analysis() for program in programs]
+    return ratio(samples["now"], samples["before"]), [x.temp_size_in_bytes for x in stored]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=1.05)
     parser.add_argument("--no-domains", action="store_true", help="before, no domain was looked after")
     options = parser.parse_args(argv)
+    dtypes: list[str] = options.dtypes
     rows: list[tuple[float, list[str]]] = []
     unknown: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
@@ -103,31 +102,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.no_domains:
             mapping: Any = importlib.import_module("jaxloss_before._contract.map")
             mapping.guarded = lambda formula, *_: formula
-        for key, (now, then) in pairs(before).items():
-            if not re.search(options.only, key):
+        chosen = [pair for key, pair in pairs(before).items() if re.search(options.only, key)]
+        for (now, then), dtype, what in itertools.product(chosen, dtypes, cells.WHATS):
+            try:
+                times, stored = compared(before, now, then, what, now.operands(dtype), options.rounds)
+            except TypeError:  # not there, or not with these options
+                unknown.add(now.loss)
                 continue
-            for dtype in options.dtypes:
-                operands = now.operands(dtype)
-                for what in cells.WHATS:
-                    name = f"{key} {dtype} {what}"
-                    programs: dict[str, Any] = {"now": jax.jit(now.program("jaxloss", what)).lower(*operands).compile()}
-                    try:
-                        with in_place_of_jaxloss(before):
-                            programs["before"] = jax.jit(then.program("jaxloss", what)).lower(*operands).compile()
-                    except TypeError:  # not there, or not with these options
-                        unknown.add(now.loss)
-                        continue
-                    calls = {x: functools.partial(program, *operands) for x, program in programs.items()}
-                    samples = interleaved(calls, options.rounds)
-                    times = ratio(samples["now"], samples["before"])
-                    stored = [programs[x].memory_analysis().temp_size_in_bytes for x in ("now", "before")]
-                    above = times[1] > options.limit or stored[0] > stored[1] + SLACK
-                    row = ["ABOVE" * above, name, spread(times), *map(megabytes, stored)]
-                    rows.append((times[0] + 100 * above, row))
-                    print(*row, flush=True)
-                    del programs, calls
-                gc.collect()
-                jax.clear_caches()
+            above = times[1] > options.limit or stored[0] > stored[1] + SLACK
+            row = ["ABOVE" * above, f"{now.key} {dtype} {what}", spread(times), *map(megabytes, stored)]
+            rows.append((times[0] + 100 * above, row))
+            print(*row, flush=True)
+            gc.collect()
+            jax.clear_caches()
     rows.sort(key=lambda row: -row[0])
     print(f"\n{jax.devices()[0].device_kind}, jax {jax.__version__}, time now / time at {options.revision}\n")
     print(table(["", "cell", "time (quartiles)", "MB", "MB before"], [row for _, row in rows]))

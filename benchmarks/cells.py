@@ -69,6 +69,19 @@ SIZES = {
         linear=(4099, 768, 50257),
         members=(1001, 77),
     ),
+    # a second or less a cell on a CPU
+    "host": Sizes(
+        numbers=(2000, 1000),
+        classes=(2000, 1000),
+        vocabulary=(500, 50257),
+        labels=(250, 128),
+        boxes=65000,
+        pixels=(4, 250, 250, 4),
+        ctc=(8, 100, 64, 20),
+        rnnt=(4, 50, 64, 20),
+        linear=(1000, 512, 32000),
+        members=(500, 128),
+    ),
     "small": Sizes(
         numbers=(16, 24),
         classes=(16, 10),

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from test_readme import blocks
+from test_readme import blocks, promised
 
 import jaxloss
 from jaxloss._names import NAMES
@@ -56,8 +56,7 @@ def test_code_prints_what_it_says(page: str, capsys: pytest.CaptureFixture[str])
             if clients(code):
                 warnings.simplefilter("ignore")
             exec(compile(code, page, "exec"), names)
-        said = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
-        assert said == capsys.readouterr().out.splitlines()
+        assert promised(code) == capsys.readouterr().out.splitlines()
 
 
 def test_the_chinese_page_has_the_same_code():

@@ -32,12 +32,16 @@ def blocks(language: str, document: str = "README.md") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
+def promised(code: str) -> list[str]:
+    """What a block says that it prints, line by line."""
+    return re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
+
+
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: f"block{blocks('python').index(code)}")
 def test_code_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str]):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader has them
         exec(compile(code, "README.md", "exec"), {})
-    said = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
-    assert said == capsys.readouterr().out.splitlines()
+    assert promised(code) == capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.slow
@@ -50,7 +54,7 @@ def test_blocks_need_no_more_than_the_install_line(tmp_path: Path):
     subprocess.run([python, "-m", *shlex.split(line, comments=True)], cwd=ROOT, env=clean, check=True)
     for code in blocks("python"):
         said = subprocess.run([python, "-c", code], cwd=tmp_path, env=clean, check=True, capture_output=True, text=True)
-        assert said.stdout.splitlines() == re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
+        assert said.stdout.splitlines() == promised(code)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def distance(x: Array, y: Array, power: int = 2) -> Array:
 
 
 def distances(x: Array, *others: Array, power: int = 2) -> list[Array]:
-    """Those between x and each of the others, in one pass."""
+    """Those of x from each of the others: together, since x is read once then."""
     steps = [_difference(x, y) for y in others]
     if power == 1:
         return [jnp.sum(abs0(e)) for e in steps]

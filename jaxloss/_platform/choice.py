@@ -36,7 +36,8 @@ def instead(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a form of the same function in its place where the program is for this platform.
 
-    For the inside of functions that have hand-written derivatives. Second derivatives of a scan are automatic all the
+    For the inside of functions that have hand-written derivatives, and for linear ones, whose transpose has the
+    transposed form. Second derivatives of a scan are automatic all the
     same, since jax drops such rules there: they are those of the reference.
 
     rows: whether the form takes batches of rows as they are, the rows along the last axis; else it is mapped.
@@ -95,7 +96,7 @@ ad.primitive_jvps[_choice] = _differentiated
 
 
 def _transposed(slopes: Sequence[Any], *args: Any, reference: Any, form: Any, avals: Any, **how: Any) -> list[Any]:
-    # Of functions that are linear in all of their arguments.
+    # The functions are linear in all of their arguments.
     inputs = [x.aval for x in args]
 
     def back(function: Callable[..., Any]) -> Callable[..., list[Any]]:

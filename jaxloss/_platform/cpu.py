@@ -1,6 +1,6 @@
 """What XLA's CPU compiler needs, and no other. Lowered for a GPU or a TPU, nothing of this file is left.
 
-Three habits of that compiler cost memory and time:
+Four habits of that compiler cost memory and time:
 
 1. Whatever a loss and its derivative share, be it the number 0, it computes once and stores at the size of the inputs.
    So a derivative reads the inputs anew (`reread`) and has numbers of its own (`unshared`).
@@ -8,10 +8,10 @@ Three habits of that compiler cost memory and time:
    eight times as long. So a sum ends with `end_loop`.
 3. Its fast sums have no comparison and no select. So the forms below bound where the readable ones choose. They take
    the place of a readable form by `instead`.
-4. The numbers that make up a row it computes all, one branch each, for every entry of the row. So the derivatives by
+4. Where numbers are put together into a row, it computes all of them for each entry of that row. So the derivatives by
    the entries of a row are stored first (`entries`).
 
-What each one buys: `python -m benchmarks.forms`.
+What they buy: `python -m benchmarks.forms`, and `python -m benchmarks.before` with a revision that lacks one.
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ def end_loop(x: Array) -> Array:
     return _identity.bind(x, form="end of loop")
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# A derivative that shares nothing with the value
+
+
 _kept = Primitive("jaxloss_kept")
 _kept.def_impl(lambda x, keep: jnp.where(keep, x, 0))
 _kept.def_abstract_eval(lambda x, keep: x)
@@ -99,18 +103,8 @@ ad.primitive_transposes[_kept] = lambda slope, _, keep: [_kept.bind(slope, keep)
 
 
 def kept(x: Array, keep: Array) -> Array:
-    """x where it is to be kept, else a 0 of its own; transposed, too, where that of a select has a common one."""
+    """x where it is to be kept, else a 0 of its own; so is its transpose, where that of a select has a common 0."""
     return _kept.bind(x, keep)
-
-
-def entries(row: Array) -> list[Array]:
-    """The entries of a short row of tangents. Transposed, the slopes by them are stored before they make a row."""
-    places, one = jnp.arange(row.size), jax.lax.optimization_barrier(jnp.ones((), row.dtype))
-    return [jnp.sum(jnp.where(places == i, row, 0)) / one for i in range(row.size)]  # a quotient that is spread: stored
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# A derivative that shares nothing with the value
 
 
 def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -170,6 +164,13 @@ def _evaluate(jaxpr: Any, constants: Any, arguments: Any, numbers: dict[str, Arr
 # Rows and sums
 
 
+def entries(row: Array) -> list[Array]:
+    """The entries of a short row of tangents, in a form whose transpose stores what it puts together."""
+    places, one = jnp.arange(row.size), jax.lax.optimization_barrier(jnp.ones((), row.dtype))
+    # A quotient that is spread over an axis is stored.
+    return [jnp.sum(jnp.where(places == i, row, 0)) / one for i in range(row.size)]
+
+
 # What is summed in rows longer than this is stored, at several times the cost.
 LONG_ROW = 32_768
 
@@ -206,8 +207,10 @@ def _pieces(row: Array) -> Array:
     return jax.lax.optimization_barrier(row.reshape(*row.shape[:-1], count, length // count))
 
 
-def _by_piece(reduce: Callable[..., Array], pieces: Array) -> Array:
-    return reduce(pieces) if pieces.ndim == 1 else reduce(_end_loop(reduce(pieces, axis=-1)))
+def _by_piece(reduce: Callable[..., Array], pieces: Array, axes: tuple[int, ...] | None = None) -> Array:
+    """Reduced over the last of these axes (all, for one row) and then over the first, if there are two."""
+    axes = axes or tuple(range(pieces.ndim))
+    return reduce(pieces, axes) if len(axes) == 1 else reduce(_end_loop(reduce(pieces, axes[1:])), axes[:1])
 
 
 def sum_of(term: Callable[..., Array]) -> Callable[..., Array]:
@@ -221,8 +224,8 @@ def exp_sum(row: Any) -> tuple[Array, Array]:
     axes = tuple(range(row.wide.ndim - 1, pieces.ndim))
     apart = jax.lax.optimization_barrier
     # The maximum of a row of -inf is -inf.
-    largest = apart(jnp.maximum(_of_rows(jnp.max, pieces, axes).astype(dtype), -jnp.finfo(dtype).max))
-    total = _end_loop(_of_rows(jnp.sum, jnp.exp(pieces.astype(dtype) - _along(largest, pieces)), axes))
+    largest = apart(jnp.maximum(_by_piece(jnp.max, pieces, axes).astype(dtype), -jnp.finfo(dtype).max))
+    total = _end_loop(_by_piece(jnp.sum, jnp.exp(pieces.astype(dtype) - _along(largest, pieces)), axes))
 
     def without_top() -> Array:
         top = _along(largest, pieces)
@@ -239,10 +242,6 @@ def exp_sum(row: Any) -> tuple[Array, Array]:
 def _along(x: Array, pieces: Array) -> Array:
     """One number for each row, in one step: a shape with an axis of 1 in between would be computed by itself."""
     return jax.lax.broadcast_in_dim(x, pieces.shape, tuple(range(x.ndim)))
-
-
-def _of_rows(reduce: Callable[..., Array], pieces: Array, axes: tuple[int, ...]) -> Array:
-    return reduce(pieces, axes) if len(axes) == 1 else reduce(_end_loop(reduce(pieces, axes[1:])), axes[:1])
 
 
 def cross_entropy(targets: Any, row: Any, log_sum: tuple[Array, Array]) -> Array:
