@@ -137,7 +137,7 @@ def js_divergence(
     term = _js_of_logs if from_logs else _js_of_probabilities
 
     def example(q: Array, p: Array, weight: float | Array) -> Array:
-        return jnp.sum(term(q, p, weight))
+        return cpu.sum_of(term)(q, p, jnp.asarray(weight, p.dtype))
 
     inputs = {"y_true": (y_true, TARGET[from_logs]), "y_pred": (y_pred, PREDICTION[from_logs])}
     return losses(example, inputs, options={"weight": (weight, FRACTION)}, axis=axis, **units)

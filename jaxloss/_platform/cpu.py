@@ -214,8 +214,12 @@ def _by_piece(reduce: Callable[..., Array], pieces: Array, axes: tuple[int, ...]
 
 
 def sum_of(term: Callable[..., Array]) -> Callable[..., Array]:
-    """The sum of a term of the entries of rows: a long one passes through the caches in pieces."""
-    return instead(lambda *rows: _by_piece(jnp.sum, term(*map(_pieces, rows))))(lambda *rows: jnp.sum(term(*rows)))
+    """The sum of a term of the entries of rows, and of single numbers: a long row passes the caches in pieces."""
+
+    def by_piece(*given: Array) -> Array:
+        return _by_piece(jnp.sum, term(*(_pieces(x) if x.ndim else x for x in given)))
+
+    return instead(by_piece)(lambda *given: jnp.sum(term(*given)))
 
 
 def exp_sum(row: Any) -> tuple[Array, Array]:
