@@ -29,7 +29,7 @@ from jaxloss._numerics.elementary import (
     power_series,
     saturate,
 )
-from jaxloss._numerics.rows import Classes, Row, exp_sum, smoothed, surprisal, take_label, zero_at_zero
+from jaxloss._numerics.rows import Classes, Row, exp_sum, smoothed, surprisal, zero_at_zero
 from jaxloss._numerics.scores import Probabilities, weight_of
 from jaxloss._platform import cpu
 from jaxloss.contract import (
@@ -525,10 +525,7 @@ def _over_classes(rule: _Rule, y: Array, scores: Array, option: float | Array, f
     if from_logits:
         return _over_logits(rule, y, row, option)
 
-    def f(p: Array) -> Array:
-        return _of_probability(rule, p, option)
-
-    return jnp.sum(y * Probabilities(row).each(f, row.wide))
+    return Probabilities(row).total(lambda p, y, option: y * _of_probability(rule, p, option), y, option)
 
 
 def _of_label(rule: _Rule, label: Array, scores: Array, option: float | Array, from_logits: bool) -> Array:
@@ -536,8 +533,7 @@ def _of_label(rule: _Rule, label: Array, scores: Array, option: float | Array, f
     row = Row.of(scores)
     option = jnp.asarray(option, row.wide.dtype)
     if not from_logits:
-        p = take_label(row, label)
-        return Probabilities(row).each(lambda p: _of_probability(rule, p, option), p)
+        return Probabilities(row).at(label, lambda p: _of_probability(rule, p, option))
 
     @partials(
         lambda s, option: rule.d_s(_of_surprisal(s), option),

@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics import rows
 from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
-from jaxloss._numerics.elementary import LEAST_PROBABILITY, divide, log_probability
+from jaxloss._numerics.elementary import divide, log_probability
 from jaxloss._numerics.rows import Row, Targets, smoothed, zero_at_zero
 from jaxloss._platform import cpu
 
@@ -77,69 +77,101 @@ class Probabilities:
 
     def __init__(self, row: Row) -> None:
         self.row, self.size = row, row.size
-        total = saved_for_backward(jnp.sum(row.wide))
-        self._empty = total <= 0
-        self._total = jnp.where(self._empty, 1, total)
 
-    def each(self, function: Callable[[Array], Array], x: Array) -> Array:
-        """function(p) for entries x of the row."""
+    def at(self, label: Array, function: Callable[[Array], Array]) -> Array:
+        """function(p[label])."""
+        total = saved_for_backward(jnp.sum(self.row.wide))
+        empty = total <= 0
 
         def of(x: Array, total: Array, empty: Array) -> Array:
             return function(jnp.where(empty, 1 / self.size, divide(x, total)))
 
-        # There the square of 1 / total times the derivative of a logarithm would overflow.
-        minute = self._total < float(jnp.finfo(self._total.dtype).tiny) ** 0.3
-        return stop_gradient_where([minute] * 3, of, x, self._total, self._empty)
+        x, total = rows.take_label(self.row, label), jnp.where(empty, 1, total)
+        return stop_gradient_where([_minute(total)] * 3, of, x, total, empty)
+
+    def total(self, term: Callable[..., Array], *others: Array) -> Array:
+        """sum_k term(p_k, ...), with entries of other rows in the same places, and single numbers."""
+        return _total_of(term)(self.row, *others)
 
     def surprisal(self, label: Array) -> Array:
-        return -self.each(log_probability, rows.take_label(self.row, label))
+        return -self.at(label, log_probability)
 
     def mean_surprisal(self, weight: Array | None) -> Array:
-        return _sum_of_surprisals(self.row, weight) / self.size
+        return self._cross_entropy(jnp.ones((), self.row.wide.dtype) if weight is None else weight) / self.size
 
     def cross_entropy(self, y: Array, label_smoothing: float | Array, weight: Array | None) -> Array:
         y = smoothed(y, label_smoothing, self.size)
-        return -jnp.sum((y if weight is None else weight * y) * self.each(log_probability, self.row.wide))
+        return self._cross_entropy(y if weight is None else weight * y)
+
+    def _cross_entropy(self, t: Array) -> Array:
+        return -self.total(lambda p, t: t * log_probability(p), t)
 
     def z_loss(self, c: float | Array) -> Array | float:
         return 0.0
 
 
-@jax.custom_jvp
-def _sum_of_surprisals(row: Row, weight: Array | None) -> Array:
-    """sum_k w_k s_k of the probabilities of a row. The value has no select, and the derivative reads the row again."""
-    full, total = _full_and_total(row.wide)
-    p = row.again() / total + (1 - full) / row.size
-    s = -jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
-    return jnp.sum(s if weight is None else weight * s)
+def _minute(total: Array) -> Array:
+    """Where the square of 1 / total, in a second derivative, would overflow."""
+    return total < float(jnp.finfo(total.dtype).tiny) ** 0.3
 
 
-def _sum_of_surprisals_jvp(primals: tuple[Row, Any], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    # With p = x / T and g = w / max(p, least), it is (sum(g p) sum(dx) - sum(g dx)) / T.
-    (row, weight), (d_row, d_weight) = primals, tangents
-    value, slope = _sum_of_surprisals(row, weight), jnp.zeros_like(row.wide, shape=())
-    if not isinstance(d_row.wide, SymbolicZero):
-        full, total = _full_and_total(row.wide)
-        minute = total < float(jnp.finfo(total.dtype).tiny) ** 0.3  # there the second derivative would overflow
-        first, again, total = (jnp.where(minute, jax.lax.stop_gradient(x), x) for x in (row.wide, row.again(), total))
-        w = 1.0 if weight is None else weight
-        (least,) = cpu.opaque([jnp.asarray(LEAST_PROBABILITY, total.dtype)])
-        mean = jnp.sum(w * jnp.minimum(divide(first, total), least)) / least
-        each = w / jnp.maximum(divide(again, total), LEAST_PROBABILITY)
-        inverse = divide(jnp.ones_like(total), total)
-        slope += full * (mean * jnp.sum(d_row.wide) - jnp.sum(each * d_row.wide)) * inverse
-    if weight is not None and not isinstance(d_weight, SymbolicZero):
-        slope -= jnp.sum(d_weight * Probabilities(row).each(log_probability, row.wide))
-    return value, slope
+def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
+    """The sum of a term of the shares p of a row, and of others: f(x, ...) = sum_k term(x_k / T, ...), T = sum_k x_k.
+
+    With g_k the derivative of the term by p_k,
+
+        df = sum_k g_k (dx_k - p_k dT) / T = (sum_k g_k dx_k - m dT) / T,   m = sum_k g_k p_k.
+
+    So the derivative needs one number of each row besides T, and m is found by the pass that finds f. The automatic
+    derivative finds it by a pass of its own.
+    """
+
+    @jax.custom_jvp
+    def total_of(row: Row, *others: Array) -> Array:
+        _, full, total = _shares(row)
+
+        def of_entries(x: Array, full: Array, total: Array, *others: Array) -> Array:
+            return term(x / total + (1 - full) / row.size, *others)
+
+        return cpu.sum_of(of_entries)(row.again(), full, total, *others)
+
+    def moved_by(dp: Array, p: Array, *others: Array) -> Array:
+        return jax.jvp(lambda p: term(p, *others), (p,), (dp,))[1]
+
+    def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+        (row, *others), (d_row, *d_others) = primals, tangents
+        value = total_of(row, *others)
+        moved = jnp.zeros_like(value)
+        if not isinstance(d_row.wide, SymbolicZero):
+            p, full, total = _shares(row, constant=_minute)
+            mean = cpu.sum_of(lambda p, *others: moved_by(p, p, *others))(p, *others)
+            each = moved_by(jnp.ones_like(p), _shares(row, constant=_minute)[0], *cpu.opaque(others))
+            inverse = divide(jnp.ones_like(total), total)
+            moved += full * (jnp.sum(each * d_row.wide) - mean * jnp.sum(d_row.wide)) * inverse
+        by = [i for i, x in enumerate(d_others) if not isinstance(x, SymbolicZero)]
+        if by:
+
+            def of(*some: Array) -> Array:
+                given = dict(zip(by, some, strict=True))
+                return jnp.sum(term(_shares(row)[0], *(given.get(i, x) for i, x in enumerate(others))))
+
+            moved += jax.jvp(of, [others[i] for i in by], [d_others[i] for i in by])[1]
+        return value, moved
+
+    total_of.defjvp(rule, symbolic_zeros=True)
+    return total_of
 
 
-_sum_of_surprisals.defjvp(_sum_of_surprisals_jvp, symbolic_zeros=True)
+def _shares(row: Row, constant: Callable[[Array], Any] = lambda total: False) -> tuple[Array, Array, Array]:
+    """The entries of a row over their sum; 1, or 0 where the sum is not positive; and the sum, or 1 in its place.
 
-
-def _full_and_total(x: Array) -> tuple[Array, Array]:
-    """1 where the sum of a row is positive, else 0; and the sum, with 1 in place of what is not positive."""
-    total = saved_for_backward(jnp.sum(x))
-    return (total > 0).astype(x.dtype), jnp.where(total > 0, total, 1)
+    constant: for which sums they have no derivative.
+    """
+    total = saved_for_backward(jnp.sum(row.wide))
+    full = (total > 0).astype(total.dtype)
+    total = jnp.where(total > 0, total, 1)
+    x, total = (jnp.where(constant(total), jax.lax.stop_gradient(y), y) for y in (row.again(), total))
+    return divide(x, total) + (1 - full) / row.size, full, total
 
 
 def is_zero(option: float | Array) -> bool:
