@@ -14,9 +14,11 @@ of a row.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +26,9 @@ from jax import Array
 
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input, check_members
-from jaxloss._numerics.elementary import divide_or_zero, relu0, sigmoid, softplus
+from jaxloss._numerics.elementary import d_sigmoid, divide_or_zero, relu0, saturate, sigmoid, softplus
 from jaxloss._numerics.rows import Row, Targets, cross_entropy, zero_at_zero
+from jaxloss._platform.gpu import apart
 from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
@@ -166,8 +169,8 @@ def ranknet(
     several is the mean over all their pairs.
     """
 
-    def items(y: Array, z: Array, among: Array) -> Array:
-        return _mean_over_pairs(lambda ahead: softplus(-ahead), y, z, among)
+    def items(z: Array, row: _Items) -> Array:
+        return _mean_over_pairs(_logistic, z, None, row)
 
     return _of_lists(items, y_true, y_pred, axis, segments, **units)
 
@@ -213,8 +216,8 @@ def pairwise_hinge(
     rax.pairwise_hinge_loss of one list; that of several is the mean over all their pairs.
     """
 
-    def items(y: Array, z: Array, among: Array, margin: float | Array) -> Array:
-        return _mean_over_pairs(lambda ahead: relu0(_of_rows(margin) - ahead), y, z, among)
+    def items(z: Array, row: _Items, margin: float | Array) -> Array:
+        return _mean_over_pairs(_hinge, z, _for_items(margin, z), row)
 
     return _of_lists(items, y_true, y_pred, axis, segments, {"margin": (margin, at_least(0))}, **units)
 
@@ -255,16 +258,11 @@ def list_mle(
     equal ones into one order, as they stand or at random.
     """
 
-    def items(y: Array, z: Array, among: Array) -> Array:
-        left = (y[None, :] <= y[:, None]) & among
-        equal = (y[None, :] == y[:, None]) & among
-        many = jnp.sum(equal, 1)
-        drawn = jnp.sum(jnp.tril(equal, -1), 1)
-        share = (1 - drawn / jnp.maximum(many, 1)).astype(z.dtype)[:, None]
-        # An item that does not exist has itself, so that no sum is empty.
-        left = left | jnp.eye(z.size, dtype=bool)
-        ahead = _differences(z) + jnp.where(equal, jnp.log(share), 0)
-        return _total(jax.nn.logsumexp(ahead, axis=1, where=left), among)
+    def items(z: Array, row: _Items) -> Array:
+        # Of equal items that stand before this one, all have been drawn.
+        many = _each(jnp.sum, lambda i, j: _equal(i, j).astype(z.dtype), row)
+        drawn = _each(jnp.sum, lambda i, j: (_equal(i, j) & (j.place < i.place)).astype(z.dtype), row.apart(1))
+        return _list_mle(z, row, 1 - drawn / jnp.maximum(many, 1))
 
     return _of_lists(items, y_true, y_pred, axis, segments, **units)
 
@@ -310,20 +308,9 @@ def approx_ndcg(
     leaves out the 1.
     """
 
-    def items(y: Array, z: Array, among: Array, temperature: float | Array) -> Array:
-        temperature = _of_rows(temperature)
-        before, places, gains, ideal = _ideal(y, among)
-        others = among & ~jnp.eye(z.size, dtype=bool)
-        # How much behind its ideal place an item is, by those that should be before it and by the others: nothing
-        # cancels where all are almost in order.
-        side = jnp.where(before, -1, 1).astype(z.dtype)
-        # Beyond that the sigmoid is 0 or 1, and the quotient might be infinite.
-        ahead = jnp.clip(side * _differences(z), -1000 * temperature, 1000 * temperature)
-        behind = jnp.sum(jnp.where(others, side * sigmoid(ahead / temperature), 0), 1)
-        # 1 / log2(1 + k) - 1 / log2(1 + r), with r = k + behind.
-        log = jnp.log1p(places)
-        lost = math.log(2) * jnp.log1p(behind / (1 + places)) / (log * jnp.log1p(places + behind))
-        return divide_or_zero(_total(gains * lost, among), ideal)
+    def items(z: Array, row: _Items, temperature: float | Array) -> Array:
+        places, gains, ideal = _ideal(row)
+        return _approx_ndcg(z, _for_items(temperature, z), row, places, divide_or_zero(gains, ideal))
 
     options = {"temperature": (temperature, POSITIVE)}
     return _of_lists(items, y_true, y_pred, axis, segments, options, RELEVANCES, **units)
@@ -366,12 +353,16 @@ def lambda_rank(
     and reduce_fn=jnp.sum, over the number of items; there equal scores are ranked as they stand.
     """
 
-    def items(y: Array, z: Array, among: Array) -> Array:
-        _, _, gains, ideal = _ideal(y, among)
-        change = jnp.abs(gains[:, None] - gains[None, :]) * _discount_changes(jax.lax.stop_gradient(z), among)
-        change = divide_or_zero(change, jnp.broadcast_to(ideal[:, None], change.shape))
-        costs = softplus(z[None, :] - z[:, None])
-        return _total(jnp.sum(jnp.where(_pairs(y, among) & (change > 0), change * costs, 0), 1), among)
+    def items(z: Array, row: _Items) -> Array:
+        _, gains, ideal = _ideal(row)
+        mean, spread = _discounts(jax.lax.stop_gradient(z), row)
+        worth = {
+            "gain": divide_or_zero(gains, ideal),
+            "score": jax.lax.stop_gradient(z),
+            "mean": mean,
+            "spread": spread,
+        }
+        return _over_pairs(_logistic, z, None, row, worth)
 
     return _of_lists(items, y_true, y_pred, axis, segments, None, RELEVANCES, **units)
 
@@ -392,16 +383,13 @@ def _of_lists(
 ) -> Array:
     """The loss of rows of lists, from the formula for a row, which compares its items.
 
-    formula: from y, z and `among`, which says of a list (by row) what items (by column) it has: (1, N) for the only
-      list, (N, N) for that of each item. It returns one loss for each row of `among`.
+    formula: from z and the items. It returns the loss of the only list, or that of the list of each item.
     """
 
     def items(y: Array, *rest: Array, exists: Array, **options: Any) -> Array:
         y, exists, *ids, z = all_members(y, exists, *rest)
-        among = exists[None, :]
-        if not ids:
-            return formula(y, z, among, **options)[0]
-        return formula(y, z, among & (ids[0][:, None] == ids[0][None, :]), **options)
+        row = _Items(jax.lax.stop_gradient(y), exists, jnp.arange(z.size), *ids)
+        return formula(z, row, **options)
 
     inputs = {"y_true": (y_true, relevances), "y_pred": (y_pred, SCORES)}
     if segments is None:
@@ -451,63 +439,247 @@ def _numbered(segments: Array) -> Array:
     return jnp.unique(segments, return_inverse=True, size=segments.size)[1]
 
 
-def _of_rows(option: float | Array) -> float | Array:
-    """An option beside pairs: one number, or that of the first item of the pair."""
-    return option[:, None] if isinstance(option, Array) and option.ndim else option
+class _Items(NamedTuple):
+    """The items of a row of lists."""
+
+    y: Array
+    exists: Array
+    place: Array
+    list: Array | None = None  # the only one
+
+    def apart(self, n: int) -> _Items:
+        """The same, so that no comparison of relevances that another reduction makes is shared."""
+        return self._replace(y=apart(self.y, n), exists=apart(self.exists, n))
 
 
-def _total(x: Array, among: Array) -> Array:
-    """The sum over each list."""
-    return jnp.sum(jnp.where(among, x[None, :], 0), 1)
+def _each(reduce: Callable[..., Array], term: Callable[[Any, Any], Array], row: _Items, **more: Array | None) -> Array:
+    """For each item i, what `reduce` makes of term(i, j) for all items j of the row. The terms see all numbers of both
+    by name: those of the row and `more`."""
+    rows = {name: x for name, x in {**row._asdict(), **more}.items() if x is not None}
+    i = SimpleNamespace(**{name: x[:, None] for name, x in rows.items()})
+    j = SimpleNamespace(**{name: x[None, :] for name, x in rows.items()})
+    return reduce(term(i, j), axis=1)
 
 
-def _pairs(y: Array, among: Array) -> Array:
-    """Which item (by row) is more relevant than which (by column) of its list."""
-    return (y[:, None] > y[None, :]) & among
+def _together(i: Any, j: Any) -> Array:
+    """Whether both exist, in the same list."""
+    both = i.exists & j.exists
+    return both & (i.list == j.list) if hasattr(i, "list") else both
 
 
-def _differences(z: Array) -> Array:
-    """z_j - z_i (j by column), the largest number in place of an infinite one."""
-    ahead = z[None, :] - z[:, None]
-    return jnp.where(jnp.isinf(ahead), jnp.sign(ahead) * float(jnp.finfo(z.dtype).max), ahead)
+def _pair(i: Any, j: Any) -> Array:
+    return (i.y > j.y) & _together(i, j)
 
 
-def _mean_over_pairs(cost: Callable[[Array], Array], y: Array, z: Array, among: Array) -> Array:
-    pairs = _pairs(y, among)
-    count = jnp.maximum(_total(jnp.sum(pairs.astype(z.dtype), 1), among), 1)
-    return _total(jnp.sum(jnp.where(pairs, cost(z[:, None] - z[None, :]) / count[:, None], 0), 1), among)
+def _equal(i: Any, j: Any) -> Array:
+    return (i.y == j.y) & _together(i, j)
 
 
-def _ideal(y: Array, among: Array) -> tuple[Array, Array, Array, Array]:
-    """Which item (by column) should stand before which, their places from 1 on, their gains, and the DCG of that order.
+def _total(x: Array, row: _Items) -> Array:
+    """The sum of what is 0 where no item exists: over the only list, or over that of each item."""
+    if row.list is None:
+        return jnp.sum(x)
+    return _each(jnp.sum, lambda i, j: jnp.where(_together(i, j), j.x, 0), row, x=x)
+
+
+def _for_items(option: float | Array, z: Array) -> Array:
+    return jnp.broadcast_to(jnp.asarray(option, z.dtype), z.shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sums over pairs
+
+
+def _logistic(ahead: Array, _: Any) -> Array:
+    return softplus(-ahead)
+
+
+def _hinge(ahead: Array, margin: Array) -> Array:
+    return relu0(margin - ahead)
+
+
+def _mean_over_pairs(cost: Callable[..., Array], z: Array, margin: Array | None, row: _Items) -> Array:
+    count = _total(_each(jnp.sum, lambda i, j: _pair(i, j).astype(z.dtype), row.apart(1)), row)
+    return _over_pairs(cost, z, margin, row, {"count": _for_items(jnp.maximum(count, 1), z)})
+
+
+def _priced(cost: Array, i: Any, j: Any) -> Array:
+    """The cost of a pair, times what it is worth: the same whichever of them is the first."""
+    if hasattr(i, "count"):
+        return cost / i.count
+    equal = i.score == j.score
+    change = jnp.abs(i.gain - j.gain) * jnp.where(equal, i.spread, jnp.abs(i.mean - j.mean))
+    return jnp.where(change > 0, change * cost, 0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _over_pairs(
+    cost: Callable[..., Array], z: Array, margin: Array | None, row: _Items, worth: Mapping[str, Array]
+) -> Array:
+    """The sum of cost(z_i - z_j, margin_i) over the pairs of a list, each times what it is worth."""
+
+    def term(i: Any, j: Any) -> Array:
+        return jnp.where(_pair(i, j), _priced(cost(i.z - j.z, getattr(i, "margin", None)), i, j), 0)
+
+    return _total(_each(jnp.sum, term, row, z=z, margin=margin, **worth), row)
+
+
+@_over_pairs.defjvp
+def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    # With c(z_i - z_j) for each pair, the derivative by z_k is the sum over j of c'(z_k - z_j) where k is the more
+    # relevant one, and of -c'(z_j - z_k) where it is not: one sum of N terms for each item.
+    z, margin, row, worth = primals
+
+    def by_score(k: Any, j: Any) -> Array:
+        side = jnp.sign(k.y - j.y)
+        first = jnp.where(side > 0, k.margin, j.margin) if margin is not None else None
+        ahead = side * (k.z - j.z)
+        slope = jax.jvp(lambda ahead: cost(ahead, first), (ahead,), (jnp.ones_like(ahead),))[1]
+        return jnp.where(_together(k, j) & (k.y != j.y), _priced(side * slope, k, j), 0)
+
+    def by_margin(i: Any, j: Any) -> Array:
+        ahead = i.z - j.z
+        margins = jnp.broadcast_to(i.margin, ahead.shape)
+        slope = jax.jvp(lambda margin: cost(ahead, margin), (margins,), (jnp.ones_like(margins),))[1]
+        return jnp.where(_pair(i, j), _priced(slope, i, j), 0)
+
+    slope = _each(jnp.sum, by_score, row, z=z, margin=margin, **worth) * tangents[0]
+    if margin is not None:
+        slope += _each(jnp.sum, by_margin, row, z=z, margin=margin, **worth) * tangents[1]
+    return _over_pairs(cost, *primals), _total(slope, row)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ListMLE
+
+
+@jax.custom_jvp
+def _list_mle(z: Array, row: _Items, share: Array) -> Array:
+    """share: by how much an item and those that are equal to it count when it is drawn."""
+    top, total = _left(z, row, share)
+    return _total(jnp.where(row.exists, jnp.log(total) + saturate(top - z), 0), row)
+
+
+@_list_mle.defjvp
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    # By z_k: with what probability it is drawn each time, in sum, less 1.
+    z, row, share = primals
+    top, total = _left(z, row, share)
+
+    def chance(k: Any, i: Any) -> Array:
+        return _odds(i, k) / i.total
+
+    slope = _each(jnp.sum, chance, row.apart(4), z=z, share=share, top=top, total=total) - 1
+    return _list_mle(*primals), _total(jnp.where(row.exists, slope * tangents[0], 0), row)
+
+
+def _odds(i: Any, j: Any) -> Array:
+    """What j is weighed by when i is drawn: exp(z_j - m), with m the largest score that is left."""
+    left = _together(i, j) & (j.y <= i.y)
+    return jnp.where(j.y == i.y, i.share, 1) * jnp.exp(jnp.where(left, j.z - i.top, -jnp.inf))
+
+
+def _left(z: Array, row: _Items, share: Array) -> tuple[Array, Array]:
+    """When an item is drawn: the largest score m that is left, and the sum of exp(z - m)."""
+    constant = jax.lax.stop_gradient(z)
+    top = _each(
+        jnp.max, lambda i, j: jnp.where(_together(i, j) & (j.y <= i.y), j.z, -LARGEST), row.apart(2), z=constant
+    )
+    total = _each(jnp.sum, _odds, row.apart(3), z=z, share=share, top=top)
+    return top, jnp.where(row.exists, total, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# NDCG
+
+
+@jax.custom_jvp
+def _approx_ndcg(z: Array, temperature: Array, row: _Items, places: Array, gains: Array) -> Array:
+    return _total(gains * _lost(_behind(z, temperature, row), places), row)
+
+
+@_approx_ndcg.defjvp
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    # r_i moves by s_ij / T when z_j - z_i does, where s is the derivative of the sigmoid at that difference over T.
+    # It is the same for both: with c_i, by how much the loss grows with r_i, the derivative by z_k is
+    # sum_j (c_j - c_k) s_kj / T.
+    z, temperature, row, places, gains = primals
+    behind = _behind(z, temperature, row)
+    growth = jax.jvp(lambda behind: gains * _lost(behind, places), (behind,), (jnp.ones_like(behind),))[1]
+
+    def by_score(k: Any, j: Any) -> Array:
+        return jnp.where(_together(k, j), j.growth * _turn(j, k)[1] - k.growth * _turn(k, j)[1], 0)
+
+    def by_temperature(i: Any, j: Any) -> Array:
+        ahead, slope = _turn(i, j)
+        return jnp.where(_together(i, j), -i.growth * slope * ahead, 0)
+
+    slope = _each(jnp.sum, by_score, row, z=z, temperature=temperature, growth=growth) * tangents[0]
+    slope += _each(jnp.sum, by_temperature, row, z=z, temperature=temperature, growth=growth) * tangents[1]
+    return _approx_ndcg(*primals), _total(slope, row)
+
+
+def _turn(i: Any, j: Any) -> tuple[Array, Array]:
+    """How far j is ahead of i in temperatures, and the derivative of the rank of i by that score."""
+    # Beyond that the sigmoid is 0 or 1, and the quotient might be infinite.
+    ahead = jnp.clip(j.z - i.z, -1000 * i.temperature, 1000 * i.temperature) / i.temperature
+    return ahead, d_sigmoid(ahead) / i.temperature
+
+
+def _behind(z: Array, temperature: Array, row: _Items) -> Array:
+    """How much behind its ideal place an item is, by those that should be before it and by the others: nothing cancels
+    where all are almost in order."""
+
+    def term(i: Any, j: Any) -> Array:
+        side = jnp.where(_before(j, i), -1, 1).astype(z.dtype)
+        ahead = jnp.clip(side * (j.z - i.z), -1000 * i.temperature, 1000 * i.temperature)
+        return jnp.where(_together(i, j) & (i.place != j.place), side * sigmoid(ahead / i.temperature), 0)
+
+    return _each(jnp.sum, term, row.apart(1), z=z, temperature=temperature)
+
+
+def _lost(behind: Array, places: Array) -> Array:
+    """1 / log2(1 + k) - 1 / log2(1 + r), with r = k + behind."""
+    log = jnp.log1p(places)
+    return math.log(2) * jnp.log1p(behind / (1 + places)) / (log * jnp.log1p(places + behind))
+
+
+def _before(i: Any, j: Any) -> Array:
+    """Whether i should stand before j."""
+    return _together(i, j) & ((i.y > j.y) | ((i.y == j.y) & (i.place < j.place)))
+
+
+def _ideal(row: _Items) -> tuple[Array, Array, Array]:
+    """The ideal places of the items, from 1 on, their gains, and the DCG of that order.
 
     The gains 2^y - 1 are in units of the largest of their list, which no number may hold.
     """
-    y = jax.lax.stop_gradient(y)
-    equal = y[None, :] == y[:, None]
-    before = ((y[None, :] > y[:, None]) | jnp.tril(equal, -1)) & among
-    places = 1 + jnp.sum(before.astype(y.dtype), 1)
-    top = jnp.broadcast_to(jnp.max(jnp.where(among, y[None, :], 0), 1), y.shape)
+    y = row.y
+    places = 1 + _each(jnp.sum, lambda i, j: _before(j, i).astype(y.dtype), row)
+    if row.list is None:
+        top = jnp.broadcast_to(jnp.max(jnp.where(row.exists, y, 0)), y.shape)
+    else:
+        top = _each(jnp.max, lambda i, j: jnp.where(_together(i, j), j.y, 0), row)
     y = jnp.minimum(y, top)  # of items that do not exist
     shares = divide_or_zero(-jnp.expm1(-math.log(2) * y), -jnp.expm1(-math.log(2) * top))
-    gains = jnp.exp2(y - top) * shares
-    return before, places, gains, _total(gains / jnp.log2(1 + places), among)
+    gains = jnp.where(row.exists, jnp.exp2(y - top) * shares, 0)
+    ideal = _total(gains / jnp.log2(1 + places), row)
+    return places, gains, jnp.broadcast_to(ideal, y.shape)
 
 
-def _discounts(like: Array) -> Array:
-    """1 / log2(1 + rank) of all ranks, the first one first."""
-    return 1 / jnp.log2(2 + jnp.arange(like.size, dtype=like.dtype))
+def _discounts(z: Array, row: _Items) -> tuple[Array, Array]:
+    """1 / log2(1 + rank), of equal scores in the mean over their orders; and by how much two of those differ."""
+    first = _each(jnp.sum, lambda i, j: (_together(i, j) & (j.z > i.z)).astype(jnp.int32), row, z=z)
+    many = _each(jnp.sum, lambda i, j: (_together(i, j) & (j.z == i.z)).astype(jnp.int32), row.apart(1), z=z)
 
+    def taken(i: Any, rank: Any) -> Array:
+        after = rank.place - i.first
+        return jnp.where((after >= 0) & (after < i.many), 1 / jnp.log2(2 + rank.place.astype(z.dtype)), 0)
 
-def _discount_changes(z: Array, among: Array) -> Array:
-    """By how much the discounts of any two items differ; of items with equal scores in the mean over their orders."""
-    first = jnp.sum((z[None, :] > z[:, None]) & among, 1)
-    many = jnp.sum((z[None, :] == z[:, None]) & among, 1)
-    place = jnp.arange(z.size)[None, :] - first[:, None]
-    takes = (place >= 0) & (place < many[:, None])
-    discounts = jnp.where(takes, _discounts(z)[None, :], 0)
-    mean = jnp.sum(discounts, 1) / jnp.maximum(many, 1).astype(z.dtype)
-    # Of m numbers in descending order the mean difference of two is sum_k (m - 1 - 2 k) x_k / (m (m - 1) / 2).
-    ahead = (many[:, None] - 1 - 2 * place).astype(z.dtype)
-    spread = jnp.sum(ahead * discounts, 1) / jnp.maximum(many * (many - 1) / 2, 1).astype(z.dtype)
-    return jnp.where(z[:, None] == z[None, :], spread[:, None], jnp.abs(mean[:, None] - mean[None, :]))
+    def ahead(i: Any, rank: Any) -> Array:
+        # Of m numbers in descending order the mean difference of two is sum_k (m - 1 - 2 k) x_k / (m (m - 1) / 2).
+        return (i.many - 1 - 2 * (rank.place - i.first)).astype(z.dtype) * taken(i, rank)
+
+    mean = _each(jnp.sum, taken, row, first=first, many=many) / jnp.maximum(many, 1).astype(z.dtype)
+    pairs = jnp.maximum(many * (many - 1) / 2, 1).astype(z.dtype)
+    return mean, _each(jnp.sum, ahead, row.apart(2), first=apart(first, 1), many=apart(many, 1)) / pairs

@@ -118,12 +118,12 @@ def softplus(x: Array) -> Array:
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
-def _sigmoid_slope(x: Array) -> Array:
+def d_sigmoid(x: Array) -> Array:
     small = jnp.exp(-jnp.abs(x))
     return small / (1 + small) ** 2
 
 
-@partials(_sigmoid_slope)
+@partials(d_sigmoid)
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), with a derivative that is exact where it is small."""
     return jax.nn.sigmoid(x)

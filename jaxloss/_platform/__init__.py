@@ -1,4 +1,4 @@
-"""What differs by machine, each in a room of its own: compilers in `cpu.py` and `tpu.py`, explicit meshes in `mesh.py`.
+"""What differs by machine, each in a room of its own: `cpu.py`, `gpu.py` and `tpu.py`, explicit meshes in `mesh.py`.
 
 How a program gets the form of its platform is in `choice.py`; what all compilers need is here.
 """

@@ -27,8 +27,8 @@ def _lowered_for(machine: str | None) -> Callable[..., Any]:
 
 
 mlir.register_lowering(_choice, _lowered_for(None))
-for _machine in ("cpu", "tpu"):
-    mlir.register_lowering(_choice, _lowered_for(_machine), platform=_machine)
+for _name, _machine in {"cpu": "cpu", "tpu": "tpu", "cuda": "gpu", "rocm": "gpu"}.items():
+    mlir.register_lowering(_choice, _lowered_for(_machine), platform=_name)
 
 
 def instead(
