@@ -180,9 +180,13 @@ class Result:
         mine, peer = self.programs["jaxloss"], self.programs[self.best or ""]
         return float("inf") if mine.error else mine.cost / peer.cost
 
+    @property
+    def stores(self) -> bool:
+        """Whether it stores more than the best peer."""
+        return self.programs["jaxloss"].temporaries - self.programs[self.best or ""].temporaries > SLACK
+
     def above(self, limit: float) -> bool:
-        more = self.programs["jaxloss"].temporaries - self.programs[self.best or ""].temporaries
-        return self.ratio > limit or more > SLACK
+        return self.ratio > limit or self.stores
 
     @property
     def known(self) -> bool:
@@ -226,11 +230,16 @@ def report(results: Sequence[Result], limit: float, everything: bool) -> int:
     rows = []
     for family, found in families.items():
         worst = max(found, key=lambda result: result.ratio)
-        within = sum(not result.above(limit) for result in found)
-        rows.append([family, f"{within} of {len(found)}", f"{worst.ratio:.2f}", worst.key])
-    print(f"{table(('family', f'within {limit}', 'worst', 'of'), rows)}\n")
+        within = sum(result.ratio <= limit for result in found)
+        lean = sum(not result.stores for result in found)
+        rows.append([family, f"{within} of {len(found)}", f"{lean}", f"{worst.ratio:.2f}", worst.key])
+    print(f"{table(('family', f'within {limit}', 'store no more', 'worst', 'of'), rows)}\n")
     above = [result for result in counted if result.above(limit)]
-    print(f"{len(counted) - len(above)} of {len(counted)} cells within {limit} of the best peer")
+    within, lean = sum(result.ratio <= limit for result in counted), sum(not result.stores for result in counted)
+    both = len(counted) - len(above)
+    print(
+        f"Of {len(counted)} cells {within} are within {limit} of the best peer, {lean} store no more, {both} are both"
+    )
     return sum(not result.known for result in above)
 
 

@@ -128,10 +128,10 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
 
     @jax.custom_jvp
     def total_of(row: Row, *others: Array) -> Array:
-        _, full, total = _shares(row)
+        size, (_, full, total) = row.size, _shares(row)
 
         def of_entries(x: Array, full: Array, total: Array, *others: Array) -> Array:
-            return term(x / total + (1 - full) / row.size, *others)
+            return term(x / total + (1 - full) / size, *others)
 
         return cpu.sum_of(of_entries)(row.again(), full, total, *others)
 
