@@ -6,7 +6,6 @@ To be quick, each law puts all that it needs into as few compiled programs as it
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxloss._platform import x64
 from jaxloss.sharding import mean_over
 
 Arrays = tuple[Any, ...]
@@ -195,15 +195,6 @@ def expect(holds: Any, message: str) -> None:
     """An assertion that Python's -O leaves alone."""
     if not holds:
         raise AssertionError(message)
-
-
-def x64() -> contextlib.AbstractContextManager[Any]:
-    """64-bit numbers inside the block. jax 0.7.2 has only the experimental name, new versions only the other one."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax import experimental
-
-    return experimental.enable_x64(True)  # pyright: ignore
 
 
 def run(function: Callable[..., Any], *args: Any) -> Any:

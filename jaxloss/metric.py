@@ -921,7 +921,8 @@ def barlow_twins(
     def members(a: Array, b: Array, exists: Array, redundancy: float | Array) -> Array:
         a, b, exists = all_members(a, b, exists, axis_name=axis_name)
         a, b = _centred(a, exists), _centred(b, exists)
-        return jnp.sum(jax.vmap(versine)(a, b) ** 2) + redundancy * _apart_squares(_products(unit(a), unit(b)))
+        own = jax.vmap(lambda x, y: versine(x, y, measured=True))(a, b)
+        return jnp.sum(own**2) + redundancy * _apart_squares(_products(unit(a), unit(b)))
 
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"redundancy": (redundancy, at_least(0))}

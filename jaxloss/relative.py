@@ -187,8 +187,8 @@ def cosine_distance(
 ) -> Array:
     """Cosine distance: `1 - (y_true . y_pred) / (norm(y_true) norm(y_pred))`, between 0 and 2.
 
-    A vector of zeros has distance 1 from every other, with zero gradient. It is computed as half the squared distance
-    of the two unit vectors, which is exact for small angles and never negative.
+    A vector of zeros has distance 1 from every other, with zero gradient. The distance is exact for small
+    angles, and never negative.
 
     Args:
       y_true: (..., d) target vectors.
@@ -211,9 +211,9 @@ def cosine_distance(
     """
 
     def vectors(y: Array, p: Array, eps: float | Array) -> Array:
-        apart = versine(y, p)
         if isinstance(eps, (int, float)) and eps == 0:
-            return apart
+            return versine(y, p)
+        apart = versine(y, p, measured=True)
         left = math.prod(size.scaled / jnp.maximum(size.divisor, eps * size.scale) for size in lengths(y, p))
         return (1 - left) + left * apart
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import ROWS, Row
+from cases.exact import mp
 from contract import x64
+from hard_inputs import judge
+from jax.interpreters import mlir
 from scipy import stats
 
 import jaxloss
+from jaxloss._platform import choice
 
 DATA = Path(__file__).parent / "data"
 
@@ -290,3 +295,55 @@ def test_cosine_distance_of_any_length():
         np.testing.assert_allclose(slopes * length, [[0.0336, -0.0448, 0]], rtol=1e-5, atol=1e-9)
     near = jaxloss.cosine_distance([[1.0, 0.0]], [[1.0, 1e-6]])
     np.testing.assert_allclose(near, 5e-13, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a GPU computes, computed here
+
+
+@pytest.fixture
+def as_on_a_gpu() -> Iterator[None]:
+    def lower_for(machine: str) -> None:
+        mlir.register_lowering(choice._choice, choice._lowered_for(machine), platform="cpu")
+        jax.clear_caches()
+
+    lower_for("gpu")
+    yield
+    lower_for("cpu")
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in ROWS if r.id in ("cosine_distance", "byol")])
+def test_hard_inputs_in_double_precision(row: Row):
+    missed = judge(row, jaxloss.LOSSES[row.name], (np.float32,)).missed
+    assert not missed, "\n".join(missed)
+
+
+@jax.jit  # an eager derivative is that of the form for all platforms
+def graded_as_compiled(y: Any, x: Any) -> Any:
+    losses, back = jax.vjp(lambda x: jaxloss.cosine_distance(y, x, reduction="none"), x)
+    return losses, back(jnp.ones_like(losses))[0]
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("ratio", [1.0, 1.001, 3.0, 1e10, 1e-30])
+def test_angles_in_double_precision(ratio: float):
+    """Small ones, and of vectors of any length: closer than the rounding of unit vectors would let them be."""
+    rng = np.random.default_rng(0)
+    x, across = rng.normal(size=(2, 300))
+    across -= x * (x @ across) / (x @ x)
+    angles = np.array([1, 1e-2, 1e-4, 1e-6, 0])[:, None]
+    y = ratio * (x * np.cos(angles) + across * np.sin(angles))
+    x, y = np.broadcast_to(x, y.shape).astype(np.float32), y.astype(np.float32)
+    with jax.numpy_dtype_promotion("strict"):
+        losses, slopes = graded_as_compiled(y, x)
+    for a, b, loss, slope in zip(x, y, losses, slopes, strict=True):
+        a, b = ([mp.mpf(float(number)) for number in v] for v in (a, b))
+        aa, bb, ab = (mp.fsum(p * q for p, q in zip(v, w, strict=True)) for v, w in ((a, a), (b, b), (a, b)))
+        exact = 1 - ab / mp.sqrt(aa * bb)
+        assert abs(float(loss) - exact) <= 1e-7 * exact + 5e-16
+        want = [float((ab / aa * p - q) / mp.sqrt(aa * bb)) for p, q in zip(a, b, strict=True)]
+        np.testing.assert_allclose(slope, want, rtol=2e-6, atol=1e-14)
+    losses, slopes = graded_as_compiled(x, x)
+    assert not losses.any()
+    assert not slopes.any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +12,7 @@ from jax import Array
 
 from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
 from jaxloss._numerics.elementary import abs0
-from jaxloss._platform import cpu, tpu
+from jaxloss._platform import cpu, gpu, tpu
 
 
 class Length(NamedTuple):
@@ -91,14 +93,25 @@ def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[list[Len
     return found, [Length(slope, jnp.zeros_like(slope)) for slope in slopes]
 
 
-def versine(x: Array, y: Array) -> Array:
-    """1 - cos(x, y), as half the squared distance of the unit vectors: exact for small angles, and never negative.
+# ---------------------------------------------------------------------------------------------------------------------
+# The angle of two vectors
 
-    It is 1 with derivative 0 if one of the vectors is 0.
+# Half the squared distance of the unit vectors is exact for small angles, but needs the lengths first: two passes. In
+# double precision one pass is enough: there
+#     1 - cos = (|x - y|^2 - (|x| - |y|)^2) / (2 |x| |y|)   where   |x| - |y| = (|x|^2 - |y|^2) / (|x| + |y|)
+# is wrong by 1e-16 |x - y|^2 / (|x| |y|), and 1 - x.y / (|x| |y|) by 1e-16: less than what the rounding of unit vectors
+# costs in single precision, 1e-7 times the angle, or 1e-14 of the smallest. The first is for vectors near each other.
+
+
+def versine(x: Array, y: Array, measured: bool = False) -> Array:
+    """1 - cos(x, y): exact for small angles, and never negative.
+
+    It is 1 with derivative 0 if one of the vectors is 0. measured: whether the `lengths` are needed besides.
     """
-    one, other = lengths(x, y)
+    way = _BY_LENGTHS if measured else _AT_ONCE
+    one, other = way.lengths(x, y)
     extreme = _extreme(one.itself) | _extreme(other.itself)
-    value = stop_gradient_where([extreme, extreme], _versine, x, y)
+    value = stop_gradient_where([extreme, extreme], functools.partial(_versine, way), x, y)
     return jnp.where((one.scaled == 0) | (other.scaled == 0), 1, value)
 
 
@@ -108,8 +121,30 @@ def _extreme(size: Array) -> Array:
     return (size < bound) | (size > 1 / bound)
 
 
-@jax.custom_jvp
-def _versine(x: Array, y: Array) -> Array:
+class _Way(NamedTuple):
+    """How to find the angle of two vectors x and y."""
+
+    lengths: Callable[[Array, Array], list[Length]]
+    versine: Callable[[Array, Array], Array]
+    along: Callable[..., list[Array]]  # of x, y and their lengths: 1 - cos, as the step between them along each
+    slopes: Callable[..., list[Array]]  # of those and `along`: the derivatives, over the scales of the lengths
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _versine(way: _Way, x: Array, y: Array) -> Array:
+    return way.versine(x, y)
+
+
+@_versine.defjvp
+def _(way: _Way, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    found = cpu.opaque(way.lengths(*primals))
+    along = [saved_for_backward(x) for x in way.along(*primals, *found)]
+    slopes = way.slopes(*primals, *found, *along)
+    terms = [jnp.sum(s * (size.scale * dx)) for s, size, dx in zip(slopes, found, tangents, strict=True)]
+    return _versine(way, *primals), terms[0] + terms[1]
+
+
+def _half_square_of_units(x: Array, y: Array) -> Array:
     return _half_square_between(*(length.direction(v) for length, v in zip(lengths(x, y), (x, y), strict=True)))
 
 
@@ -118,16 +153,61 @@ def _half_square_between(u: Array, v: Array) -> Array:
     return jnp.sum((v - u) ** 2) / 2
 
 
-@_versine.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    found = cpu.opaque(lengths(*primals))
-    u, v = (length.direction(x) for length, x in zip(found, primals, strict=True))
-    terms = []
-    for x, other, length, dx in zip((u, v), (v, u), found, tangents, strict=True):
-        # Of the step from the other only what is orthogonal to x counts, by projection: its rounding errors go with it.
-        along = saved_for_backward(jnp.sum(x * (x - other)))
-        terms.append(jnp.sum(((x - other) - along * x) / length.divisor * (length.scale * dx)))
-    return _versine(*primals), terms[0] + terms[1]
+def _along_units(x: Array, y: Array, one: Length, other: Length) -> list[Array]:
+    u, v = one.direction(x), other.direction(y)
+    return [jnp.sum(a * (a - b)) for a, b in ((u, v), (v, u))]
+
+
+def _slopes_of_units(x: Array, y: Array, one: Length, other: Length, *along: Array) -> list[Array]:
+    # Of the step from the other only what is orthogonal to x counts, by projection: its rounding errors go with it.
+    u, v = one.direction(x), other.direction(y)
+    return [((u - v) - along[0] * u) / one.divisor, ((v - u) - along[1] * v) / other.divisor]
+
+
+class _Products(NamedTuple):
+    """Of two vectors in double precision, whose own numbers are single: nothing here overflows or vanishes."""
+
+    xx: Array
+    yy: Array
+    xy: Array
+    apart: Array  # |x - y|^2
+    both: Array  # |x| |y|, but 1 in place of 0
+
+    @classmethod
+    def of(cls, x: Array, y: Array) -> _Products:
+        # A sum each: together those of columns would be stored.
+        xx, yy, xy, apart = (jnp.sum(terms) for terms in (x * x, y * y, x * y, (x - y) ** 2))
+        both = jnp.sqrt(xx * yy)
+        # So that the first three are one number if the vectors are equal.
+        xy = jnp.where(apart < both, (xx + yy - apart) / 2, xy)
+        return cls(xx, yy, xy, apart, jnp.where(both == 0, 1, both))
+
+
+def _lengths_in_double(x: Array, y: Array) -> list[Length]:
+    squares = _Products.of(x, y)[:2]
+    scales = [_fit(x.astype(jnp.float32), *_scales(jnp.float32)).astype(x.dtype) for x in squares]
+    return [Length(jnp.sqrt(square) * scale, scale) for square, scale in zip(squares, scales, strict=True)]
+
+
+def _versine_in_double(x: Array, y: Array) -> Array:
+    xx, yy, xy, apart, both = _Products.of(x, y)
+    longer = (xx - yy) / jnp.where(xx + yy == 0, 1, jnp.sqrt(xx) + jnp.sqrt(yy))
+    return jnp.maximum(jnp.where(apart < both, (apart - longer**2) / (2 * both), 1 - xy / both), 0)
+
+
+def _slopes_in_double(x: Array, y: Array, one: Length, other: Length, *_: Array) -> list[Array]:
+    # No sum is needed: what is rounded here is a billion times smaller than what is asked for.
+    products = _Products.of(x, y)
+    xx, yy, xy, both = products.xx, products.yy, products.xy, products.both
+    by_x, by_y = x * (xy / jnp.where(xx == 0, 1, xx)) - y, y * (xy / jnp.where(yy == 0, 1, yy)) - x
+    return [by_x / (both * one.scale), by_y / (both * other.scale)]
+
+
+_BY_LENGTHS = _Way(lengths, _half_square_of_units, _along_units, _slopes_of_units)
+_IN_DOUBLE = _Way(
+    _lengths_in_double, _versine_in_double, lambda x, y, *_: [_versine_in_double(x, y)] * 2, _slopes_in_double
+)
+_AT_ONCE = _Way(*(gpu.in_double(form)(other) for form, other in zip(_IN_DOUBLE, _BY_LENGTHS, strict=True)))
 
 
 @jax.vmap

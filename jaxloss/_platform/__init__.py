@@ -5,6 +5,7 @@ How a program gets the form of its platform is in `choice.py`; what all compiler
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import jax
@@ -23,3 +24,12 @@ def unmoved(number: float, like: Array) -> Array:
 def tied(result: Any, others: Any) -> Any:
     """The result, so that no compiler and no transformation may compute it without the others."""
     return jax.lax.optimization_barrier((result, others))[0]
+
+
+def x64() -> contextlib.AbstractContextManager[Any]:
+    """64-bit numbers inside the block. jax 0.7.2 has only the experimental name, new versions only the other one."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax import experimental
+
+    return experimental.enable_x64(True)  # pyright: ignore
