@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxloss._contract.types import ClassStats
 from jaxloss._numerics.elementary import bce_of_logit, bce_of_probability, log_probability, softplus
-from jaxloss._numerics.rows import Row, entropy, normaliser, smoothed, take_label
+from jaxloss._numerics.rows import Row, entropy, normaliser, smoothed, take_label, zero_at_zero
 from jaxloss._numerics.scores import Logits, interpolate, read, weight_of
 from jaxloss.contract import (
     ANY,
@@ -279,7 +279,8 @@ def bce(
 ) -> Array:
     """Binary cross-entropy: `-y log p - (1 - y) log(1 - p)`.
 
-    From logits, `p = sigmoid(z)` and the loss is `max(z, 0) - z y + log1p(exp(-abs(z)))`. From probabilities, the
+    From logits, `p = sigmoid(z)` and the loss is `max(z, 0) - z y + log1p(exp(-abs(z)))`; an infinite logit whose
+    target agrees costs nothing, with zero gradient, as an excluded class does in `cce`. From probabilities, the
     logarithms are exact for every p; at 0 they are that of the smallest normal number, so finite.
 
     Args:
@@ -315,7 +316,8 @@ def bce(
         if pos_weight is None:
             return loss
         y = smoothed(y, label_smoothing, 2)
-        return loss + (pos_weight - 1) * y * (softplus(-score) if from_logits else -log_probability(score))
+        surprisal = softplus(-score) if from_logits else -log_probability(score)
+        return loss + (pos_weight - 1) * zero_at_zero(y, surprisal)
 
     inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}
     options = {"label_smoothing": (label_smoothing, FRACTION), "pos_weight": (pos_weight, at_least(0))}

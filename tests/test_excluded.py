@@ -96,6 +96,43 @@ def test_focal_with_any_gamma(gamma: float):
     assert np.isfinite(slope).all(), slope
 
 
+BINARY = {
+    "bce": {},
+    "bce, pos_weight": {"pos_weight": 3.0},
+    "bce, smoothed": {"label_smoothing": 0.5},
+    "multilabel_soft_margin": {},
+    "binary_focal": {"alpha": None},
+    "binary_focal, gamma 0": {"alpha": None, "gamma": 0.0},
+    "binary_focal, gamma 0.5": {"alpha": None, "gamma": 0.5},
+}
+
+
+@pytest.mark.parametrize("case", BINARY)
+def test_infinite_logits_of_one_class(case: str):
+    """The limit of the formula: 0 with zero gradient where the target agrees, else infinite; numbers beside it count.
+
+    With y the target, p the 0 or 1 that the logit says: the loss is infinite where y (1 - p) + (1 - y) p is not 0, and
+    the gradient e^gamma (p - y), with that term as e.
+    """
+    name, options = case.split(",")[0], BINARY[case] | ({} if "multi" in case else {"from_logits": True})
+    y, z = np.array([0, 1, 0, 1, 0.25], np.float32), np.array([-INF, INF, INF, -INF, INF], np.float32)
+
+    def losses(z):
+        rows = (y[:, None], z[:, None]) if "multi" in case else (y, z)
+        return jl.LOSSES[name](*rows, reduction="none", **options)
+
+    got, slope = run(lambda z: (losses(z), jax.grad(lambda z: jnp.sum(losses(z)))(z)), z)
+    target = y / 2 + 0.25 if "smoothed" in case else y
+    p = (z > 0).astype(np.float32)
+    error = target * (1 - p) + (1 - target) * p
+    np.testing.assert_array_equal(got, np.where(error > 0, INF, 0))
+    factor = np.where(y == 1, options.get("pos_weight", 1), 1) * error ** options.get("gamma", 2.0 * ("focal" in name))
+    close(slope, factor * (p - target), "gradients", 1e-6, 1e-7)
+    if "focal" in name:
+        moved = jax.grad(lambda y: jnp.sum(jl.binary_focal(y, z, reduction="none", **options)))(y)
+        assert not np.isnan(moved).any(), moved
+
+
 @pytest.mark.parametrize("name", ["mse", "mae", "huber", "bce"])
 def test_infinity_under_a_zero_weight_is_loud(name: str):
     """It is no finite input: the result is NaN, unless the unit is masked."""

@@ -138,8 +138,15 @@ def d_bce_of_logit(y: Array, z: Array) -> Array:
 
 @partials(lambda y, z: -z, d_bce_of_logit)
 def bce_of_logit(y: Array, z: Array) -> Array:
-    """-y log(p) - (1 - y) log(1 - p), p = sigmoid(z)."""
-    return jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z)))
+    """-y log(p) - (1 - y) log(1 - p), p = sigmoid(z). Infinite logits too: 0 if y says the same, infinite if not.
+
+    It is abs(z) w + log(1 + exp(-abs(z))), where w is how much y contradicts the sign of z: y below 0 and 1 - y above.
+    In units of 2^64 an infinite logit becomes a number: w = 0 times it is 0, and any other w overflows again.
+    """
+    unit, largest = 2.0**64, float(jnp.finfo(z.dtype).max)
+    far = jnp.minimum(jnp.abs(z / unit), largest)
+    against = unit * y + (1 + jnp.sign(z)) * (unit / 2 - unit * y)
+    return far * against + jnp.log1p(jnp.exp(-jnp.abs(z)))
 
 
 def d_bce_of_probability(y: Array, p: Array) -> Array:
