@@ -7,7 +7,7 @@ number, so finite, and its derivative is exact down to 1e-12 and bounded there, 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, log_probability, power_series
 from jaxloss._numerics.rows import Row, exp_sum, normaliser
-from jaxloss._platform import cpu
+from jaxloss._platform import cpu, gpu
 from jaxloss.contract import (
     DISTRIBUTION,
     FRACTION,
@@ -319,12 +319,12 @@ def _kl_of_logits(a: Array, b: Array) -> Array:
 def _kl_of_logits_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     a, b = primals
     kl, offset = map(saved_for_backward, _kl_and_offset(a, b))
-    q, x, gain, excluded = _compared(a, b, offset)
+    q, x, gain, _ = _compared(a, b, offset)
     slope = jnp.zeros_like(kl)
     if not isinstance(tangents[1], SymbolicZero):
         slope += jnp.sum(gain * tangents[1])
     if not isinstance(tangents[0], SymbolicZero):
-        above_mean = jnp.where(jnp.isneginf(x) | excluded, 0, x + kl)  # with an infinite x, kl is infinite too
+        above_mean = jnp.where(jnp.isneginf(x), 0, x + kl)  # with an infinite x, kl is infinite too
         slope -= jnp.sum(q * above_mean * tangents[0])
     return _kl_of_logits(a, b), slope
 
@@ -334,24 +334,35 @@ _kl_of_logits.defjvp(_kl_of_logits_jvp, symbolic_zeros=True)
 
 def _kl_and_offset(a: Array, b: Array) -> tuple[Array, Array]:
     """The divergence, and log(1 + u)."""
-    q, x, gain, excluded = _compared(a, b, jnp.zeros_like(a, shape=()))
-    small = jnp.where(jnp.abs(x) < 0.5, x, 0)
-    series = power_series(small, [1 / math.factorial(n) for n in range(2, 17)])  # exp(x) - 1 - x = x^2 series
-    terms = jnp.where(jnp.abs(x) < 0.5, q * (x * x * series), gain - jnp.where(excluded, 0, q * x))
-    total, u = jnp.sum(terms), jnp.sum(gain)
+    nothing = jnp.zeros_like(a, shape=())
+    excess, gain = _compared(a, b, nothing, use=1).excess, _compared(a, b, nothing, use=2).gain
+    total, u = jnp.sum(excess), jnp.sum(gain)
     rest = jnp.where(jnp.abs(u) < 1e-3, u * u * (1 / 2 - u / 3), u - jnp.log1p(u))
     return total - rest, jnp.log1p(u)
 
 
-def _compared(a: Array, b: Array, offset: Array) -> tuple[Array, Array, Array, Array]:
-    """q, x = log p - log q - offset, p - q, and which classes the teacher excludes; their x is 0."""
+class _Compared(NamedTuple):
+    """Of a class, by teacher (q) and student (p)."""
+
+    q: Array
+    x: Array  # log p - log q - offset; 0 for a class that the teacher excludes
+    gain: Array  # p - q
+    excess: Array  # p - q - q x
+
+
+def _compared(a: Array, b: Array, offset: Array, use: int = 0) -> _Compared:
+    """use: a number for each of several sums of terms, each of which computes its own."""
     excluded = jnp.isneginf(a)
     (m_a, e_a), (m_b, e_b) = exp_sum(Row.of(a)), exp_sum(Row.of(b))
-    q, p = jnp.exp(a - m_a) / (1 + e_a), jnp.exp(b - m_b) / (1 + e_b)
+    # On a GPU both sums are one pass, and the derivative, which has an offset, is another one.
+    a, b = (cpu.apart(gpu.apart(x, 1 + e + offset * offset), 1 + e + use) for x, e in ((a, e_a), (b, e_b)))
+    q, p = jnp.exp(a - m_a) * (1 / (1 + e_a)), jnp.exp(b - m_b) * (1 / (1 + e_b))
     # Each below its own maximum: exact near it, and no difference of the two overflows.
     below_a, below_b = _zero_if_infinite(a) - m_a, jnp.where(excluded, 0, b) - m_b
-    x = (below_b - below_a) - ((jnp.log1p(e_b) - jnp.log1p(e_a)) + offset)
-    x = jnp.where(excluded, 0, x)
-    # Close to q, p is best had from it.
-    gain = jnp.where(excluded | (x > 1), p - q, q * jnp.expm1(jnp.minimum(x, 1)))
-    return q, x, gain, excluded
+    x = jnp.where(excluded, 0, (below_b - below_a) - ((jnp.log1p(e_b) - jnp.log1p(e_a)) + offset))
+    # Where the two are close, exp(x) - 1 - x is a series, so cheap that two sums of it share nothing that is stored.
+    close = (jnp.abs(x) < 0.5) & ~excluded
+    small = jnp.where(close, x, 0)
+    terms = 9 if x.dtype == jnp.float32 else 16
+    bend = q * (small * small * power_series(small, [1 / math.factorial(n) for n in range(2, terms)]))
+    return _Compared(q, x, jnp.where(close, q * small + bend, p - q), jnp.where(close, bend, (p - q) - q * x))

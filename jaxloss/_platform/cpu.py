@@ -74,6 +74,19 @@ def reread(tree: Any) -> Any:
     return jax.tree.map(functools.partial(_identity.bind, form="plain"), tree)
 
 
+def unknown(x: Array, n: int | Array) -> Array:
+    return jnp.where(jax.lax.optimization_barrier(n) > 0, x, jnp.zeros((), x.dtype))
+
+
+@instead(unknown)
+def apart(x: Array, n: int | Array) -> Array:
+    """x, which the compiler does not know to be the same as x, or as x apart for another n > 0.
+
+    What is computed of it, and would be stored for two uses, is computed for each.
+    """
+    return x
+
+
 def end_loop(x: Array) -> Array:
     """The sum of a row, or the values of a long formula, where more follows."""
     return _identity.bind(x, form="end of loop")
