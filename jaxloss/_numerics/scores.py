@@ -17,7 +17,7 @@ from jaxloss._numerics import rows
 from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
 from jaxloss._numerics.elementary import divide, log_probability
 from jaxloss._numerics.rows import Row, Targets, smoothed, zero_at_zero
-from jaxloss._platform import cpu
+from jaxloss._platform import cpu, gpu
 
 
 class Scores(Protocol):
@@ -145,7 +145,9 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
         if not isinstance(d_row.wide, SymbolicZero):
             p, full, total = _shares(row, constant=_minute)
             mean = cpu.sum_of(lambda p, *others: moved_by(p, p, *others))(p, *others)
-            each = moved_by(jnp.ones_like(p), _shares(row, constant=_minute)[0], *cpu.opaque(others))
+            again = gpu.apart(row.again(), total)
+            p_again = _shares(Row(again, again), constant=_minute)[0]
+            each = moved_by(jnp.ones_like(p), p_again, *cpu.opaque(others))
             inverse = divide(jnp.ones_like(total), total)
             moved += full * (jnp.sum(each * d_row.wide) - mean * jnp.sum(d_row.wide)) * inverse
         by = [i for i, x in enumerate(d_others) if not isinstance(x, SymbolicZero)]
