@@ -748,7 +748,8 @@ def sup_con(
             z = s / temperature
             count = jnp.sum(alike.astype(z.dtype), axis=-1)
             mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
-            return jnp.where(count == 0, 0, sum(_log_sum_exp(z - mean[:, None], alike | unlike)))
+            top, log_sum = _log_sum_exp(z, alike | unlike)
+            return jnp.where(count == 0, 0, (top - mean) + log_sum)
 
         return _of_cosines(of_anchors, labels, x, exists, (temperature,), axis_name, chunk)
 
