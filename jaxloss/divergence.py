@@ -7,7 +7,7 @@ number, so finite, and its derivative is exact down to 1e-12 and bounded there, 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, TypeAlias, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -319,7 +319,7 @@ def _kl_of_logits(a: Array, b: Array) -> Array:
 def _kl_of_logits_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     a, b = primals
     kl, offset = map(saved_for_backward, _kl_and_offset(a, b))
-    q, x, gain, _ = _compared(a, b, offset)
+    q, x, gain, _ = _compared(a, b, _sums(a, b), offset)
     slope = jnp.zeros_like(kl)
     if not isinstance(tangents[1], SymbolicZero):
         slope += jnp.sum(gain * tangents[1])
@@ -331,12 +331,19 @@ def _kl_of_logits_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -
 
 _kl_of_logits.defjvp(_kl_of_logits_jvp, symbolic_zeros=True)
 
+# m and e of teacher and student.
+_Sums: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
+
+
+def _sums(a: Array, b: Array) -> _Sums:
+    return exp_sum(Row.of(a)), exp_sum(Row.of(b))
+
 
 def _kl_and_offset(a: Array, b: Array) -> tuple[Array, Array]:
     """The divergence, and log(1 + u)."""
-    nothing = jnp.zeros_like(a, shape=())
-    excess, gain = _compared(a, b, nothing, use=1).excess, _compared(a, b, nothing, use=2).gain
-    total, u = jnp.sum(excess), jnp.sum(gain)
+    sums, nothing = _sums(a, b), jnp.zeros_like(a, shape=())
+    excess, gain = (_compared(a, b, sums, nothing, use) for use in (1, 2))
+    total, u = jnp.sum(excess.excess), jnp.sum(gain.gain)
     rest = jnp.where(jnp.abs(u) < 1e-3, u * u * (1 / 2 - u / 3), u - jnp.log1p(u))
     return total - rest, jnp.log1p(u)
 
@@ -350,10 +357,10 @@ class _Compared(NamedTuple):
     excess: Array  # p - q - q x
 
 
-def _compared(a: Array, b: Array, offset: Array, use: int = 0) -> _Compared:
+def _compared(a: Array, b: Array, sums: _Sums, offset: Array, use: int = 0) -> _Compared:
     """use: a number for each of several sums of terms, each of which computes its own."""
     excluded = jnp.isneginf(a)
-    (m_a, e_a), (m_b, e_b) = exp_sum(Row.of(a)), exp_sum(Row.of(b))
+    (m_a, e_a), (m_b, e_b) = sums
     # On a GPU both sums are one pass, and the derivative, which has an offset, is another one.
     a, b = (cpu.apart(gpu.apart(x, 1 + e + offset * offset), 1 + e + use) for x, e in ((a, e_a), (b, e_b)))
     q, p = jnp.exp(a - m_a) * (1 / (1 + e_a)), jnp.exp(b - m_b) * (1 / (1 + e_b))
