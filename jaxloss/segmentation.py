@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.elementary import abs0, divide_or_zero, power0, relu0
+from jaxloss._platform import cpu, tpu
 from jaxloss._platform.mesh import laid_out_as
 from jaxloss.contract import (
     AMOUNT,
@@ -562,11 +563,30 @@ def _times(class_weights: Array | None, x: Array) -> Array:
     return x if class_weights is None else class_weights * x
 
 
+@jax.custom_jvp
 def _softmax(z: Array) -> Array:
     """The softmax over the last axis; of a row that excludes all classes, 0 for each."""
+    return _softmax_of(z)
+
+
+def _bounded_inside(z: Array) -> Array:
+    """With the bounds inside the maximum and the sum: what is done to a sum would end the pass."""
+    info = jnp.finfo(z.dtype)
+    powers = jnp.exp(z - jnp.max(jnp.maximum(z, float(info.min)), axis=-1, keepdims=True))
+    return powers / jnp.sum(powers + float(info.eps) ** 2, axis=-1, keepdims=True)
+
+
+@tpu.instead(_bounded_inside)
+def _softmax_of(z: Array) -> Array:
     shift = jnp.maximum(jnp.max(z, axis=-1, keepdims=True), float(jnp.finfo(z.dtype).min))
-    powers = jnp.exp(z - jax.lax.stop_gradient(shift))
+    powers = jnp.exp(z - shift)
     return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 0.5)  # the sum is at least 1, or 0
+
+
+@_softmax.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    p = cpu.end_loop(_softmax(cpu.opaque(*primals)))
+    return _softmax(*primals), p * (tangents[0] - jnp.sum(p * tangents[0], axis=-1, keepdims=True))
 
 
 # Sums of positive numbers only, so that nothing cancels.
