@@ -128,7 +128,7 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
 
     @jax.custom_jvp
     def total_of(row: Row, *others: Array) -> Array:
-        size, (_, full, total) = row.size, _shares(row)
+        size, (full, total) = row.size, _total(row)
 
         def of_entries(x: Array, full: Array, total: Array, *others: Array) -> Array:
             return term(x / total + (1 - full) / size, *others)
@@ -143,11 +143,12 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
         value = total_of(row, *others)
         moved = jnp.zeros_like(value)
         if not isinstance(d_row.wide, SymbolicZero):
-            p, full, total = _shares(row, constant=_minute)
+            full, total = _total(row)
+            known = row.again(), gpu.apart(row.again(), total), total
+            *xs, total = (jnp.where(_minute(total), jax.lax.stop_gradient(x), x) for x in known)
+            p, again = (_shares(x, full, total) for x in xs)
             mean = cpu.sum_of(lambda p, *others: moved_by(p, p, *others))(p, *others)
-            again = gpu.apart(row.again(), total)
-            p_again = _shares(Row(again, again), constant=_minute)[0]
-            each = moved_by(jnp.ones_like(p), p_again, *cpu.opaque(others))
+            each = moved_by(jnp.ones_like(p), again, *cpu.opaque(others))
             inverse = divide(jnp.ones_like(total), total)
             moved += full * (jnp.sum(each * d_row.wide) - mean * jnp.sum(d_row.wide)) * inverse
         by = [i for i, x in enumerate(d_others) if not isinstance(x, SymbolicZero)]
@@ -155,7 +156,8 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
 
             def of(*some: Array) -> Array:
                 given = dict(zip(by, some, strict=True))
-                return jnp.sum(term(_shares(row)[0], *(given.get(i, x) for i, x in enumerate(others))))
+                p = _shares(row.again(), *_total(row))
+                return jnp.sum(term(p, *(given.get(i, x) for i, x in enumerate(others))))
 
             moved += jax.jvp(of, [others[i] for i in by], [d_others[i] for i in by])[1]
         return value, moved
@@ -164,16 +166,15 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
     return total_of
 
 
-def _shares(row: Row, constant: Callable[[Array], Any] = lambda total: False) -> tuple[Array, Array, Array]:
-    """The entries of a row over their sum; 1, or 0 where the sum is not positive; and the sum, or 1 in its place.
-
-    constant: for which sums they have no derivative.
-    """
+def _total(row: Row) -> tuple[Array, Array]:
+    """1, or 0 where the sum of a row is not positive; and the sum, or 1 in its place."""
     total = saved_for_backward(jnp.sum(row.wide))
-    full = (total > 0).astype(total.dtype)
-    total = jnp.where(total > 0, total, 1)
-    x, total = (jnp.where(constant(total), jax.lax.stop_gradient(y), y) for y in (row.again(), total))
-    return divide(x, total) + (1 - full) / row.size, full, total
+    return (total > 0).astype(total.dtype), jnp.where(total > 0, total, 1)
+
+
+def _shares(x: Array, full: Array, total: Array) -> Array:
+    """The entries of a row over their sum."""
+    return divide(x, total) + (1 - full) / x.size
 
 
 def is_zero(option: float | Array) -> bool:
