@@ -7,7 +7,7 @@
    unit for doubles to 32 or 64 for floats take about as long for it as for two passes.
 2. What two sums share, or a sum and the derivative, its compiler computes once and stores if it is not cheap, be it
    larger than all that it is made of: the comparisons of any two items of a list, the exponentials of a row. So each
-   reads numbers of its own (`apart`): without and with it `--only list_mle` says 28 and 1.2, `--only distillation` 3.3
+   reads numbers of its own (`apart`): without and with it `--only list_mle` says 28 and 1.2, `--only distillation` 2.5
    and 1.0.
 """
 
