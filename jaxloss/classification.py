@@ -316,8 +316,8 @@ def bce(
         if pos_weight is None:
             return loss
         y = smoothed(y, label_smoothing, 2)
-        surprisal = softplus(-score) if from_logits else -log_probability(score)
-        return loss + (pos_weight - 1) * zero_at_zero(y, surprisal)
+        positive = zero_at_zero(y, softplus(-score)) if from_logits else -y * log_probability(score)
+        return loss + (pos_weight - 1) * positive
 
     inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}
     options = {"label_smoothing": (label_smoothing, FRACTION), "pos_weight": (pos_weight, at_least(0))}

@@ -6,7 +6,6 @@ number, so finite, and its derivative is exact down to 1e-12 and bounded there, 
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, NamedTuple, TypeAlias, Unpack
 
 import jax
@@ -15,7 +14,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.derivatives import partials, saved_for_backward
-from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, log_probability, power_series
+from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, exp_rest, log_probability
 from jaxloss._numerics.rows import Row, exp_sum, normaliser
 from jaxloss._platform import cpu, gpu
 from jaxloss.contract import (
@@ -342,8 +341,8 @@ def _sums(a: Array, b: Array) -> _Sums:
 def _kl_and_offset(a: Array, b: Array) -> tuple[Array, Array]:
     """The divergence, and log(1 + u)."""
     sums, nothing = _sums(a, b), jnp.zeros_like(a, shape=())
-    excess, gain = (_compared(a, b, sums, nothing, use) for use in (1, 2))
-    total, u = jnp.sum(excess.excess), jnp.sum(gain.gain)
+    total = jnp.sum(_compared(a, b, sums, nothing, use=1).excess)
+    u = jnp.sum(_compared(a, b, sums, nothing, use=2).gain)
     rest = jnp.where(jnp.abs(u) < 1e-3, u * u * (1 / 2 - u / 3), u - jnp.log1p(u))
     return total - rest, jnp.log1p(u)
 
@@ -370,6 +369,5 @@ def _compared(a: Array, b: Array, sums: _Sums, offset: Array, use: int = 0) -> _
     # Where the two are close, exp(x) - 1 - x is a series, so cheap that two sums of it share nothing that is stored.
     close = (jnp.abs(x) < 0.5) & ~excluded
     small = jnp.where(close, x, 0)
-    terms = 9 if x.dtype == jnp.float32 else 16
-    bend = q * (small * small * power_series(small, [1 / math.factorial(n) for n in range(2, terms)]))
+    bend = q * (small * small * exp_rest(small))
     return _Compared(q, x, jnp.where(close, q * small + bend, p - q), jnp.where(close, bend, (p - q) - q * x))

@@ -443,22 +443,24 @@ def _balance(y: Array, alpha: Array, balanced: bool) -> tuple[Array | float, Arr
 def _focal_of_logit(gamma: float | Array, balanced: bool) -> Callable[..., Array]:
     power = _power(gamma)
 
+    def finite_bce(y: Array, z: Array) -> Array:
+        return saturate(bce_of_logit(y, z))  # of an infinite logit it meets factors of 0
+
     def d_target(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:
         error, (a, slope_a) = _Error.of(y, z), _balance(y, alpha, balanced)
         # The cross-entropy last, and once: it may be as large as the largest number.
         slope = a * gamma * (power(error.e, gamma) / at_least_tiny(error.e)) * error.tilt
-        return (slope + slope_a * power(error.e, gamma)) * saturate(bce_of_logit(y, z)) - a * power(
-            error.e, gamma
-        ) * saturate(z)
+        rest = slope_a * power(error.e, gamma)
+        return (slope + rest) * finite_bce(y, z) - a * power(error.e, gamma) * saturate(z)
 
     def d_logit(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:
         error, (a, _) = _Error.of(y, z), _balance(y, alpha, balanced)
-        return a * power(error.e, gamma) * (d_bce_of_logit(y, z) + gamma * (saturate(bce_of_logit(y, z)) * error.pull))
+        return a * power(error.e, gamma) * (d_bce_of_logit(y, z) + gamma * (finite_bce(y, z) * error.pull))
 
     def d_gamma(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:
         error, (a, _) = _Error.of(y, z), _balance(y, alpha, balanced)
         # Where the logarithm is below that, the cross-entropy that it is multiplied with is 0.
-        return saturate(bce_of_logit(y, z)) * a * power(error.e, gamma) * jnp.maximum(error.log, -1e4)
+        return finite_bce(y, z) * a * power(error.e, gamma) * jnp.maximum(error.log, -1e4)
 
     def d_alpha(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:
         return bce_of_logit(y, z) * power(_Error.of(y, z).e, gamma) * (2 * y - 1)

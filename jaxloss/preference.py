@@ -11,7 +11,6 @@ it is, so that nobody asks for the derivatives by its log-probabilities.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import LEAST_PROBABILITY, at_least_tiny, power_series, saturate, sigmoid, softplus
+from jaxloss._numerics.elementary import LEAST_PROBABILITY, at_least_tiny, exp_rest, saturate, sigmoid, softplus
 from jaxloss._numerics.rows import zero_at_zero
 from jaxloss._numerics.scores import interpolate, is_zero
 from jaxloss.contract import (
@@ -446,6 +445,4 @@ def _clipped(a: Array, d: Array, low: Array, high: Array) -> Array:
 def _kl(d: Array) -> Array:
     """exp(d) - d - 1."""
     small = jnp.abs(d) < 0.5
-    terms = 9 if d.dtype == jnp.float32 else 16
-    near = power_series(jnp.where(small, d, 0), [1 / math.factorial(k + 2) for k in range(terms)])
-    return jnp.where(small, d * near * d, jnp.expm1(d) - d)
+    return jnp.where(small, d * exp_rest(jnp.where(small, d, 0)) * d, jnp.expm1(d) - d)

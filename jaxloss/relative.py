@@ -187,8 +187,8 @@ def cosine_distance(
 ) -> Array:
     """Cosine distance: `1 - (y_true . y_pred) / (norm(y_true) norm(y_pred))`, between 0 and 2.
 
-    A vector of zeros has distance 1 from every other, with zero gradient. The distance is exact for small
-    angles, and never negative.
+    A vector of zeros has distance 1 from every other, with zero gradient. The distance is exact for small angles, and
+    never negative.
 
     Args:
       y_true: (..., d) target vectors.

@@ -563,12 +563,6 @@ def _times(class_weights: Array | None, x: Array) -> Array:
     return x if class_weights is None else class_weights * x
 
 
-@jax.custom_jvp
-def _softmax(z: Array) -> Array:
-    """The softmax over the last axis; of a row that excludes all classes, 0 for each."""
-    return _softmax_of(z)
-
-
 def _bounded_inside(z: Array) -> Array:
     """With the bounds inside the maximum and the sum: what is done to a sum would end the pass."""
     info = jnp.finfo(z.dtype)
@@ -576,8 +570,10 @@ def _bounded_inside(z: Array) -> Array:
     return powers / jnp.sum(powers + float(info.eps) ** 2, axis=-1, keepdims=True)
 
 
+@jax.custom_jvp
 @tpu.instead(_bounded_inside)
-def _softmax_of(z: Array) -> Array:
+def _softmax(z: Array) -> Array:
+    """The softmax over the last axis; of a row that excludes all classes, 0 for each."""
     shift = jnp.maximum(jnp.max(z, axis=-1, keepdims=True), float(jnp.finfo(z.dtype).min))
     powers = jnp.exp(z - shift)
     return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 0.5)  # the sum is at least 1, or 0

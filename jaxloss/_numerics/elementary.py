@@ -145,8 +145,7 @@ def bce_of_logit(y: Array, z: Array) -> Array:
     """
     unit, largest = 2.0**64, float(jnp.finfo(z.dtype).max)
     far = jnp.minimum(jnp.abs(z / unit), largest)
-    against = unit * y + (1 + jnp.sign(z)) * (unit / 2 - unit * y)
-    return far * against + jnp.log1p(jnp.exp(-jnp.abs(z)))
+    return far * (unit * lerp(step(z, 0), 1 - y, y)) + jnp.log1p(jnp.exp(-jnp.abs(z)))
 
 
 def d_bce_of_probability(y: Array, p: Array) -> Array:
@@ -204,6 +203,12 @@ def power_series(x: Array, coefficients: Sequence[float]) -> Array:
     for coefficient in coefficients[-2::-1]:
         total = total * x + coefficient
     return total
+
+
+def exp_rest(x: Array) -> Array:
+    """(exp(x) - 1 - x) / x^2 for abs(x) <= 1/2, which is 1/2 at 0."""
+    terms = 9 if x.dtype == jnp.float32 else 16
+    return power_series(x, [1 / math.factorial(k + 2) for k in range(terms)])
 
 
 def atanh_rest(square: Array, bound: float = 1 / 3) -> Array:
