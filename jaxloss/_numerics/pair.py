@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._numerics.elementary import angle, at_least_tiny, divide_or_zero
-from jaxloss._platform import cpu, tpu
+from jaxloss._numerics.elementary import angle, at_least_tiny, divide_or_zero, widened
+from jaxloss._platform import cpu, gpu, tpu
 
 
 class Pair(NamedTuple):
@@ -34,7 +34,9 @@ class Pair(NamedTuple):
 
 
 def compare(target: Array, box: Array) -> Pair:
-    """From the corners x1 y1 x2 y2 of both. A corner that is not finite makes `missed` NaN."""
+    """From the corners x1 y1 x2 y2 of both, as they lie in memory. A corner that is not finite makes `missed` NaN."""
+    if jnp.float64 in (target.dtype, box.dtype):
+        target, box = target.astype(jnp.float64), box.astype(jnp.float64)
     corners, target_corners = _corners(box), _corners(target)
     x_ends, y_ends = ((*corners[i::2], *target_corners[i::2]) for i in (0, 1))
     around_w, around_h = _around(*x_ends), _around(*y_ends)
@@ -65,15 +67,18 @@ def compare(target: Array, box: Array) -> Pair:
     )
 
 
-@cpu.instead(cpu.entries)
+@gpu.instead(lambda row: [widened(x) for x in gpu.entries(row)])
+@cpu.instead(lambda row: cpu.entries(widened(row)))
 def _entries(row: Array) -> list[Array]:
+    row = widened(row)
     return [row[i] for i in range(row.size)]
 
 
 @jax.custom_jvp
 @tpu.at_once
 def _corners(box: Array) -> list[Array]:
-    return [box[i] for i in range(4)]
+    box = widened(box)
+    return [box[i] for i in range(box.size)]
 
 
 _corners.defjvp(lambda primals, tangents: (_corners(*primals), _entries(*tangents)))

@@ -9,6 +9,9 @@
    larger than all that it is made of: the comparisons of any two items of a list, the exponentials of a row. So each
    reads numbers of its own (`apart`): without and with it `--only list_mle` says 28 and 1.2, `--only distillation` 2.5
    and 1.0.
+3. Where numbers are put together into a row, it stores what they share and computes them from the inputs, read once
+   more. So the derivatives by the entries of a row are there before that (`entries`), in one pass with the value, and
+   as narrow as the row: `--only giou` says 1.1 to 1.7 without and 0.9 to 1.0 with it.
 """
 
 from __future__ import annotations
@@ -47,3 +50,8 @@ def in_double(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
 def apart(x: Array, n: int | Array) -> Array:
     """As `cpu.apart`, for this compiler."""
     return x
+
+
+def entries(row: Array) -> list[Array]:
+    """The entries of a short row of tangents, in a form whose transpose stores what it puts together."""
+    return list(jax.lax.optimization_barrier([row[i] for i in range(row.size)]))
