@@ -539,9 +539,10 @@ def _of_pairs(
             raise ValueError(f"{current_loss()}: the last axis must hold x1, y1, x2, y2, but its size is {box.size}.")
         return formula(compare(target, box), **options)
 
-    return losses(example, {"y_true": (y_true, BOXES), "y_pred": (y_pred, BOXES)}, options=options, **units)
+    return losses(example, {"y_true": (y_true, CORNERS), "y_pred": (y_pred, CORNERS)}, options=options, **units)
 
 
+CORNERS = BOXES._replace(kind="stored")
 BASES = ("iou", "giou", "diou", "ciou")
 
 

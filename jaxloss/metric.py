@@ -26,7 +26,7 @@ from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import relu0, saturate, softplus
+from jaxloss._numerics.elementary import relu0, saturate, softplus, widened
 from jaxloss._numerics.vectors import distance, distances, half_square, unit, versine
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
@@ -74,6 +74,7 @@ __all__ = [
 ]
 
 VECTOR = Holds("score", core=1)
+FACTORS = NUMBERS._replace(kind="stored")  # half precision is multiplied as it lies in memory, which is faster
 MEMBER_LABEL = Holds("id", ANY)  # any integer
 
 
@@ -511,10 +512,10 @@ def info_nce(
     """
 
     def members(q: Array, k: Array, exists: Array, temperature: float | Array) -> Array:
-        return _surprise(q, k, exists, temperature, axis_name, chunk)
+        return _surprise(widened(q), widened(k), exists, temperature, axis_name, chunk)
 
     _check_chunk(chunk, "queries", queries)
-    inputs = {"queries": (queries, NUMBERS), "keys": (keys, NUMBERS)}
+    inputs = {"queries": (queries, FACTORS), "keys": (keys, FACTORS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
@@ -555,7 +556,7 @@ def clip(
     """
 
     def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
-        a, b, exists = all_members(a, b, exists)
+        a, b, exists = all_members(widened(a), widened(b), exists)
         score, scale = jnp.sum(a * b, axis=-1), _each(temperature, a)
         anchors = a, exists, score, _places(a, axis_name)
         candidates = all_members(b, exists, score, scale[:, 0], axis_name=axis_name)
@@ -588,7 +589,7 @@ def clip(
         return (of_a + of_b) / 2
 
     _check_chunk(chunk, "first", first)
-    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    inputs = {"first": (first, FACTORS), "second": (second, FACTORS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
@@ -633,7 +634,7 @@ def siglip(
     """
 
     def members(a: Array, b: Array, exists: Array, temperature: float | Array, bias: float | Array) -> Array:
-        a, b, exists = all_members(a, b, exists)
+        a, b, exists = all_members(widened(a), widened(b), exists)
 
         place, options = _places(a, axis_name), (_each(temperature, a), _each(bias, a))
 
@@ -650,7 +651,7 @@ def siglip(
         return with_those(candidates) if axis_name is None else summed_around(with_those, candidates, axis_name)
 
     _check_chunk(chunk, "first", first)
-    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    inputs = {"first": (first, FACTORS), "second": (second, FACTORS)}
     options = {"temperature": (temperature, POSITIVE), "bias": (bias, NUMBER.domain)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 

@@ -68,7 +68,7 @@ class Units(TypedDict, total=False):
 Kind: TypeAlias = Literal["number", "score", "label", "length", "id", "row", "stored"]
 """What an input is: any number; a prediction, so of floating dtype; an integer class label; a number of entries that
 count; an integer that is only compared with others; a row of predictions that the formula takes as it lies in memory,
-perhaps in half precision; any numbers that it takes so, if they are not integers."""
+perhaps in half precision; any numbers of which it takes half precision so, unless another input is in double."""
 
 
 class Holds(NamedTuple):
@@ -91,7 +91,8 @@ class Holds(NamedTuple):
 
 def widen(x: Array, kind: Kind, dtype: Any) -> Array:
     """An input as the formula gets it."""
-    if kind == "row" or (kind == "stored" and jnp.issubdtype(x.dtype, jnp.floating)):
+    half = x.dtype.itemsize == 2 and jnp.issubdtype(x.dtype, jnp.floating)
+    if kind == "row" or (kind == "stored" and half and dtype == jnp.float32):
         return x
     if kind in ("label", "length", "id"):  # a narrower dtype could not even be compared with the number of classes
         return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
@@ -125,7 +126,7 @@ PROBABILITY = Holds("score", domains.PROBABILITY._replace(cure=NO_LOGITS))
 PROBABILITIES = Holds("row", domains.DISTRIBUTION._replace(cure=NO_LOGITS), core=1)
 LOG_PROBABILITIES = Holds("row", domains.LOG_DISTRIBUTION, core=1)
 LOGITS = Holds("row", domains.LOGIT, core=1)
-BOXES = Holds("stored", domains.BOX, core=1)
+BOXES = Holds("number", domains.BOX, core=1)
 
 Finding: TypeAlias = tuple[str, Array, Array]
 """A rule ("y_true must be 0 or 1"), where it holds, and what to show where it does not."""

@@ -35,8 +35,6 @@ class Pair(NamedTuple):
 
 def compare(target: Array, box: Array) -> Pair:
     """From the corners x1 y1 x2 y2 of both, as they lie in memory. A corner that is not finite makes `missed` NaN."""
-    if jnp.float64 in (target.dtype, box.dtype):
-        target, box = target.astype(jnp.float64), box.astype(jnp.float64)
     corners, target_corners = _corners(box), _corners(target)
     x_ends, y_ends = ((*corners[i::2], *target_corners[i::2]) for i in (0, 1))
     around_w, around_h = _around(*x_ends), _around(*y_ends)
