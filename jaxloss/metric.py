@@ -26,7 +26,7 @@ from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import relu0, saturate, softplus, widened
+from jaxloss._numerics.elementary import relu0, saturate, softplus
 from jaxloss._numerics.vectors import distance, distances, half_square, unit, versine
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
@@ -695,7 +695,9 @@ def nt_xent(
 
     def members(a: Array, b: Array, exists: Array, temperature: float | Array) -> Array:
         a, b = unit(a), unit(b)
-        found = [_surprise(x, y, exists, temperature, axis_name, chunk, beside=x) for x, y in ((a, b), (b, a))]
+        calm = _calm(-2 / temperature, 2 / temperature)
+        pairs = ((a, b), (b, a))
+        found = [_surprise(x, y, exists, temperature, axis_name, chunk, beside=x, calm=calm) for x, y in pairs]
         return (found[0] + found[1]) / 2
 
     _check_chunk(chunk, "first", first)
@@ -745,11 +747,13 @@ def sup_con(
     """
 
     def members(labels: Array, x: Array, exists: Array, temperature: float | Array) -> Array:
+        calm = _calm(-2 / temperature, 0)
+
         def of_anchors(s: Array, alike: Array, unlike: Array, temperature: Array) -> Array:
             z = s / temperature
             count = jnp.sum(alike.astype(z.dtype), axis=-1)
             mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
-            top, log_sum = _log_sum_exp(z, alike | unlike)
+            top, log_sum = _log_sum_exp(z, alike | unlike, 1 / temperature[:, 0] if calm else None)
             return jnp.where(count == 0, 0, (top - mean) + log_sum)
 
         return _of_cosines(of_anchors, labels, x, exists, (temperature,), axis_name, chunk)
@@ -817,9 +821,12 @@ def multi_similarity(
         beta: float | Array,
         base: float | Array,
     ) -> Array:
+        calm = _calm(*(factor * (end - base) for factor in (-alpha, beta) for end in (-1, 1)))
+
         def of_anchors(s: Array, alike: Array, unlike: Array, a: Array, b: Array, base: Array) -> Array:
             above = s - base
-            return _log1p_sum_exp(-a * above, alike) / a[:, 0] + _log1p_sum_exp(b * above, unlike) / b[:, 0]
+            near, far = _log1p_sum_exp(-a * above, alike, calm), _log1p_sum_exp(b * above, unlike, calm)
+            return near / a[:, 0] + far / b[:, 0]
 
         return _of_cosines(of_anchors, labels, x, exists, (alpha, beta, base), axis_name)
 
@@ -1002,10 +1009,10 @@ def vicreg(
 def _centred(x: Array, exists: Array) -> Array:
     """Each feature of all members, less its mean, as a row: exactly 0 where a feature is the same for all of them."""
     x, exists = x.reshape(-1, x.shape[-1]).T, exists.reshape(-1)
-    top = jnp.max(x, axis=-1, keepdims=True, where=exists, initial=float(jnp.finfo(x.dtype).min))
-    x = jnp.where(exists, x - jax.lax.stop_gradient(top), 0)
-    mean = jnp.sum(x, axis=-1, keepdims=True) / jnp.maximum(jnp.sum(exists.astype(x.dtype)), 1)
-    return jnp.where(exists, x - mean, 0)
+    some = jax.lax.stop_gradient(x[:, jnp.argmax(exists)])  # of one member
+    count = jnp.maximum(jnp.sum(exists.astype(x.dtype)), 1)
+    mean = some + jnp.sum(jnp.where(exists, x - some[:, None], 0), axis=-1) / count
+    return jnp.where(exists, x - mean[:, None], 0)
 
 
 def _apart_squares(c: Array) -> Array:
@@ -1081,16 +1088,30 @@ def _of_cosines(
     return in_chunks(of_anchors, each, tuple(_each(option, x) for option in options), common, chunk)
 
 
-def _log1p_sum_exp(z: Array, counts: Array) -> Array:
+def _calm(*ends: float | Array) -> bool:
+    """Whether exponentials of numbers up to these ends may be summed as they are, which spares a pass for the largest.
+
+    No term is too small for a float then, and a sum of a billion not too large. It is known of constants only.
+    """
+    return all(isinstance(end, int | float) and -80 <= end <= 60 for end in ends)
+
+
+def _log1p_sum_exp(z: Array, counts: Array, calm: bool = False) -> Array:
     """log(1 + sum exp(z)) along the last axis, over those that count: exact also where it is small."""
+    if calm:
+        return jnp.log1p(jnp.sum(jnp.exp(jnp.where(counts, z, -jnp.inf)), axis=-1))
     return jnp.where(jnp.any(counts, axis=-1), softplus(sum(_log_sum_exp(z, counts))), 0)
 
 
-def _log_sum_exp(z: Array, counts: Array) -> tuple[Array, Array]:
-    """log sum exp along the last axis, over those that count, as two numbers to be added; of none 0 and 0."""
+def _log_sum_exp(z: Array, counts: Array, top: Array | None = None) -> tuple[Array, Array]:
+    """log sum exp along the last axis, over those that count, as two numbers to be added; of none 0 and 0.
+
+    top: a number that z nowhere exceeds, nor is far below.
+    """
     z = jnp.where(counts, z, -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.max(z, axis=-1))
-    top = jnp.where(top > -jnp.inf, top, 0)
+    if top is None:
+        top = jax.lax.stop_gradient(jnp.max(z, axis=-1))
+        top = jnp.where(top > -jnp.inf, top, 0)
     total = jnp.sum(jnp.exp(z - top[:, None]), axis=-1)
     return top, jnp.log(jnp.where(total == 0, 1, total))
 
@@ -1123,6 +1144,7 @@ def _surprise(
     axis_name: str | tuple[str, ...] | None,
     chunk: int | None,
     beside: Array | None = None,
+    calm: bool = False,
 ) -> Array:
     """-log softmax of the scores at the own key, among all keys and those beside them, but for the own one of these.
 
@@ -1136,7 +1158,7 @@ def _surprise(
         (queries, own_score, place), (*sides, candidate) = each, common
         others = candidate[None] & ~_own(place, candidate)
         above = [(_products(queries, x) - own_score[:, None]) / temperature for x in sides]
-        return _log1p_sum_exp(jnp.concatenate(above, axis=-1), jnp.concatenate([others] * len(sides), axis=-1))
+        return _log1p_sum_exp(jnp.concatenate(above, axis=-1), jnp.concatenate([others] * len(sides), axis=-1), calm)
 
     each, common = (queries, own_score, _places(queries, axis_name)), all_members(*sides, exists, axis_name=axis_name)
     return in_chunks(of_anchors, each, _each(temperature, queries), common, chunk)

@@ -349,6 +349,27 @@ def test_labels_that_are_masked(name: str):
     assert loss([4], [[1.0, 2.0]]) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "calm", "steep"),
+    [
+        ("nt_xent", "temperature", 2 / 59, 2 / 61),
+        ("sup_con", "temperature", 2 / 79, 2 / 81),
+        ("multi_similarity", "beta", 53, 54),
+    ],
+)
+def test_exponents_that_need_no_shift(name: str, option: str, calm: float, steep: float):
+    """Up to the largest that are summed as they are, and beyond, with members as near and as far as can be."""
+    x = np.asarray([[1, 0], [1, 0], [-1, 0], [-1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    oracle = next(row for row in ROWS if row.name == name).oracle
+    for labels in (np.arange(6) // 2, np.arange(6) % 2):
+        arrays = (x, x[labels]) if name == "nt_xent" else (labels, x)
+        for value in (calm, steep):
+            got = jaxloss.LOSSES[name](*arrays, **{option: value}, reduction="none")
+            np.testing.assert_allclose(got, oracle(*map(np.float64, arrays), **{option: value}), rtol=4e-6, atol=4e-6)
+            slope = jax.grad(lambda x: jaxloss.LOSSES[name](*arrays[:-1], x, **{option: value}))(arrays[-1])  # noqa: B023
+            assert np.isfinite(slope).all()
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("name", ["multi_similarity", "circle"])
 def test_steep_losses_of_labels(name: str, dtype: Any):
