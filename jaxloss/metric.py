@@ -14,6 +14,7 @@ anchors, and the candidates of all; for `siglip`, which adds pairs up, those of 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Unpack
@@ -562,19 +563,19 @@ def clip(
         candidates = all_members(b, exists, score, scale[:, 0], axis_name=axis_name)
 
         def above(each: Any, scale: Array, common: Any) -> tuple[Any, Any]:
-            """How far each product exceeds the own one, and whether it counts: for its a, and for its b."""
+            """Whether each product counts, and how far it exceeds the own one: for its a, and for its b."""
             (a, exists, score, place), (b, candidate, score_of_b, scale_of_b) = each, common
             s, other = _products(a, b), ~_own(place, b)
-            for_a = (s - score[:, None]) / scale, other & candidate[None]
-            return for_a, ((s - score_of_b[None]) / scale_of_b[None], other & exists[:, None])
+            for_a = other & candidate[None], (s - score[:, None]) / scale
+            return for_a, (other & exists[:, None], (s - score_of_b[None]) / scale_of_b[None])
 
         def largest(each: Any, scale: Array, common: Any) -> tuple[Any, Array]:
-            z, counts = above(each, scale, common)[1]
+            counts, z = above(each, scale, common)[1]
             return (), jnp.max(jnp.where(counts, z, -jnp.inf), axis=0)
 
         def both(each: Any, scale: Array, common: Any) -> tuple[Array, Array]:
             *common, top = common
-            for_a, (z, counts) = above(each, scale, common)
+            for_a, (counts, z) = above(each, scale, common)
             return _log1p_sum_exp(*for_a), jnp.sum(jnp.exp(jnp.where(counts, z, -jnp.inf) - top[None]), axis=0)
 
         held = jax.lax.stop_gradient((anchors, scale, candidates))
@@ -753,7 +754,7 @@ def sup_con(
             z = s / temperature
             count = jnp.sum(alike.astype(z.dtype), axis=-1)
             mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
-            top, log_sum = _log_sum_exp(z, alike | unlike, 1 / temperature[:, 0] if calm else None)
+            top, log_sum = _log_sum_exp(alike | unlike, z, top=1 / temperature[:, 0] if calm else None)
             return jnp.where(count == 0, 0, (top - mean) + log_sum)
 
         return _of_cosines(of_anchors, labels, x, exists, (temperature,), axis_name, chunk)
@@ -825,7 +826,7 @@ def multi_similarity(
 
         def of_anchors(s: Array, alike: Array, unlike: Array, a: Array, b: Array, base: Array) -> Array:
             above = s - base
-            near, far = _log1p_sum_exp(-a * above, alike, calm), _log1p_sum_exp(b * above, unlike, calm)
+            near, far = _log1p_sum_exp(alike, -a * above, calm=calm), _log1p_sum_exp(unlike, b * above, calm=calm)
             return near / a[:, 0] + far / b[:, 0]
 
         return _of_cosines(of_anchors, labels, x, exists, (alpha, beta, base), axis_name)
@@ -877,8 +878,8 @@ def circle(
     def members(labels: Array, x: Array, exists: Array, margin: float | Array, gamma: float | Array) -> Array:
         def of_anchors(s: Array, alike: Array, unlike: Array, m: Array, scale: Array) -> Array:
             held = jax.lax.stop_gradient(s)
-            near = _log_sum_exp(-scale * relu0(1 + m - held) * (s - (1 - m)), alike)
-            far = _log_sum_exp(scale * relu0(held + m) * (s - m), unlike)
+            near = _log_sum_exp(alike, -scale * relu0(1 + m - held) * (s - (1 - m)))
+            far = _log_sum_exp(unlike, scale * relu0(held + m) * (s - m))
             both = jnp.any(alike, axis=-1) & jnp.any(unlike, axis=-1)
             return jnp.where(both, softplus(sum(near) + sum(far)), 0)
 
@@ -1096,24 +1097,29 @@ def _calm(*ends: float | Array) -> bool:
     return all(isinstance(end, int | float) and -80 <= end <= 60 for end in ends)
 
 
-def _log1p_sum_exp(z: Array, counts: Array, calm: bool = False) -> Array:
-    """log(1 + sum exp(z)) along the last axis, over those that count: exact also where it is small."""
+def _log1p_sum_exp(counts: Array, *z: Array, calm: bool = False) -> Array:
+    """log(1 + sum exp(z)) along the last axis, over those that count of each z: exact also where it is small."""
     if calm:
-        return jnp.log1p(jnp.sum(jnp.exp(jnp.where(counts, z, -jnp.inf)), axis=-1))
-    return jnp.where(jnp.any(counts, axis=-1), softplus(sum(_log_sum_exp(z, counts))), 0)
+        return jnp.log1p(_sum_exp(counts, *z))
+    return jnp.where(jnp.any(counts, axis=-1), softplus(sum(_log_sum_exp(counts, *z))), 0)
 
 
-def _log_sum_exp(z: Array, counts: Array, top: Array | None = None) -> tuple[Array, Array]:
-    """log sum exp along the last axis, over those that count, as two numbers to be added; of none 0 and 0.
+def _log_sum_exp(counts: Array, *z: Array, top: Array | None = None) -> tuple[Array, Array]:
+    """log sum exp along the last axis, over those that count of each z, as two numbers to be added; of none 0 and 0.
 
     top: a number that z nowhere exceeds, nor is far below.
     """
-    z = jnp.where(counts, z, -jnp.inf)
     if top is None:
-        top = jax.lax.stop_gradient(jnp.max(z, axis=-1))
+        largest = [jnp.max(jnp.where(counts, x, -jnp.inf), axis=-1) for x in z]
+        top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, largest))
         top = jnp.where(top > -jnp.inf, top, 0)
-    total = jnp.sum(jnp.exp(z - top[:, None]), axis=-1)
+    total = _sum_exp(counts, *(x - top[:, None] for x in z))
     return top, jnp.log(jnp.where(total == 0, 1, total))
+
+
+def _sum_exp(counts: Array, *z: Array) -> Array:
+    sums = [jnp.sum(jnp.exp(jnp.where(counts, x, -jnp.inf)), axis=-1) for x in z]
+    return functools.reduce(jnp.add, sums)
 
 
 def _products(a: Array, b: Array) -> Array:
@@ -1158,7 +1164,7 @@ def _surprise(
         (queries, own_score, place), (*sides, candidate) = each, common
         others = candidate[None] & ~_own(place, candidate)
         above = [(_products(queries, x) - own_score[:, None]) / temperature for x in sides]
-        return _log1p_sum_exp(jnp.concatenate(above, axis=-1), jnp.concatenate([others] * len(sides), axis=-1), calm)
+        return _log1p_sum_exp(others, *above, calm=calm)
 
     each, common = (queries, own_score, _places(queries, axis_name)), all_members(*sides, exists, axis_name=axis_name)
     return in_chunks(of_anchors, each, _each(temperature, queries), common, chunk)
