@@ -28,7 +28,7 @@ from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus
-from jaxloss._numerics.vectors import distance, distances, half_square, unit, versine
+from jaxloss._numerics.vectors import distance, distances, half_square, unit, versine, versine_of_units
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
@@ -930,9 +930,9 @@ def barlow_twins(
 
     def members(a: Array, b: Array, exists: Array, redundancy: float | Array) -> Array:
         a, b, exists = all_members(a, b, exists, axis_name=axis_name)
-        a, b = _centred(a, exists), _centred(b, exists)
-        own = jax.vmap(lambda x, y: versine(x, y, measured=True))(a, b)
-        return jnp.sum(own**2) + redundancy * _apart_squares(_products(unit(a), unit(b)))
+        u, v = unit(_centred(a, exists)), unit(_centred(b, exists))
+        own = jax.vmap(versine_of_units)(u, v)
+        return jnp.sum(own**2) + redundancy * _apart_squares(_products(u, v))
 
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"redundancy": (redundancy, at_least(0))}

@@ -63,6 +63,13 @@ def _sums(terms: list[Array]) -> list[Array]:
     return [jnp.sum(x) for x in terms]
 
 
+def _lengths_in_double(*vectors: Array) -> list[Length]:
+    squares = [jnp.sum(x * x) for x in vectors]
+    scales = [_fit(x.astype(jnp.float32), *_scales(jnp.float32)).astype(x.dtype) for x in squares]
+    return [Length(jnp.sqrt(square) * scale, scale) for square, scale in zip(squares, scales, strict=True)]
+
+
+@gpu.in_double(_lengths_in_double)
 @cpu.instead(_lengths_by_largest)
 def _lengths(*vectors: Array) -> list[Length]:
     # To scale by the largest entry would take a pass of its own. So the squares are summed at three scales in one, and
@@ -109,7 +116,7 @@ def versine(x: Array, y: Array, measured: bool = False) -> Array:
     It is 1 with derivative 0 if one of the vectors is 0. measured: whether the `lengths` are needed besides.
     """
     way = _BY_LENGTHS if measured else _AT_ONCE
-    one, other = way.lengths(x, y)
+    one, other = lengths(x, y)
     extreme = _extreme(one.itself) | _extreme(other.itself)
     value = stop_gradient_where([extreme, extreme], functools.partial(_versine, way), x, y)
     return jnp.where((one.scaled == 0) | (other.scaled == 0), 1, value)
@@ -124,7 +131,6 @@ def _extreme(size: Array) -> Array:
 class _Way(NamedTuple):
     """How to find the angle of two vectors x and y."""
 
-    lengths: Callable[[Array, Array], list[Length]]
     versine: Callable[[Array, Array], Array]
     along: Callable[..., list[Array]]  # of x, y and their lengths: 1 - cos, as the step between them along each
     slopes: Callable[..., list[Array]]  # of those and `along`: the derivatives, over the scales of the lengths
@@ -137,7 +143,7 @@ def _versine(way: _Way, x: Array, y: Array) -> Array:
 
 @_versine.defjvp
 def _(way: _Way, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    found = cpu.opaque(way.lengths(*primals))
+    found = cpu.opaque(lengths(*primals))
     along = [saved_for_backward(x) for x in way.along(*primals, *found)]
     slopes = way.slopes(*primals, *found, *along)
     terms = [jnp.sum(s * (size.scale * dx)) for s, size, dx in zip(slopes, found, tangents, strict=True)]
@@ -183,12 +189,6 @@ class _Products(NamedTuple):
         return cls(xx, yy, xy, apart, jnp.where(both == 0, 1, both))
 
 
-def _lengths_in_double(x: Array, y: Array) -> list[Length]:
-    squares = _Products.of(x, y)[:2]
-    scales = [_fit(x.astype(jnp.float32), *_scales(jnp.float32)).astype(x.dtype) for x in squares]
-    return [Length(jnp.sqrt(square) * scale, scale) for square, scale in zip(squares, scales, strict=True)]
-
-
 def _versine_in_double(x: Array, y: Array) -> Array:
     xx, yy, xy, apart, both = _Products.of(x, y)
     longer = (xx - yy) / jnp.where(xx + yy == 0, 1, jnp.sqrt(xx) + jnp.sqrt(yy))
@@ -203,10 +203,8 @@ def _slopes_in_double(x: Array, y: Array, one: Length, other: Length, *_: Array)
     return [by_x / (both * one.scale), by_y / (both * other.scale)]
 
 
-_BY_LENGTHS = _Way(lengths, _half_square_of_units, _along_units, _slopes_of_units)
-_IN_DOUBLE = _Way(
-    _lengths_in_double, _versine_in_double, lambda x, y, *_: [_versine_in_double(x, y)] * 2, _slopes_in_double
-)
+_BY_LENGTHS = _Way(_half_square_of_units, _along_units, _slopes_of_units)
+_IN_DOUBLE = _Way(_versine_in_double, lambda x, y, *_: [_versine_in_double(x, y)] * 2, _slopes_in_double)
 _AT_ONCE = _Way(*(gpu.in_double(form)(other) for form, other in zip(_IN_DOUBLE, _BY_LENGTHS, strict=True)))
 
 
@@ -215,6 +213,12 @@ def unit(x: Array) -> Array:
     """The rows over their lengths; zeros remain, with derivative 0."""
     (length,) = lengths(x)
     return jnp.where(length.scaled == 0, 0, length.direction(x))
+
+
+def versine_of_units(u: Array, v: Array) -> Array:
+    """`versine` of vectors that are units, or 0."""
+    shorter = jnp.minimum(jnp.max(jnp.abs(u)), jnp.max(jnp.abs(v)))
+    return jnp.where(jax.lax.stop_gradient(shorter) == 0, 1, jnp.sum((u - v) ** 2) / 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
