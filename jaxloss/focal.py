@@ -463,7 +463,7 @@ def _focal_of_logit(gamma: float | Array, balanced: bool) -> Callable[..., Array
         return finite_bce(y, z) * a * power(error.e, gamma) * jnp.maximum(error.log, -1e4)
 
     def d_alpha(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:
-        return bce_of_logit(y, z) * power(_Error.of(y, z).e, gamma) * (2 * y - 1)
+        return finite_bce(y, z) * power(_Error.of(y, z).e, gamma) * (2 * y - 1)
 
     @partials(d_target, d_logit, d_gamma, d_alpha)
     def focal(y: Array, z: Array, gamma: Array, alpha: Array) -> Array:

@@ -131,6 +131,11 @@ def test_infinite_logits_of_one_class(case: str):
     if "focal" in name:
         moved = jax.grad(lambda y: jnp.sum(jl.binary_focal(y, z, reduction="none", **options)))(y)
         assert not np.isnan(moved).any(), moved
+        half = np.full_like(y, 0.5)
+        knobs = jax.grad(
+            lambda gamma, alpha: jnp.sum(jl.binary_focal(half, z, from_logits=True, gamma=gamma, alpha=alpha)), (0, 1)
+        )(options.get("gamma", 2.0), 0.25)
+        assert not np.isnan(knobs).any(), knobs
 
 
 @pytest.mark.parametrize("name", ["mse", "mae", "huber", "bce"])
