@@ -18,7 +18,7 @@ from jaxloss._contract.reduce import spread
 from jaxloss._contract.types import Holds
 from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
-from jaxloss._platform import mesh
+from jaxloss._platform import mesh, tpu
 
 
 def loss_of_set(
@@ -35,7 +35,7 @@ def loss_of_set(
     shape, count, whole = frame.set_shape, len(cores), exists is None
     exists = jnp.ones(shape, bool) if exists is None else spread(exists, shape)
     exists = mesh.laid_out_along(range(len(shape)), exists, cores[-1])
-    some = jnp.ones((), bool) if whole else mesh.anywhere(jnp.any(exists), axis_name)
+    some = jnp.ones((), bool) if whole else mesh.anywhere(tpu.any_of(exists), axis_name)
     cores = cores if whole else [harmless(spread(exists, x.shape), x) for x in cores]
     inside = jnp.ones((), bool) if spreads_nan else _inside(frame, cores, slacks, axis_name)
 
