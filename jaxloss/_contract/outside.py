@@ -18,7 +18,7 @@ from jaxloss._contract import domains
 from jaxloss._contract.types import Holds
 from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
-from jaxloss._platform import cpu
+from jaxloss._platform import cpu, tpu
 
 
 def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[float]) -> Callable[..., Array]:
@@ -31,7 +31,8 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
         at = [jax.lax.stop_gradient(x) for _, x in numbers]
         if numbers:
             cores = tuple(
-                _cut(least)(x, *at) if h.core == 0 and _is_floating(x) else x for h, x in zip(holds, cores, strict=True)
+                _cut(least, i)(x, *at) if h.core == 0 and _is_floating(x) else x
+                for i, (h, x) in enumerate(zip(holds, cores, strict=True))
             )
         entries = [(m, x) for m, h, x in zip(margins, holds, cores, strict=True) if m and h.core and _by_entry(h)]
         cores = tuple(
@@ -93,8 +94,10 @@ def _nan_in_row(least: Array, loss: Array, whole: bool) -> Array:
     return loss + jnp.where(least >= 0, 0, jnp.nan).astype(loss.dtype)
 
 
-def _cut(margin: Callable[..., Array]) -> Callable[..., Array]:
+def _cut(margin: Callable[..., Array], place: int = 0) -> Callable[..., Array]:
     """An input as it is, without gradient where a margin of some numbers is negative.
+
+    place: among the inputs, of which none shares its comparisons with another.
 
     At the input, since 0 times the NaN that a formula may have for its derivative there is NaN.
     """
@@ -106,6 +109,7 @@ def _cut(margin: Callable[..., Array]) -> Callable[..., Array]:
     @cut.defjvp
     def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
         _, *numbers = primals
+        numbers = tpu.apart(numbers, place) if place else numbers
         inside = cpu.unshared(lambda *numbers: _inside(margin(*numbers)))(*numbers)
         return cut(*primals), cpu.kept(tangents[0], inside)
 

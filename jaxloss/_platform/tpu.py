@@ -9,6 +9,8 @@
    softmax of `jaxloss.segmentation` has another form here: `--only "dice logits"` says 2.6 and 1.2.
 4. It reduces bools in a pass of their own, a maximum of floats in that of other sums. So whether there is any is a
    maximum (`any_of`): `--only "list_softmax where"` says 1.4 and 1.0.
+5. A comparison that several results need it makes once and keeps, and then it makes a pass for each result. So each
+   compares numbers of its own (`apart`): `--only dpo` says 1.8 and 1.0.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._platform import choice
+from jaxloss._platform import choice, cpu
 
 instead = functools.partial(choice.instead, "tpu")
 
@@ -41,3 +43,8 @@ def any_of(x: Array, axis: Sequence[int] | None = None) -> Array:
     """`jnp.any`."""
     form = instead(lambda x: jnp.max(x.astype(jnp.float32), axis, initial=0) > 0)
     return form(lambda x: jnp.any(x, axis))(x)
+
+
+def apart(numbers: list[Array], n: int) -> list[Array]:
+    """As `cpu.apart`, for this compiler."""
+    return instead(lambda *xs: [cpu.unknown(x, n) for x in xs])(lambda *xs: list(xs))(*numbers)
