@@ -31,8 +31,8 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
         at = [jax.lax.stop_gradient(x) for _, x in numbers]
         if numbers:
             cores = tuple(
-                _cut(least, i)(x, *at) if h.core == 0 and _is_floating(x) else x
-                for i, (h, x) in enumerate(zip(holds, cores, strict=True))
+                _cut(least, place)(x, *at) if h.core == 0 and _is_floating(x) else x
+                for place, (h, x) in enumerate(zip(holds, cores, strict=True), 1)
             )
         entries = [(m, x) for m, h, x in zip(margins, holds, cores, strict=True) if m and h.core and _by_entry(h)]
         cores = tuple(
@@ -97,7 +97,7 @@ def _nan_in_row(least: Array, loss: Array, whole: bool) -> Array:
 def _cut(margin: Callable[..., Array], place: int = 0) -> Callable[..., Array]:
     """An input as it is, without gradient where a margin of some numbers is negative.
 
-    place: among the inputs, of which none shares its comparisons with another.
+    place: among inputs of one number each, from 1 on. None shares its comparisons with another, nor with the value.
 
     At the input, since 0 times the NaN that a formula may have for its derivative there is NaN.
     """
