@@ -748,13 +748,11 @@ def sup_con(
     """
 
     def members(labels: Array, x: Array, exists: Array, temperature: float | Array) -> Array:
-        calm = _calm(-2 / temperature, 0)
-
         def of_anchors(s: Array, alike: Array, unlike: Array, temperature: Array) -> Array:
             z = s / temperature
             count = jnp.sum(alike.astype(z.dtype), axis=-1)
             mean = jnp.sum(jnp.where(alike, z, 0), axis=-1) / jnp.maximum(count, 1)
-            top, log_sum = _log_sum_exp(alike | unlike, z, top=1 / temperature[:, 0] if calm else None)
+            top, log_sum = _log_sum_exp(alike | unlike, z)
             return jnp.where(count == 0, 0, (top - mean) + log_sum)
 
         return _of_cosines(of_anchors, labels, x, exists, (temperature,), axis_name, chunk)
@@ -1104,15 +1102,11 @@ def _log1p_sum_exp(counts: Array, *z: Array, calm: bool = False) -> Array:
     return jnp.where(jnp.any(counts, axis=-1), softplus(sum(_log_sum_exp(counts, *z))), 0)
 
 
-def _log_sum_exp(counts: Array, *z: Array, top: Array | None = None) -> tuple[Array, Array]:
-    """log sum exp along the last axis, over those that count of each z, as two numbers to be added; of none 0 and 0.
-
-    top: a number that z nowhere exceeds, nor is far below.
-    """
-    if top is None:
-        largest = [jnp.max(jnp.where(counts, x, -jnp.inf), axis=-1) for x in z]
-        top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, largest))
-        top = jnp.where(top > -jnp.inf, top, 0)
+def _log_sum_exp(counts: Array, *z: Array) -> tuple[Array, Array]:
+    """log sum exp along the last axis, over those that count of each z, as two numbers to be added; of none 0 and 0."""
+    largest = [jnp.max(jnp.where(counts, x, -jnp.inf), axis=-1) for x in z]
+    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, largest))
+    top = jnp.where(top > -jnp.inf, top, 0)
     total = _sum_exp(counts, *(x - top[:, None] for x in z))
     return top, jnp.log(jnp.where(total == 0, 1, total))
 
