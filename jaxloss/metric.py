@@ -1112,6 +1112,7 @@ def _log_sum_exp(counts: Array, *z: Array) -> tuple[Array, Array]:
 
 
 def _sum_exp(counts: Array, *z: Array) -> Array:
+    """sum exp(z) along the last axis, over those that count of each z."""
     sums = [jnp.sum(jnp.exp(jnp.where(counts, x, -jnp.inf)), axis=-1) for x in z]
     return functools.reduce(jnp.add, sums)
 

@@ -97,9 +97,9 @@ def _nan_in_row(least: Array, loss: Array, whole: bool) -> Array:
 def _cut(margin: Callable[..., Array], place: int = 0) -> Callable[..., Array]:
     """An input as it is, without gradient where a margin of some numbers is negative.
 
-    place: among inputs of one number each, from 1 on. None shares its comparisons with another, nor with the value.
-
     At the input, since 0 times the NaN that a formula may have for its derivative there is NaN.
+
+    place: of the input among several, from 1 on, so that each compares numbers of its own; 0 if it need not.
     """
 
     @jax.custom_jvp

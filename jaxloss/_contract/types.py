@@ -68,7 +68,8 @@ class Units(TypedDict, total=False):
 Kind: TypeAlias = Literal["number", "score", "label", "length", "id", "row", "stored"]
 """What an input is: any number; a prediction, so of floating dtype; an integer class label; a number of entries that
 count; an integer that is only compared with others; a row of predictions that the formula takes as it lies in memory,
-perhaps in half precision; any numbers of which it takes half precision so, unless another input is in double."""
+perhaps in half precision; any numbers, which come to the formula in half precision if they lie so in memory and no
+other input is in double."""
 
 
 class Holds(NamedTuple):

@@ -65,21 +65,19 @@ def compare(target: Array, box: Array) -> Pair:
     )
 
 
-@gpu.instead(lambda row: [widened(x) for x in gpu.entries(row)])
-@cpu.instead(lambda row: cpu.entries(widened(row)))
 def _entries(row: Array) -> list[Array]:
     row = widened(row)
     return [row[i] for i in range(row.size)]
 
 
-@jax.custom_jvp
-@tpu.at_once
-def _corners(box: Array) -> list[Array]:
-    box = widened(box)
-    return [box[i] for i in range(box.size)]
+_corners = jax.custom_jvp(tpu.at_once(_entries))
 
 
-_corners.defjvp(lambda primals, tangents: (_corners(*primals), _entries(*tangents)))
+@_corners.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[list[Array], list[Array]]:
+    on_cpu = cpu.instead(lambda row: cpu.entries(widened(row)))
+    on_gpu = gpu.instead(lambda row: [widened(x) for x in gpu.entries(row)])
+    return _corners(*primals), on_gpu(on_cpu(_entries))(*tangents)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
