@@ -146,37 +146,32 @@ def _ctc_paths(
     A state is a label or one of the blanks around the labels: blank 0, label 0, blank 1, label 1, ..., blank L.
     """
     frames = count(z.shape[0]) < frame_count
+    labels = padded(labels)  # so that there are as many as blanks; the last one is never said
     places = count(labels.size)
-    of_labels = jnp.where(frames[:, None], jnp.take(z, labels, axis=1, mode="clip"), 0)  # (T, L)
+    of_labels = jnp.where(frames[:, None], jnp.take(z, labels, axis=1, mode="clip"), 0)  # (T, L + 1)
     z = jnp.where(frames[:, None], z, 0)
     shift, log_sum = logsumexp_in_two(z)
     log_blank = jnp.maximum((z[:, blank] - shift) - log_sum, NEVER)
     log_label = jnp.maximum((of_labels - shift[:, None]) - log_sum[:, None], NEVER)
-    log_label = jnp.where(places < label_length, log_label, NEVER)
+    # What follows the frames that count is blank for certain: so the last blank takes in the last label, and stays.
+    log_blank = jnp.where(frames, log_blank, 0)
+    log_label = jnp.where(frames[:, None] & (places < label_length)[None], log_label, NEVER)
     direct = labels != shifted(labels, -1)  # from the label before, without a blank
 
-    def forward(state: tuple[Log, Log], frame: Any) -> tuple[tuple[Log, Log], Any]:
-        blanks, marks = state
-        exists, log_blank, log_label = frame
-        into_blank, from_blank = log_add(blanks, on_both(lambda x, none: shifted(x, none, more=1), marks, (NEVER, 0)))
-        before = on_both(lambda through, beside: jnp.where(direct, through[:-1], beside[:-1]), into_blank, blanks)
-        into_label, stayed = log_add(marks, before)
+    def forward(state: tuple[Log, Log, Array], frame: tuple[Array, Array]) -> tuple[tuple[Log, Log, Array], Any]:
+        log_blank, log_label = frame
+        largest = state[-1]
+        blanks, marks = (log_div(x, largest) for x in state[:-1])
+        into_blank, from_blank = log_add(blanks, on_both(shifted, marks, (NEVER, 0)))
+        into_label, stayed = log_add(marks, on_both(functools.partial(jnp.where, direct), into_blank, blanks))
         moved = log_mul(into_blank, log_blank), log_mul(into_label, log_label)
-        # Without this the numbers would grow with the number of frames.
-        largest = jnp.maximum(jnp.max(moved[0][0]), jnp.max(moved[1][0], initial=NEVER))
-        state = choose(exists, (log_div(moved[0], largest), log_div(moved[1], largest)), state)
-        return state, (jnp.where(exists, largest, 0), *((from_blank, stayed) if slope else ()))
+        return (*moved, _largest(*moved)), (largest, *((from_blank, stayed) if slope else ()))
 
     # The state is laid out over the devices as these are.
     alike = mesh.scalars_laid_out_as(z, labels, label_length, frame_count, feasible)
-    first = count(labels.size + 1) == 0
-    (blanks, marks), (largest, *shares) = jax.lax.scan(
-        forward,
-        (alike(log_one_at(first, z.dtype)), alike(log_one_at(first[1:], z.dtype))),
-        (frames, log_blank, log_label),
-    )
-    last_blank = count(labels.size + 1) == label_length
-    last_label = places == label_length - 1
+    start = log_one_at(places == 0, z.dtype), log_one_at(places < 0, z.dtype), jnp.zeros((), z.dtype)
+    (blanks, marks, _), (largest, *shares) = jax.lax.scan(forward, alike(start), (log_blank, log_label))
+    last_blank, last_label = places == label_length, places == label_length - 1
     at_label = on_both(lambda x, none: jnp.where(label_length > 0, entry_at(last_label, x), none), marks, (NEVER, 0))
     at_end, ends_blank = log_add(on_both(functools.partial(entry_at, last_blank), blanks), at_label)
     sound = ~jnp.any(jnp.isnan(shift))  # no logit that counts is NaN
@@ -185,19 +180,19 @@ def _ctc_paths(
     if not slope:
         return loss, z
 
-    def back(state: tuple[Array, Array], frame: Any) -> tuple[tuple[Array, Array], Any]:
+    def back(state: tuple[Array, Array], shares: Any) -> tuple[tuple[Array, Array], Any]:
         blanks, marks = state
-        exists, from_blank, stayed = frame
+        from_blank, stayed = shares
         came = (1 - stayed) * marks
-        into_blank = blanks + padded(jnp.where(direct, came, 0))
+        into_blank = blanks + jnp.where(direct, came, 0)
         moved = (
-            from_blank * into_blank + padded(jnp.where(direct, 0, came)),
-            stayed * marks + ((1 - from_blank) * into_blank)[1:],
+            from_blank * into_blank + jnp.where(direct, 0, came),
+            stayed * marks + padded(((1 - from_blank) * into_blank)[1:]),
         )
-        return choose(exists, moved, state), (jnp.sum(blanks), marks)
+        return moved, (jnp.sum(blanks), marks)
 
     end = jnp.where(last_blank, ends_blank, 0), jnp.where(last_label, 1 - ends_blank, 0)
-    _, (blanks, marks) = jax.lax.scan(back, end, (frames, *shares), reverse=True)
+    _, (blanks, marks) = jax.lax.scan(back, end, tuple(shares), reverse=True)
     classes = count(z.shape[1])[None]
     one_hot = (labels[:, None] == classes).astype(z.dtype)
     share = jnp.matmul(marks, one_hot, precision="highest") + jnp.where(classes == blank, blanks[:, None], 0)
@@ -327,20 +322,21 @@ def _rnnt_paths(
     log_blank = jnp.where(frames < frame_count - 1, log_blank, NEVER)
     log_label = jnp.where(said < label_length, log_label, NEVER)
     steps = z.shape[0] + z.shape[1] - 2
-    exists = count(steps) < frame_count + label_length - 1
+    exists = (count(steps) < frame_count + label_length - 1)[:, None]
 
-    def forward(state: Log, step: Any) -> tuple[Log, Any]:
-        exists, log_blank, log_label = step
-        after_label = on_both(shifted, log_mul(state, log_label), (NEVER, 0))
-        moved, from_blank = log_add(log_mul(state, log_blank), after_label)
-        largest = jnp.max(moved[0])
-        state = choose(exists, log_div(moved, largest), state)
-        return state, (jnp.where(exists, largest, 0), *((from_blank,) if slope else ()))
+    def forward(state: tuple[Log, Array], step: tuple[Array, Array]) -> tuple[tuple[Log, Array], Any]:
+        log_blank, log_label = step
+        largest = state[-1]
+        now = log_div(state[0], largest)
+        moved, from_blank = log_add(log_mul(now, log_blank), on_both(shifted, log_mul(now, log_label), (NEVER, 0)))
+        return (moved, _largest(moved)), (largest, *((from_blank,) if slope else ()))
 
     alike = mesh.scalars_laid_out_as(z, labels, label_length, frame_count, feasible)
-    start = alike(log_one_at(said[0] == 0, z.dtype))
-    diagonals = exists, _skewed(log_blank, NEVER)[:steps], _skewed(log_label, NEVER)[:steps]
-    end, (largest, *shares) = jax.lax.scan(forward, start, diagonals)
+    start = log_one_at(said[0] == 0, z.dtype), jnp.zeros((), z.dtype)
+    diagonals = [_skewed(x, NEVER)[:steps] for x in (log_blank, log_label)]
+    # After the last step nothing moves.
+    diagonals = jnp.where(exists, diagonals[0], 0), jnp.where(exists, diagonals[1], NEVER)
+    (end, _), (largest, *shares) = jax.lax.scan(forward, alike(start), diagonals)
     at_end = log_mul(on_both(functools.partial(entry_at, said[0] == label_length), end), log_last)
     none = (frame_count == 0) & (label_length == 0)
     at_end = choose(none, on_both(jnp.zeros_like, at_end), at_end)
@@ -351,15 +347,13 @@ def _rnnt_paths(
     if not slope:
         return loss, z
 
-    def back(state: Array, step: Any) -> tuple[Array, Any]:
-        exists, from_blank = step
-        by_blank = jnp.where(exists, from_blank * state, 0)
-        by_label = jnp.where(exists, padded(((1 - from_blank) * state)[1:]), 0)
-        return jnp.where(exists, by_blank + by_label, state), (by_blank, by_label)
+    def back(state: Array, from_blank: Array) -> tuple[Array, tuple[Array, Array]]:
+        by_blank, by_label = from_blank * state, padded(((1 - from_blank) * state)[1:])
+        return by_blank + by_label, (by_blank, by_label)
 
     at_end = alike((said[0] == label_length).astype(z.dtype))
-    _, edges = jax.lax.scan(back, at_end, (exists, *shares), reverse=True)
-    by_blank, by_label = (_straight(e, z.shape[0]) for e in edges)
+    _, edges = jax.lax.scan(back, at_end, *shares, reverse=True)
+    by_blank, by_label = (_straight(jnp.where(exists, e, 0), z.shape[0]) for e in edges)
     by_blank += is_end.astype(z.dtype)
     classes = count(z.shape[2])[None]
     softmax = jnp.exp((z - shift[..., None]) - log_sum[..., None])
@@ -384,6 +378,14 @@ def _straight(x: Array, frames: int) -> Array:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What both losses need
+
+
+def _largest(*states: Log) -> Array:
+    """What the next step divides by first: else the numbers would grow with the number of steps.
+
+    A step that did it at once would read and write its states twice.
+    """
+    return jnp.max(functools.reduce(jnp.maximum, [whole for whole, _ in states]))
 
 
 def _inputs(

@@ -80,9 +80,9 @@ def logsumexp_in_two(z: Array) -> tuple[Array, Array]:
     return shift, jnp.log(jnp.where(sum_exp == 0, 1, sum_exp))
 
 
-def shifted(x: Array, first: Any, more: int = 0) -> Array:
-    """x moved one place to the right, with a new first entry; the last entry is lost unless there is one place more."""
-    return jax.lax.pad(x, jnp.asarray(first, x.dtype), [(1, more - 1, 0)])
+def shifted(x: Array, first: Any) -> Array:
+    """x moved one place to the right, with a new first entry; the last entry is lost."""
+    return jax.lax.pad(x, jnp.asarray(first, x.dtype), [(1, -1, 0)])
 
 
 def padded(x: Array) -> Array:
