@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.elementary import abs0, divide_or_zero, power0, relu0
-from jaxloss._platform import cpu, tpu
+from jaxloss._platform import cpu
 from jaxloss._platform.mesh import laid_out_as
 from jaxloss.contract import (
     AMOUNT,
@@ -563,20 +563,14 @@ def _times(class_weights: Array | None, x: Array) -> Array:
     return x if class_weights is None else class_weights * x
 
 
-def _bounded_inside(z: Array) -> Array:
-    """With the bounds inside the maximum and the sum: what is done to a sum would end the pass."""
-    info = jnp.finfo(z.dtype)
-    powers = jnp.exp(z - jnp.max(jnp.maximum(z, float(info.min)), axis=-1, keepdims=True))
-    return powers / jnp.sum(powers + float(info.eps) ** 2, axis=-1, keepdims=True)
-
-
 @jax.custom_jvp
-@tpu.instead(_bounded_inside)
 def _softmax(z: Array) -> Array:
     """The softmax over the last axis; of a row that excludes all classes, 0 for each."""
-    shift = jnp.maximum(jnp.max(z, axis=-1, keepdims=True), float(jnp.finfo(z.dtype).min))
-    powers = jnp.exp(z - shift)
-    return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 0.5)  # the sum is at least 1, or 0
+    last, info = (z.ndim - 1,), jnp.finfo(z.dtype)
+    # Bounded by where they begin, since to do something to a maximum or a sum may take a pass of its own.
+    largest = jax.lax.reduce(z, jnp.asarray(info.min, z.dtype), jax.lax.max, last)
+    powers = jnp.exp(z - largest[..., None])
+    return powers / jax.lax.reduce(powers, jnp.asarray(info.tiny, z.dtype), jax.lax.add, last)[..., None]
 
 
 @_softmax.defjvp

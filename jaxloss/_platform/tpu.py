@@ -5,11 +5,9 @@
    benchmarks.accelerators` without and with it says 1.8 and 0.7 for giou with its gradient.
 2. It makes a pass for each of several sums of the same array, but for one of all of them together (`sums`). A GPU lacks
    the memory for that, of columns: its compiler fails.
-3. A maximum or a sum over few classes is part of the pass that needs it, unless something is done to it first. So the
-   softmax of `jaxloss.segmentation` has another form here: `--only "dice logits"` says 2.6 and 1.2.
-4. It reduces bools in a pass of their own, a maximum of floats in that of other sums. So whether there is any is a
+3. It reduces bools in a pass of their own, a maximum of floats in that of other sums. So whether there is any is a
    maximum (`any_of`): `--only "list_softmax where"` says 1.4 and 1.0.
-5. A comparison that several results need it makes once and keeps, and then it makes a pass for each result. So each
+4. A comparison that several results need it makes once and keeps, and then it makes a pass for each result. So each
    compares numbers of its own (`apart`): `--only dpo` says 1.8 and 1.0.
 """
 
