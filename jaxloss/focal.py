@@ -31,7 +31,7 @@ from jaxloss._numerics.elementary import (
 )
 from jaxloss._numerics.rows import Classes, Row, exp_sum, smoothed, surprisal, zero_at_zero
 from jaxloss._numerics.scores import Probabilities, weight_of
-from jaxloss._platform import cpu
+from jaxloss._platform import cpu, gpu
 from jaxloss.contract import (
     ANY,
     AT_LEAST_0,
@@ -516,11 +516,15 @@ def _focal_of_probability(gamma: float | Array, balanced: bool) -> Callable[...,
 
 
 class _Rule(NamedTuple):
-    """The loss f of a class, with one option, and its derivatives with respect to s and to the option."""
+    """The loss f of a class, with one option, and its derivatives with respect to s and to the option.
+
+    shares: whether f and df/ds have so much in common that it would be stored.
+    """
 
     f: Callable[[Classes, Array], Array]
     d_s: Callable[[Classes, Array], Array]
     d_option: Callable[[Classes, Array], Array]
+    shares: bool = False
 
 
 def _over_classes(rule: _Rule, y: Array, scores: Array, option: float | Array, from_logits: bool) -> Array:
@@ -599,7 +603,8 @@ def _(rule: _Rule, primals: tuple[Array, Row, Array], tangents: tuple[Any, Any, 
             return k.p * (total - own) - own * k.rest
 
         total = jnp.sum(cpu.unshared(c)(y, row.again(), *sums, option))
-        slope += jnp.sum(cpu.unshared(d_logits)(total, y, row.again(), *sums, option) * d_row.wide)
+        z = gpu.apart(row.again(), 1) if rule.shares else row.again()
+        slope += jnp.sum(cpu.unshared(d_logits)(total, y, z, *sums, option) * d_row.wide)
     if not isinstance(d_option, SymbolicZero):
         by_option = rule.d_option(Classes.at(row.wide, *sums), option)
         slope += jnp.sum(zero_at_zero(y, by_option)) * d_option
@@ -612,6 +617,7 @@ def _focal(power: Callable[[Array, Array], Array]) -> _Rule:
         lambda k, gamma: k.s * power(k.rest, gamma),
         lambda k, gamma: power(k.rest, gamma) * (1 + gamma * _p_s_over_rest(k)),
         lambda k, gamma: _zero_if_infinite(k.s) * power(k.rest, gamma) * log_probability(k.rest),
+        shares=True,
     )
 
 

@@ -18,7 +18,7 @@ from jaxloss._contract import domains
 from jaxloss._contract.types import Holds
 from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
-from jaxloss._platform import cpu, tpu
+from jaxloss._platform import cpu, gpu, tpu
 
 
 def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[float]) -> Callable[..., Array]:
@@ -109,7 +109,8 @@ def _cut(margin: Callable[..., Array], place: int = 0) -> Callable[..., Array]:
     @cut.defjvp
     def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
         _, *numbers = primals
-        numbers = tpu.apart(numbers, place) if place else numbers
+        if place:
+            numbers = [gpu.apart(x, place) for x in tpu.apart(numbers, place)]
         inside = cpu.unshared(lambda *numbers: _inside(margin(*numbers)))(*numbers)
         return cut(*primals), cpu.kept(tangents[0], inside)
 
