@@ -27,7 +27,7 @@ from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import relu0, saturate, softplus
+from jaxloss._numerics.elementary import relu0, saturate, softplus, step
 from jaxloss._numerics.vectors import distance, distances, half_square, unit, versine, versine_of_units
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
@@ -317,7 +317,7 @@ def _ahead(y: Array, a: Array, b: Array) -> Array:
 
 
 def _behind(y: Array, a: Array, b: Array, margin: Array) -> Array:
-    return (margin > _ahead(y, a, b)).astype(a.dtype)
+    return step(margin, _ahead(y, a, b))
 
 
 @partials(
