@@ -17,7 +17,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._platform import cpu
+from jaxloss._platform import cpu, gpu
 
 # By this name `losses` tells `jax.checkpoint` what to save.
 SAVED = "jaxloss"
@@ -32,7 +32,7 @@ def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
     several functions is meant (`from_log=True`): the function and its derivatives get them as they are. Besides being
     exact,
     - a partial that nobody asks for is not computed;
-    - none costs memory, since it shares nothing with the value (`cpu.unshared`);
+    - none costs memory, since it shares nothing with the value (`_alone`);
     - its own derivative, the second of the function, counts as 0 where no float can hold it: infinity times 0, or less
       infinity, would be NaN.
     """
@@ -42,7 +42,7 @@ def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
         @functools.cache
         def ruled(**which: Any) -> Elementwise:
             chosen = [functools.partial(d, **which) for d in derivatives]
-            first = [_ruled(cpu.unshared(d), [_finite_slope(d, i) for i in places]) for d in chosen]
+            first = [_ruled(_alone(d), [_finite_slope(d, i) for i in places]) for d in chosen]
             return _ruled(functools.partial(function, **which), first)
 
         def call(*arguments: Any, **which: Any) -> Array:
@@ -53,6 +53,11 @@ def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
         return call
 
     return decorate
+
+
+def _alone(derivative: Elementwise) -> Elementwise:
+    """The derivative, of numbers of its own and of arguments that are its own."""
+    return lambda *arguments: cpu.unshared(derivative)(*(gpu.apart(x, 1) for x in arguments))
 
 
 def _ruled(function: Elementwise, derivatives: Sequence[Elementwise]) -> Elementwise:
