@@ -159,9 +159,8 @@ def _ctc_paths(
     direct = labels != shifted(labels, -1)  # from the label before, without a blank
 
     def forward(state: tuple[Log, Log, Array], frame: tuple[Array, Array]) -> tuple[tuple[Log, Log, Array], Any]:
-        log_blank, log_label = frame
-        largest = state[-1]
-        blanks, marks = (log_div(x, largest) for x in state[:-1])
+        (*states, largest), (log_blank, log_label) = state, frame
+        blanks, marks = (log_div(x, largest) for x in states)
         into_blank, from_blank = log_add(blanks, on_both(shifted, marks, (NEVER, 0)))
         into_label, stayed = log_add(marks, on_both(functools.partial(jnp.where, direct), into_blank, blanks))
         moved = log_mul(into_blank, log_blank), log_mul(into_label, log_label)
@@ -325,18 +324,18 @@ def _rnnt_paths(
     exists = (count(steps) < frame_count + label_length - 1)[:, None]
 
     def forward(state: tuple[Log, Array], step: tuple[Array, Array]) -> tuple[tuple[Log, Array], Any]:
-        log_blank, log_label = step
-        largest = state[-1]
-        now = log_div(state[0], largest)
+        (now, largest), (log_blank, log_label) = state, step
+        now = log_div(now, largest)
         moved, from_blank = log_add(log_mul(now, log_blank), on_both(shifted, log_mul(now, log_label), (NEVER, 0)))
         return (moved, _largest(moved)), (largest, *((from_blank,) if slope else ()))
 
     alike = mesh.scalars_laid_out_as(z, labels, label_length, frame_count, feasible)
     start = log_one_at(said[0] == 0, z.dtype), jnp.zeros((), z.dtype)
-    diagonals = [_skewed(x, NEVER)[:steps] for x in (log_blank, log_label)]
     # After the last step nothing moves.
-    diagonals = jnp.where(exists, diagonals[0], 0), jnp.where(exists, diagonals[1], NEVER)
-    (end, _), (largest, *shares) = jax.lax.scan(forward, alike(start), diagonals)
+    log_blank, log_label = (
+        jnp.where(exists, _skewed(x, NEVER)[:steps], stays) for x, stays in ((log_blank, 0), (log_label, NEVER))
+    )
+    (end, _), (largest, *shares) = jax.lax.scan(forward, alike(start), (log_blank, log_label))
     at_end = log_mul(on_both(functools.partial(entry_at, said[0] == label_length), end), log_last)
     none = (frame_count == 0) & (label_length == 0)
     at_end = choose(none, on_both(jnp.zeros_like, at_end), at_end)
