@@ -12,7 +12,7 @@ from jax import Array
 from jaxloss._contract import values
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.frame import Frame
-from jaxloss._contract.masks import harmless, masked
+from jaxloss._contract.masks import dropped, harmless, masked
 from jaxloss._contract.outside import guarded
 from jaxloss._contract.reduce import reduce
 from jaxloss._contract.refuse import check_constant, check_inputs, check_members, check_option_shape, check_units
@@ -154,9 +154,11 @@ def losses(
         _, closed_over = jax.closure_convert(example, *cores, *tuned)
         # The derivative with respect to an option sums over all units, so that no unit may hold what makes it NaN.
         # And jax.debug_nans would report what an eager gradient keeps of them.
-        mask = harmless if tuned or closed_over or debugging_nans() else masked
-        loss = example(*(mask(exists, x) for x in cores), *tuned)
-        return jnp.where(mesh.laid_out_as(exists, loss), loss, 0)
+        if tuned or closed_over or debugging_nans():
+            loss = example(*(harmless(exists, x) for x in cores), *tuned)
+            return jnp.where(mesh.laid_out_as(exists, loss), loss, 0)
+        loss = example(*(masked(exists, x) for x in cores))
+        return dropped(mesh.laid_out_as(exists, loss), loss)
 
     # One vmap for each batch axis, from the last to the first: a reshape to one batch axis would undo shardings.
     mapped = unit

@@ -97,27 +97,34 @@ def end_loop(x: Array) -> Array:
 
 
 _kept = Primitive("jaxloss_kept")
-_kept.def_impl(lambda x, keep: jnp.where(keep, x, 0))
-_kept.def_abstract_eval(lambda x, keep: x)
-mlir.register_lowering(_kept, mlir.lower_fun(lambda x, keep: jnp.where(keep, x, 0), multiple_results=False))
+_kept.def_impl(lambda x, keep, back: jnp.where(keep, x, 0))
+_kept.def_abstract_eval(lambda x, keep, back: x)
+mlir.register_lowering(_kept, mlir.lower_fun(lambda x, keep, back: jnp.where(keep, x, 0), multiple_results=False))
 mlir.register_lowering(
     _kept,
     mlir.lower_fun(
-        lambda x, keep: jnp.where(keep, x, jax.lax.optimization_barrier(jnp.zeros((), x.dtype))), multiple_results=False
+        lambda x, keep, back: jnp.where(keep, x, jax.lax.optimization_barrier(jnp.zeros((), x.dtype))),
+        multiple_results=False,
     ),
     platform="cpu",
 )
 batching.defbroadcasting(_kept)
-ad.primitive_jvps[_kept] = lambda primals, tangents: (
-    _kept.bind(*primals),
-    tangents[0] if isinstance(tangents[0], ad.Zero) else _kept.bind(tangents[0], primals[1]),
+ad.primitive_jvps[_kept] = lambda primals, tangents, back: (
+    _kept.bind(*primals, back=back),
+    tangents[0] if isinstance(tangents[0], ad.Zero) else _kept.bind(tangents[0], primals[1], back=back),
 )
-ad.primitive_transposes[_kept] = lambda slope, _, keep: [_kept.bind(slope, keep), None]
+ad.primitive_transposes[_kept] = lambda slope, _, keep, back: [
+    _kept.bind(slope, keep, back=back) if back else slope,
+    None,
+]
 
 
-def kept(x: Array, keep: Array) -> Array:
-    """x where it is to be kept, else a 0 of its own; so is its transpose, where that of a select has a common 0."""
-    return _kept.bind(x, keep)
+def kept(x: Array, keep: Array, back: bool = True) -> Array:
+    """x where it is to be kept, else a 0 of its own; so is its transpose, where that of a select has a common 0.
+
+    back: whether there is a transpose at all. Without it, what x is made of must be kept by the same condition.
+    """
+    return _kept.bind(x, keep, back=back)
 
 
 def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
