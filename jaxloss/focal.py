@@ -518,7 +518,7 @@ def _focal_of_probability(gamma: float | Array, balanced: bool) -> Callable[...,
 class _Rule(NamedTuple):
     """The loss f of a class, with one option, and its derivatives with respect to s and to the option.
 
-    shares: whether f and df/ds have so much in common that it would be stored.
+    shares: whether what f and df/ds have in common would be stored for both.
     """
 
     f: Callable[[Classes, Array], Array]

@@ -162,7 +162,7 @@ def _ctc_paths(
         (*states, largest), (log_blank, log_label) = state, frame
         blanks, marks = (log_div(x, largest) for x in states)
         into_blank, from_blank = log_add(blanks, on_both(shifted, marks, (NEVER, 0)))
-        into_label, stayed = log_add(marks, on_both(functools.partial(jnp.where, direct), into_blank, blanks))
+        into_label, stayed = log_add(marks, choose(direct, into_blank, blanks))
         moved = log_mul(into_blank, log_blank), log_mul(into_label, log_label)
         return (*moved, _largest(*moved)), (largest, *((from_blank, stayed) if slope else ()))
 

@@ -110,7 +110,7 @@ def _cut(margin: Callable[..., Array], place: int = 0) -> Callable[..., Array]:
     def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
         _, *numbers = primals
         if place:
-            numbers = [gpu.apart(x, place) for x in tpu.apart(numbers, place)]
+            numbers = [gpu.apart(tpu.apart(x, place), place) for x in numbers]
         inside = cpu.unshared(lambda *numbers: _inside(margin(*numbers)))(*numbers)
         return cut(*primals), cpu.kept(tangents[0], inside)
 

@@ -56,7 +56,7 @@ def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
 
 
 def _alone(derivative: Elementwise) -> Elementwise:
-    """The derivative, of numbers of its own and of arguments that are its own."""
+    """The derivative, with constants of its own, and reading its arguments apart."""
     return lambda *arguments: cpu.unshared(derivative)(*(gpu.apart(x, 1) for x in arguments))
 
 

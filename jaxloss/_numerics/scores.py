@@ -144,7 +144,7 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
         moved = jnp.zeros_like(value)
         if not isinstance(d_row.wide, SymbolicZero):
             full, total = _total(row)
-            known = gpu.apart(row.again(), 2), gpu.apart(row.again(), 1), total
+            known = *(gpu.apart(row.again(), n) for n in (1, 2)), total
             *xs, total = (jnp.where(_minute(total), jax.lax.stop_gradient(x), x) for x in known)
             p, again = (_shares(x, full, total) for x in xs)
             mean = cpu.sum_of(lambda p, *others: moved_by(p, p, *others))(p, *others)

@@ -122,7 +122,7 @@ ad.primitive_transposes[_kept] = lambda slope, _, keep, back: [
 def kept(x: Array, keep: Array, back: bool = True) -> Array:
     """x where it is to be kept, else a 0 of its own; so is its transpose, where that of a select has a common 0.
 
-    back: whether there is a transpose at all. Without it, what x is made of must be kept by the same condition.
+    back: whether the transpose keeps, too. If not, it is the identity, and what x is made of must be kept where x is.
     """
     return _kept.bind(x, keep, back=back)
 
