@@ -16,7 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, exp_rest, log_probability
 from jaxloss._numerics.rows import Row, exp_sum, normaliser
-from jaxloss._platform import cpu, gpu
+from jaxloss._platform import apart, cpu
 from jaxloss.contract import (
     DISTRIBUTION,
     FRACTION,
@@ -361,7 +361,7 @@ def _compared(a: Array, b: Array, sums: _Sums, offset: Array, use: int = 0) -> _
     excluded = jnp.isneginf(a)
     (m_a, e_a), (m_b, e_b) = sums
     # On a GPU both sums are one pass, and the derivative, which has an offset, is another one.
-    a, b = (cpu.apart(gpu.apart(x, 1 + e + offset * offset), 1 + e + use) for x, e in ((a, e_a), (b, e_b)))
+    a, b = (apart(apart(x, 1 + e + offset * offset, "gpu"), 1 + e + use, "cpu") for x, e in ((a, e_a), (b, e_b)))
     q, p = jnp.exp(a - m_a) * (1 / (1 + e_a)), jnp.exp(b - m_b) * (1 / (1 + e_b))
     # Each below its own maximum: exact near it, and no difference of the two overflows.
     below_a, below_b = _zero_if_infinite(a) - m_a, jnp.where(excluded, 0, b) - m_b

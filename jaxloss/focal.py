@@ -31,7 +31,7 @@ from jaxloss._numerics.elementary import (
 )
 from jaxloss._numerics.rows import Classes, Row, exp_sum, smoothed, surprisal, zero_at_zero
 from jaxloss._numerics.scores import Probabilities, weight_of
-from jaxloss._platform import cpu, gpu
+from jaxloss._platform import apart, cpu
 from jaxloss.contract import (
     ANY,
     AT_LEAST_0,
@@ -603,7 +603,7 @@ def _(rule: _Rule, primals: tuple[Array, Row, Array], tangents: tuple[Any, Any, 
             return k.p * (total - own) - own * k.rest
 
         total = jnp.sum(cpu.unshared(c)(y, row.again(), *sums, option))
-        z = gpu.apart(row.again(), 1) if rule.shares else row.again()
+        z = apart(row.again(), 1, "gpu") if rule.shares else row.again()
         slope += jnp.sum(cpu.unshared(d_logits)(total, y, z, *sums, option) * d_row.wide)
     if not isinstance(d_option, SymbolicZero):
         by_option = rule.d_option(Classes.at(row.wide, *sums), option)

@@ -28,7 +28,7 @@ from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input, check_members
 from jaxloss._numerics.elementary import d_sigmoid, divide_or_zero, relu0, saturate, sigmoid, softplus
 from jaxloss._numerics.rows import Row, Targets, cross_entropy, zero_at_zero
-from jaxloss._platform import cpu, gpu
+from jaxloss._platform import apart
 from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
@@ -449,11 +449,7 @@ class _Items(NamedTuple):
 
     def apart(self, n: int) -> _Items:
         """The same, so that no comparison of relevances that another reduction makes is shared."""
-        return self._replace(y=_apart(self.y, n), exists=_apart(self.exists, n))
-
-
-def _apart(x: Array, n: int) -> Array:
-    return cpu.apart(gpu.apart(x, n), n)
+        return self._replace(y=apart(self.y, n, "cpu", "gpu"), exists=apart(self.exists, n, "cpu", "gpu"))
 
 
 def _each(reduce: Callable[..., Array], term: Callable[[Any, Any], Array], row: _Items, **more: Array | None) -> Array:
@@ -686,4 +682,6 @@ def _discounts(z: Array, row: _Items) -> tuple[Array, Array]:
 
     mean = _each(jnp.sum, taken, row, first=first, many=many) / jnp.maximum(many, 1).astype(z.dtype)
     pairs = jnp.maximum(many * (many - 1) / 2, 1).astype(z.dtype)
-    return mean, _each(jnp.sum, ahead, row.apart(2), first=_apart(first, 1), many=_apart(many, 1)) / pairs
+    return mean, _each(
+        jnp.sum, ahead, row.apart(2), first=apart(first, 1, "cpu", "gpu"), many=apart(many, 1, "cpu", "gpu")
+    ) / pairs

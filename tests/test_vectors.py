@@ -16,7 +16,6 @@ from cases import ROWS, Row
 from cases.exact import mp
 from contract import x64
 from hard_inputs import judge
-from jax.interpreters import mlir
 from scipy import stats
 
 import jaxloss
@@ -304,7 +303,7 @@ def test_cosine_distance_of_any_length():
 @pytest.fixture
 def as_on_a_gpu() -> Iterator[None]:
     def lower_for(machine: str) -> None:
-        mlir.register_lowering(choice._choice, choice._lowered_for(machine), platform="cpu")
+        choice.lower_for(machine, "cpu")
         jax.clear_caches()
 
     lower_for("gpu")

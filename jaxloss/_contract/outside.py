@@ -18,7 +18,7 @@ from jaxloss._contract import domains
 from jaxloss._contract.types import Holds
 from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
-from jaxloss._platform import cpu, gpu, tpu
+from jaxloss._platform import apart, cpu
 
 
 def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[float]) -> Callable[..., Array]:
@@ -110,7 +110,7 @@ def _cut(margin: Callable[..., Array], place: int = 0) -> Callable[..., Array]:
     def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
         _, *numbers = primals
         if place:
-            numbers = [gpu.apart(tpu.apart(x, place), place) for x in numbers]
+            numbers = [apart(x, place, "gpu", "tpu") for x in numbers]
         inside = cpu.unshared(lambda *numbers: _inside(margin(*numbers)))(*numbers)
         return cut(*primals), cpu.kept(tangents[0], inside)
 

@@ -17,7 +17,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._platform import cpu, gpu
+from jaxloss._platform import apart, cpu
 
 # By this name `losses` tells `jax.checkpoint` what to save.
 SAVED = "jaxloss"
@@ -57,7 +57,7 @@ def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
 
 def _alone(derivative: Elementwise) -> Elementwise:
     """The derivative, with constants of its own, and reading its arguments apart."""
-    return lambda *arguments: cpu.unshared(derivative)(*(gpu.apart(x, 1) for x in arguments))
+    return lambda *arguments: cpu.unshared(derivative)(*(apart(x, 1, "gpu") for x in arguments))
 
 
 def _ruled(function: Elementwise, derivatives: Sequence[Elementwise]) -> Elementwise:

@@ -17,7 +17,7 @@ from jaxloss._numerics import rows
 from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
 from jaxloss._numerics.elementary import divide, log_probability
 from jaxloss._numerics.rows import Row, Targets, smoothed, zero_at_zero
-from jaxloss._platform import cpu, gpu
+from jaxloss._platform import apart, cpu
 
 
 class Scores(Protocol):
@@ -144,7 +144,7 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
         moved = jnp.zeros_like(value)
         if not isinstance(d_row.wide, SymbolicZero):
             full, total = _total(row)
-            known = *(gpu.apart(row.again(), n) for n in (1, 2)), total
+            known = *(apart(row.again(), n, "gpu") for n in (1, 2)), total
             *xs, total = (jnp.where(_minute(total), jax.lax.stop_gradient(x), x) for x in known)
             p, again = (_shares(x, full, total) for x in xs)
             mean = cpu.sum_of(lambda p, *others: moved_by(p, p, *others))(p, *others)

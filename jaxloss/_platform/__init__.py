@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._platform import choice
+
 
 def unmoved(number: float, like: Array) -> Array:
     """A factor that every compiler multiplies by where the formula does.
@@ -19,6 +21,18 @@ def unmoved(number: float, like: Array) -> Array:
     Of a plain `x / 2 + y / 2` it makes `(x + y) / 2`, and that sum may overflow.
     """
     return jax.lax.optimization_barrier(jnp.asarray(number, like.dtype))
+
+
+def apart(x: Array, n: int | Array, *platforms: str) -> Array:
+    """x, which the compilers of these platforms do not know to be the same as x, or as x apart for another n > 0.
+
+    What is computed of it, and would be stored for two uses, is computed for each.
+    """
+    return choice.same(x, n, form=_unknown, platforms=platforms)
+
+
+def _unknown(x: Array, n: Array) -> Array:
+    return jnp.where(jax.lax.optimization_barrier(n) > 0, x, jnp.zeros((), x.dtype))
 
 
 def tied(result: Any, others: Any) -> Any:

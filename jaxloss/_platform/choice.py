@@ -1,4 +1,8 @@
-"""One form of a function for one platform, another elsewhere: which is chosen when the program is lowered."""
+"""One form of a function for one platform, another elsewhere: which is chosen when the program is lowered.
+
+`instead` chooses between two forms of any function. `same` is the identity, of which a platform makes something else:
+an equation of its own, since most choices are of that kind and this one costs no trace of either form.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax import Array
+from jax.extend.core import Primitive, Var
+from jax.interpreters import ad, batching, mlir, partial_eval
 
 from jaxloss._platform.mesh import current
 
@@ -17,18 +22,6 @@ _choice = Primitive("jaxloss_choice")
 _choice.multiple_results = True
 _choice.def_impl(lambda *xs, reference, **_: reference(*xs))
 _choice.def_abstract_eval(lambda *xs, avals, **_: list(avals))
-
-
-def _lowered_for(machine: str | None) -> Callable[..., Any]:
-    def lowered(*xs: Any, reference: Any, form: Any, platform: str, rows: bool, avals: Any) -> Any:
-        return (form if platform == machine else reference)(*xs)
-
-    return mlir.lower_fun(lowered, multiple_results=True)
-
-
-mlir.register_lowering(_choice, _lowered_for(None))
-for _name, _machine in {"cpu": "cpu", "tpu": "tpu", "cuda": "gpu", "rocm": "gpu"}.items():
-    mlir.register_lowering(_choice, _lowered_for(_machine), platform=_name)
 
 
 def instead(
@@ -107,3 +100,74 @@ def _transposed(slopes: Sequence[Any], *args: Any, reference: Any, form: Any, av
 
 
 ad.primitive_transposes[_choice] = _transposed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The identity, of which a platform makes something else
+
+_same = Primitive("jaxloss_same")
+_same.def_impl(lambda x, *_, **__: x)
+_same.def_abstract_eval(lambda x, *_, **__: x)
+
+
+def same(x: Array, *others: Any, form: Callable[..., Array] | None, platforms: tuple[str, ...]) -> Array:
+    """x, of which these platforms make form(x, *others).
+
+    form: an elementwise function that leaves every number what it is; None for what becomes opaque where
+        `jax.checkpoint` computes it anew.
+    """
+    return _same.bind(x, *others, form=form, platforms=platforms)
+
+
+def _same_of_batch(
+    xs: Sequence[Any], dims: Sequence[int | None], *, form: Any, platforms: tuple[str, ...]
+) -> tuple[Any, int | None]:
+    x, *others = xs
+    if dims[0] is None:
+        return x, None
+    if others:
+        x, form, dims = jnp.moveaxis(x, dims[0], 0), jax.vmap(form, (0, *dims[1:])), (0,)
+    return same(x, *others, form=form, platforms=platforms), dims[0]
+
+
+batching.primitive_batchers[_same] = _same_of_batch
+ad.primitive_jvps[_same] = lambda primals, tangents, **how: (same(*primals, **how), tangents[0])
+
+
+def _recomputed(_: Any, unknown: Sequence[bool], instantiated: Sequence[bool], step: Any) -> Any:
+    """How `jax.checkpoint` splits it."""
+    opaque = {**step.params, "form": jax.lax.optimization_barrier}
+    again = step.replace(params=opaque) if step.params["form"] is None else step
+    new = [x for x, there in zip(step.invars, instantiated, strict=True) if isinstance(x, Var) and not there]
+    return (None if any(unknown) else step), again, [any(unknown)], [True], new
+
+
+partial_eval.partial_eval_jaxpr_custom_rules[_same] = _recomputed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which form a program gets
+
+
+def _choice_for(machine: str | None) -> Callable[..., Any]:
+    def chosen(*xs: Any, reference: Any, form: Any, platform: str, rows: bool, avals: Any) -> Any:
+        return (form if platform == machine else reference)(*xs)
+
+    return mlir.lower_fun(chosen, multiple_results=True)
+
+
+def _same_for(machine: str | None) -> Callable[..., Any]:
+    def made(x: Any, *others: Any, form: Any, platforms: tuple[str, ...]) -> Any:
+        return form(x, *others) if form and machine in platforms else x
+
+    return mlir.lower_fun(made, multiple_results=False)
+
+
+def lower_for(machine: str | None, platform: str | None) -> None:
+    """Have programs for this platform of jax, None for all others, get the forms of this machine."""
+    mlir.register_lowering(_choice, _choice_for(machine), platform=platform)
+    mlir.register_lowering(_same, _same_for(machine), platform=platform)
+
+
+for _machine, _platform in ((None, None), ("cpu", "cpu"), ("tpu", "tpu"), ("gpu", "cuda"), ("gpu", "rocm")):
+    lower_for(_machine, _platform)

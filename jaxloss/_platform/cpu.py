@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import Literal, Primitive, Var
-from jax.interpreters import ad, batching, mlir, partial_eval
+from jax.extend.core import Literal, Primitive
+from jax.interpreters import ad, batching, mlir
 
 from jaxloss._platform import choice
 from jaxloss._platform.mesh import in_explicit_mesh
@@ -41,55 +41,22 @@ def _end_loop(x: Array) -> Array:
     return jnp.where(jnp.isnan(x), jnp.nan, x)  # a select of twice the same ends the loop
 
 
-FORMS = {"plain": lambda x: x, "opaque": jax.lax.optimization_barrier, "end of loop": _end_loop}
-
-_identity = Primitive("jaxloss_identity")
-_identity.def_impl(lambda x, form: x)
-_identity.def_abstract_eval(lambda aval, form: aval)
-mlir.register_lowering(_identity, lambda _, x, form: [x])
-mlir.register_lowering(
-    _identity, mlir.lower_fun(lambda x, form: FORMS[form](x), multiple_results=False), platform="cpu"
-)
-batching.primitive_batchers[_identity] = lambda xs, dims, **how: (_identity.bind(*xs, **how), dims[0])
-ad.primitive_jvps[_identity] = lambda primals, tangents, **how: (_identity.bind(*primals, **how), tangents[0])
-
-
-def _recomputed(_: Any, unknown: Sequence[bool], instantiated: Sequence[bool], step: Any) -> Any:
-    """How `jax.checkpoint` splits the identity: what it computes anew for the derivative becomes opaque."""
-    again = step.replace(params={"form": "opaque"}) if step.params["form"] == "plain" else step
-    new = [x for x, there in zip(step.invars, instantiated, strict=True) if isinstance(x, Var) and not there]
-    return (None if unknown[0] else step), again, [unknown[0]], [True], new
-
-
-partial_eval.partial_eval_jaxpr_custom_rules[_identity] = _recomputed
+_same = functools.partial(choice.same, platforms=("cpu",))
 
 
 def opaque(tree: Any) -> Any:
     """Numbers or arrays that the compiler can neither share with others nor fold."""
-    return jax.tree.map(functools.partial(_identity.bind, form="opaque"), tree)
+    return jax.tree.map(functools.partial(_same, form=jax.lax.optimization_barrier), tree)
 
 
 def reread(tree: Any) -> Any:
     """The inputs of a checkpointed function: as they are, but read from memory anew where it is computed again."""
-    return jax.tree.map(functools.partial(_identity.bind, form="plain"), tree)
-
-
-def unknown(x: Array, n: int | Array) -> Array:
-    return jnp.where(jax.lax.optimization_barrier(n) > 0, x, jnp.zeros((), x.dtype))
-
-
-@instead(unknown)
-def apart(x: Array, n: int | Array) -> Array:
-    """x, which the compiler does not know to be the same as x, or as x apart for another n > 0.
-
-    What is computed of it, and would be stored for two uses, is computed for each.
-    """
-    return x
+    return jax.tree.map(functools.partial(_same, form=None), tree)
 
 
 def end_loop(x: Array) -> Array:
     """The sum of a row, or the values of a long formula, where more follows."""
-    return _identity.bind(x, form="end of loop")
+    return _same(x, form=_end_loop)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

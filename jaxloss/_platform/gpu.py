@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._platform import choice, cpu, x64
+from jaxloss._platform import choice, x64
 
 instead = functools.partial(choice.instead, "gpu")
 
@@ -45,12 +45,6 @@ def in_double(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
         return instead(widened)(reference)
 
     return decorate
-
-
-@instead(cpu.unknown)
-def apart(x: Array, n: int | Array) -> Array:
-    """As `cpu.apart`, for this compiler."""
-    return x
 
 
 def entries(row: Array) -> list[Array]:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._platform import choice, cpu
+from jaxloss._platform import choice
 
 instead = functools.partial(choice.instead, "tpu")
 
@@ -41,9 +41,3 @@ def any_of(x: Array, axis: Sequence[int] | None = None) -> Array:
     """`jnp.any`."""
     form = instead(lambda x: jnp.max(x.astype(jnp.float32), axis, initial=0) > 0)
     return form(lambda x: jnp.any(x, axis))(x)
-
-
-@instead(cpu.unknown)
-def apart(x: Array, n: int | Array) -> Array:
-    """As `cpu.apart`, for this compiler."""
-    return x
