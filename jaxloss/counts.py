@@ -287,7 +287,9 @@ def _negative_binomial(y: Array, x: Array, dispersion: Array, *, log_rate: bool,
     a, n = _dispersion(dispersion)
     m, log_m = _mean_and_log(x, log_rate)
     p, q, f = _log1p_product(a, m, log_m), _log1p_product(a, y, _log(y)), _log_fitted(a, m, log_m)
-    rest = q / 2 + stirling(a) - stirling(_inverse_sum(y, a, n))
+    r = _inverse_sum(y, a, n)
+    # Of equal numbers nothing is left, not even rounding: a compiler may round two calls of one function differently.
+    rest = q / 2 + step(a, r) * (stirling(a) - stirling(r))
     if full:
         d = _remaining(y, x, a, n, log_rate)
         return d * (_deviance_share(y, d, _log(y) - f - q) - _deviance_share(n, -d, p - q)) + _excess(y) + rest

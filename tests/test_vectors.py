@@ -257,6 +257,15 @@ def test_large_counts_do_not_cancel():
     np.testing.assert_allclose(binomial, -nbinom(*exact), rtol=1e-6)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_no_count_where_none_is_expected_costs_nothing(full: bool):
+    """Two calls of one function that cancel: of equal numbers, which each compiler may round as it likes."""
+    a, z = (x.ravel().astype(np.float32) for x in np.meshgrid([1e-3, 0.3, 1, 2.5, 40], [-80, -60, -40, -20]))
+    y = np.zeros_like(z)
+    losses = jaxloss.negative_binomial_nll(y, z, a, log_rate=True, full=full, reduction="none")
+    np.testing.assert_allclose(losses, np.log1p(a * np.exp(z, dtype=float)) / a, rtol=1e-6)
+
+
 def test_the_negative_binomial_becomes_poisson():
     y, rate = (x.astype(np.float32) for x in COUNTS)
     for full in (False, True):
