@@ -6,6 +6,7 @@ How a program gets the form of its platform is in `choice.py`; what all compiler
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import jax
@@ -21,6 +22,10 @@ def unmoved(number: float, like: Array) -> Array:
     Of a plain `x / 2 + y / 2` it makes `(x + y) / 2`, and that sum may overflow.
     """
     return jax.lax.optimization_barrier(jnp.asarray(number, like.dtype))
+
+
+# A form for GPUs and TPUs: see `choice.instead`.
+accelerated = functools.partial(choice.instead, ("gpu", "tpu"))
 
 
 def apart(x: Array, n: int | Array, *platforms: str) -> Array:

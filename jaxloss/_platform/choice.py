@@ -7,8 +7,9 @@ an equation of its own, since most choices are of that kind and this one costs n
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,20 +25,35 @@ _choice.def_impl(lambda *xs, reference, **_: reference(*xs))
 _choice.def_abstract_eval(lambda *xs, avals, **_: list(avals))
 
 
+class _Form(NamedTuple):
+    """What takes the place of a function on one platform. rows: whether it takes batches of rows as they are."""
+
+    platform: str
+    function: Callable[..., Any]
+    rows: bool
+
+
+# What functions with other forms were before, and those forms.
+_known: weakref.WeakKeyDictionary[Any, tuple[Callable[..., Any], tuple[_Form, ...]]] = weakref.WeakKeyDictionary()
+
+
 def instead(
-    platform: str, form: Callable[..., Any], rows: bool = False
+    platforms: Sequence[str], form: Callable[..., Any], rows: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Put a form of the same function in its place where the program is for this platform.
+    """Put a form of the same function in its place where the program is for one of these platforms.
 
     For the inside of functions that have hand-written derivatives, and for linear ones, whose transpose has the
-    transposed form. Second derivatives of a scan are automatic all the
-    same, since jax drops such rules there: they are those of the reference.
+    transposed form. Second derivatives of a scan are automatic all the same, since jax drops such rules there: they are
+    those of the reference.
 
     rows: whether the form takes batches of rows as they are, the rows along the last axis; else it is mapped.
     """
 
-    def decorate(reference: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(reference)
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        reference, forms = _known.get(function, (function, ()))
+        forms = (*forms, *(_Form(name, form, rows) for name in platforms))
+
+        @functools.wraps(function)
         def call(*args: Any) -> Any:
             leaves, structure = jax.tree.flatten(args)
             results = None
@@ -50,45 +66,51 @@ def instead(
 
                 return on_leaves
 
-            found = _chosen(flat(reference), flat(form), leaves, platform=platform, rows=rows)
+            found = _chosen(flat(reference), _each(flat, forms), leaves)
             return jax.tree.unflatten(results, found)
 
+        _known[call] = reference, forms
         return call
 
     return decorate
 
 
-def _chosen(reference: Callable[..., Any], form: Callable[..., Any], args: Sequence[Any], **how: Any) -> list[Any]:
+def _each(change: Callable[..., Any], forms: Sequence[_Form]) -> tuple[_Form, ...]:
+    return tuple(form._replace(function=change(form.function)) for form in forms)
+
+
+def _chosen(reference: Callable[..., Any], forms: tuple[_Form, ...], args: Sequence[Any]) -> list[Any]:
     with current(*args):
         avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
-    return _choice.bind(*args, reference=reference, form=form, avals=avals, **how)
+    return _choice.bind(*args, reference=reference, forms=forms, avals=avals)
 
 
 def _batched(
-    args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, form: Any, platform: str, rows: bool, avals: Any
+    args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, forms: tuple[_Form, ...], avals: Any
 ) -> tuple[list[Any], list[int]]:
     places = tuple(dims)
     mapped = [d for d in places if d is not None]
-    rows = rows and len(mapped) == len(places)
-    if rows:
+    if len(mapped) == len(places):
         args, places = [jnp.moveaxis(x, d, 0) for x, d in zip(args, mapped, strict=True)], 0
-    else:
-        form = jax.vmap(form, places)
-    return _chosen(jax.vmap(reference, places), form, args, platform=platform, rows=rows), [0] * len(avals)
+    forms = tuple(
+        form if form.rows and places == 0 else _Form(form.platform, jax.vmap(form.function, places), False)
+        for form in forms
+    )
+    return _chosen(jax.vmap(reference, places), forms, args), [0] * len(avals)
 
 
 batching.primitive_batchers[_choice] = _batched
 
 
-def _differentiated(primals: Sequence[Any], tangents: Sequence[Any], **forms: Any) -> tuple[list[Any], list[Any]]:
+def _differentiated(primals: Sequence[Any], tangents: Sequence[Any], **how: Any) -> tuple[list[Any], list[Any]]:
     moved = [ad.instantiate_zeros(t) for t in tangents]
-    return _choice.bind(*primals, **forms), jax.jvp(forms["reference"], tuple(primals), tuple(moved))[1]
+    return _choice.bind(*primals, **how), jax.jvp(how["reference"], tuple(primals), tuple(moved))[1]
 
 
 ad.primitive_jvps[_choice] = _differentiated
 
 
-def _transposed(slopes: Sequence[Any], *args: Any, reference: Any, form: Any, avals: Any, **how: Any) -> list[Any]:
+def _transposed(slopes: Sequence[Any], *args: Any, reference: Any, forms: tuple[_Form, ...], avals: Any) -> list[Any]:
     # The functions are linear in all of their arguments.
     inputs = [x.aval for x in args]
 
@@ -96,7 +118,7 @@ def _transposed(slopes: Sequence[Any], *args: Any, reference: Any, form: Any, av
         return lambda *slopes: list(jax.linear_transpose(function, *inputs)(list(slopes)))
 
     given = [ad.instantiate_zeros(x) for x in slopes]
-    return _chosen(back(reference), back(form), given, **how)
+    return _chosen(back(reference), _each(back, forms), given)
 
 
 ad.primitive_transposes[_choice] = _transposed
@@ -150,8 +172,9 @@ partial_eval.partial_eval_jaxpr_custom_rules[_same] = _recomputed
 
 
 def _choice_for(machine: str | None) -> Callable[..., Any]:
-    def chosen(*xs: Any, reference: Any, form: Any, platform: str, rows: bool, avals: Any) -> Any:
-        return (form if platform == machine else reference)(*xs)
+    def chosen(*xs: Any, reference: Any, forms: tuple[_Form, ...], avals: Any) -> Any:
+        functions = {None: reference, **{form.platform: form.function for form in forms}}
+        return functions[machine if machine in functions else None](*xs)
 
     return mlir.lower_fun(chosen, multiple_results=True)
 

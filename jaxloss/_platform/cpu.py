@@ -30,7 +30,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxloss._platform import choice
 from jaxloss._platform.mesh import in_explicit_mesh
 
-instead = functools.partial(choice.instead, "cpu")
+instead = functools.partial(choice.instead, ("cpu",))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

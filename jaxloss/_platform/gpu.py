@@ -27,7 +27,7 @@ from jax import Array
 
 from jaxloss._platform import choice, x64
 
-instead = functools.partial(choice.instead, "gpu")
+instead = functools.partial(choice.instead, ("gpu",))
 
 
 def in_double(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -23,7 +23,7 @@ from jax import Array
 
 from jaxloss._platform import choice
 
-instead = functools.partial(choice.instead, "tpu")
+instead = functools.partial(choice.instead, ("tpu",))
 
 
 def at_once(function: Callable[..., Any]) -> Callable[..., Any]:
