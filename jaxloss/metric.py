@@ -28,7 +28,9 @@ from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus, step
+from jaxloss._numerics.rows import joined, over_parts
 from jaxloss._numerics.vectors import distance, distances, half_square, unit, versine, versine_of_units
+from jaxloss._platform import accelerated
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
@@ -878,8 +880,7 @@ def circle(
             held = jax.lax.stop_gradient(s)
             near = _log_sum_exp(alike, -scale * relu0(1 + m - held) * (s - (1 - m)))
             far = _log_sum_exp(unlike, scale * relu0(held + m) * (s - m))
-            both = jnp.any(alike, axis=-1) & jnp.any(unlike, axis=-1)
-            return jnp.where(both, softplus(sum(near) + sum(far)), 0)
+            return softplus(sum(near) + sum(far))
 
         return _of_cosines(of_anchors, labels, x, exists, (margin, gamma), axis_name)
 
@@ -1099,14 +1100,37 @@ def _log1p_sum_exp(counts: Array, *z: Array, calm: bool = False) -> Array:
     """log(1 + sum exp(z)) along the last axis, over those that count of each z: exact also where it is small."""
     if calm:
         return jnp.log1p(_sum_exp(counts, *z))
-    return jnp.where(jnp.any(counts, axis=-1), softplus(sum(_log_sum_exp(counts, *z))), 0)
+    return softplus(sum(_log_sum_exp(counts, *z)))
 
 
+@jax.custom_jvp
 def _log_sum_exp(counts: Array, *z: Array) -> tuple[Array, Array]:
-    """log sum exp along the last axis, over those that count of each z, as two numbers to be added; of none 0 and 0."""
+    """log sum exp along the last axis, over those that count of each z, as two numbers to be added.
+
+    Of none the lowest number and 0, since softplus of that is 0, with derivative 0.
+    """
+    return _logs_of_sum(counts, *z)
+
+
+@_log_sum_exp.defjvp
+def _(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    (counts, *z), (_, *dz) = primals, tangents
+    top, log_sum = _log_sum_exp(*primals)
+    shares = [jnp.exp(jnp.where(counts, x, -jnp.inf) - top[:, None] - log_sum[:, None]) for x in z]
+    slopes = [jnp.sum(share * dx, axis=-1) for share, dx in zip(shares, dz, strict=True)]
+    return (top, log_sum), (jnp.zeros_like(top), functools.reduce(jnp.add, slopes))
+
+
+def _logs_of_sum_at_once(counts: Array, *z: Array) -> tuple[Array, Array]:
+    of_each = [over_parts(joined, jnp.where(counts, x, -jnp.inf)) for x in z]
+    top, excess = functools.reduce(joined, of_each)
+    return top, jnp.log1p(jnp.maximum(excess, 0))
+
+
+@accelerated(_logs_of_sum_at_once)
+def _logs_of_sum(counts: Array, *z: Array) -> tuple[Array, Array]:
     largest = [jnp.max(jnp.where(counts, x, -jnp.inf), axis=-1) for x in z]
-    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, largest))
-    top = jnp.where(top > -jnp.inf, top, 0)
+    top = jax.lax.stop_gradient(jnp.maximum(functools.reduce(jnp.maximum, largest), -jnp.finfo(z[0].dtype).max))
     total = _sum_exp(counts, *(x - top[:, None] for x in z))
     return top, jnp.log(jnp.where(total == 0, 1, total))
 

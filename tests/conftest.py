@@ -31,6 +31,18 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_traceback_in_locations_limit", 0)  # where in the source an operation stands: a tenth of tracing
 
 
+@pytest.fixture
+def machine(request: pytest.FixtureRequest) -> Generator[str, None, None]:
+    """Programs for the CPU get the forms of this machine, "gpu" or "tpu"."""
+    from jaxloss._platform import choice
+
+    choice.lower_for(request.param, "cpu")
+    jax.clear_caches()
+    yield request.param
+    choice.lower_for("cpu", "cpu")
+    jax.clear_caches()
+
+
 def pytest_runtest_setup():
     """What earlier tests left stays, since jax remembers its programs: the collector need not go through it again."""
     gc.collect()

@@ -7,7 +7,8 @@ would lose them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
-from jaxloss._platform import cpu, mesh
+from jaxloss._platform import accelerated, cpu, mesh
 
 
 class Row(NamedTuple):
@@ -42,8 +43,35 @@ class Row(NamedTuple):
 # The normaliser
 
 
+# In one pass: m and e of two parts of a row give those of both, and one entry z has m = z and e = 0. If m > n, all of
+# the other part lies below the top, so that its sum, f + 1, joins what exceeds 1, times exp(n - m). Nothing is
+# subtracted. Of no entries the sum is 0: e is -1 then, whatever m, and so it is for a row of -inf.
+
+Part: TypeAlias = tuple[Array, ...]
+
+
+def joined(part: Part, other: Part) -> Part:
+    (m, e), (n, f) = part, other
+    below = (1 + jnp.where(m >= n, f, e)) * jnp.exp(-jnp.abs(m - n))
+    return jnp.maximum(m, n), jnp.where(m >= n, e, f) + below
+
+
+def over_parts(join: Callable[[Part, Part], Part], z: Array, *terms: Array) -> Part:
+    """m and e of rows, along the last axis, and the sums that `join` makes of these terms."""
+    numbers = -jnp.finfo(z.dtype).max, -1, *(0 for _ in terms)
+    starts = tuple(jnp.asarray(x, z.dtype) for x in numbers)
+    found = jax.lax.reduce((z, jnp.zeros_like(z), *terms), starts, join, (z.ndim - 1,))
+    return join(starts, tuple(found))  # the compiler leaves out where a reduction of one entry starts
+
+
+def _exp_sum_at_once(row: Row) -> Part:
+    largest, excess = over_parts(joined, row.wide)
+    return largest, jnp.maximum(excess, 0)
+
+
+@accelerated(_exp_sum_at_once)
 @cpu.instead(cpu.exp_sum, rows=True)
-def _exp_sum(row: Row) -> tuple[Array, Array]:
+def _exp_sum(row: Row) -> Part:
     z = row.wide
     # A row of -inf has a finite maximum too, and its exponentials are 0.
     largest = jax.lax.stop_gradient(jnp.max(jnp.maximum(z, -jnp.finfo(z.dtype).max)))
@@ -202,16 +230,46 @@ class Targets(NamedTuple):
         return y if self.weight is None else self.weight * y
 
 
-@jax.custom_jvp
 def cross_entropy(targets: Targets, row: Row) -> Array:
     """-sum_k t_k log softmax(z)_k; a class of logit -inf and target 0 costs nothing."""
-    return _cross_entropy(targets, row, normaliser(row))
+    return _crossed(targets, row)[0]
 
 
-@cpu.instead(cpu.cross_entropy)
+def _cross_at_once(targets: Targets, row: Row) -> Part:
+    # As sum(t) log1p(e) + sum(t (m - z)). Where m rises, the latter rises by as much for each t.
+    t, z = targets.made(), row.wide
+    top = jnp.maximum(z, -jnp.finfo(z.dtype).max)
+
+    def crossed(part: Part, other: Part) -> Part:
+        (m, e, total, below), (n, f, rest, under) = part, other
+        rising = zero_at_zero(jnp.where(m >= n, rest, total), jnp.abs(m - n))
+        return *joined((m, e), (n, f)), total + rest, below + under + rising
+
+    m, e, total, below = over_parts(crossed, top, t, zero_at_zero(t, top - z))
+    excess = jnp.maximum(e, 0)
+    return total * jnp.log1p(excess) + below, m, excess
+
+
+@accelerated(_cross_at_once)
+@cpu.instead(lambda targets, row: _cross_in_turn(cpu.cross_entropy, targets, row))
+def _cross(targets: Targets, row: Row) -> Part:
+    return _cross_in_turn(_cross_entropy, targets, row)
+
+
+def _cross_in_turn(cross_entropy: Callable[..., Array], targets: Targets, row: Row) -> Part:
+    largest, excess = _exp_sum(row)
+    return cross_entropy(targets, row, (largest, jnp.log1p(excess))), largest, excess
+
+
 def _cross_entropy(targets: Targets, row: Row, log_sum: tuple[Array, Array]) -> Array:
     s = log_sum[1] - (row.stored.astype(row.wide.dtype) - log_sum[0])
     return jnp.sum(zero_at_zero(targets.made(), s))
+
+
+@jax.custom_jvp
+def _crossed(targets: Targets, row: Row) -> Part:
+    """The cross entropy, and m and e of the row."""
+    return _cross(targets, row)
 
 
 def _cross_entropy_d_logits(t: Array, below: Array, excess: Array, inverse: Array, total: Array) -> Array:
@@ -220,25 +278,26 @@ def _cross_entropy_d_logits(t: Array, below: Array, excess: Array, inverse: Arra
     return ((total - t) * small - t * (excess + (1 - small))) * inverse
 
 
-def _cross_entropy_jvp(primals: tuple[Targets, Row], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+def _crossed_jvp(primals: tuple[Targets, Row], tangents: tuple[Any, Any]) -> tuple[Part, Part]:
     (targets, row), (d_targets, d_row) = primals, tangents
-    value = cross_entropy(targets, row)
-    largest, excess = exp_sum(row)
+    value, *sums = _crossed(targets, row)
+    largest, excess = map(saved_for_backward, sums)
     targets = cpu.opaque(targets)
     t, below = targets.made(), row.again() - largest
-    slope = jnp.zeros_like(value)
+    slope, rise = jnp.zeros_like(value), jnp.zeros_like(value)
     if not isinstance(d_row.wide, SymbolicZero):
         d_logits = cpu.unshared(_cross_entropy_d_logits)(t, below, excess, 1 / (1 + excess), jnp.sum(t))
         slope += jnp.sum(d_logits * d_row.wide)
+        rise += jnp.sum(jnp.exp(below) * d_row.wide)
     moved = {k: v for k, v in d_targets._asdict().items() if v is not None and not isinstance(v, SymbolicZero)}
     if moved:
         at = {k: getattr(targets, k) for k in moved}
         dt = jax.jvp(lambda part: targets._replace(**part).made(), (at,), (moved,))[1]
         slope += jnp.sum(jnp.where((t == 0) & jnp.isinf(below), 0, jnp.log1p(excess) - below) * dt)
-    return value, slope
+    return (value, largest, excess), (slope, jnp.zeros_like(value), rise)
 
 
-cross_entropy.defjvp(_cross_entropy_jvp, symbolic_zeros=True)
+_crossed.defjvp(_crossed_jvp, symbolic_zeros=True)
 
 
 def smoothed(y: Array, label_smoothing: float | Array, classes: int) -> Array:

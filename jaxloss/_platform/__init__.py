@@ -24,7 +24,8 @@ def unmoved(number: float, like: Array) -> Array:
     return jax.lax.optimization_barrier(jnp.asarray(number, like.dtype))
 
 
-# A form for GPUs and TPUs: see `choice.instead`.
+# `choice.instead`, for a GPU and a TPU. They read a row once for each sum that needs another one first, and what joins two
+# parts of a row may be any function: so the largest entry and the sum of exponentials below it are one pass there.
 accelerated = functools.partial(choice.instead, ("gpu", "tpu"))
 
 
