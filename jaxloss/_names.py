@@ -17,6 +17,13 @@ KEYWORDS = {
     "ignore_index": "where=y_true != ignore_index",
     "ignore_class": "where=y_true != ignore_class",
     "ignore_label": "where=y_true != ignore_label",
+    "predictions": "y_pred",
+    "preds": "y_pred",
+    "input": "y_pred",
+    "logits": "y_pred, with from_logits=True where there is a choice",
+    "targets": "y_true",
+    "target": "y_true",
+    "labels": "y_true",
     "size_average": "reduction",
     "reduce": "reduction",
 }

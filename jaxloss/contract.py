@@ -6,7 +6,7 @@ A whole loss, from its formula for one example:
     >>> from typing import Unpack
     >>> from jaxloss.contract import NUMBER, POSITIVE, ArrayLike, Units, loss, losses
     >>> @loss
-    ... def quartic(y_true: ArrayLike, y_pred: ArrayLike, *, scale=1.0, **units: Unpack[Units]):
+    ... def quartic(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | ArrayLike = 1.0, **units: Unpack[Units]):
     ...     def element(y, p, *, scale):
     ...         return ((p - y) / scale) ** 4
     ...

@@ -10,7 +10,14 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from contract import refuses
+
+from jaxloss import contract
+from jaxloss.contract import LABELS, LOGITS, NUMBERS, losses
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,3 +51,29 @@ def test_losses_of_another_package(tmp_path: Path):
         ["all_candidates", "breaks"],
         ["times_mask", "breaks"],
     ]
+
+
+@contract.compiled
+def mean_surprisal(y_true: jax.Array, y_pred: jax.Array, reduction: str = "none"):
+    """Of several labels in one row of logits."""
+
+    def example(labels: jax.Array, z: jax.Array) -> jax.Array:
+        z = z.astype(jnp.float32)
+        return jnp.mean(jax.nn.logsumexp(z) - z[labels])
+
+    return losses(example, {"y_true": (y_true, LABELS), "y_pred": (y_pred, LOGITS)}, reduction=reduction)
+
+
+def test_labels_outside_in_a_row_of_labels():
+    labels, z = np.array([[0, 2, 1], [1, 7, 0], [2, -100, 1]]), np.zeros((3, 3), np.float32)
+    np.testing.assert_allclose(mean_surprisal(labels, z), [np.log(3), np.nan, np.nan], rtol=1e-6)
+
+
+@contract.compiled
+def unsummed(y_true: jax.Array, y_pred: jax.Array):
+    return losses(lambda y, p: (y - p) ** 2, {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, NUMBERS)})
+
+
+def test_a_formula_that_forgets_its_sum():
+    words = ("unsummed: the formula returned an array of shape (3,) for one unit, expected one number.", "its sum?")
+    refuses(ValueError, words, unsummed, np.ones((2, 3)), np.zeros((2, 3)))

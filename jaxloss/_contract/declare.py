@@ -50,7 +50,8 @@ def loss(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function a loss.
 
     It is compiled, once for each kind of call: arrays (and lists, which become arrays) are traced; a Python number,
-    bool, string or function given to an option is a compile-time constant, so another value is another program. Its
+    bool, string or function given to an option is a compile-time constant, so another value is another program. An
+    option can be traced only if its annotation names `float` or `Array`; without one it is always a constant. Its
     errors name it. Where the function ends in `**units: Unpack[Units]`, its signature and its help show the options
     that all losses share.
     """
@@ -156,7 +157,9 @@ def _wrong_arguments(name: str, positional: list[str], known: list[str], count: 
         wanted = f"{name}({', '.join(positional)}, *, ...)"
         return f"{wanted} takes {len(positional)} arrays by position, got {count}. Name what follows, as in where=mask."
     wrong = next(key for key in given if key not in known)
-    cure = KEYWORDS.get(wrong) or next(iter(difflib.get_close_matches(wrong, known, 1)), "")
+    cure = KEYWORDS.get(wrong, "")
+    if re.split(r"\W", cure)[0] not in known:
+        cure = next(iter(difflib.get_close_matches(wrong, known, 1)), "")
     cure = f"Did you mean {cure}?" if cure else f"It takes {', '.join(known)}."
     return f"{name}() got an unexpected keyword argument {wrong!r}. {cure}"
 
@@ -196,7 +199,7 @@ def _is_constant(value: Any) -> bool:
 
 
 def _named(loss: str, reduction: Any) -> Any:
-    """A function of an array alone is none of losses and weights: the plain ones count as what they say."""
+    """`jnp.mean` and `jnp.sum` count as "mean" and "sum"; other functions of an array and an axis are refused."""
     if reduction in (jnp.mean, np.mean):
         return "mean"
     if reduction in (jnp.sum, np.sum):

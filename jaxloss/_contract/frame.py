@@ -76,7 +76,7 @@ class Frame(NamedTuple):
         return mesh.laid_out_as_units(option, last.x, [*(last.batch_axes[i] for i in self._unit_axes), *outputs])
 
     def existing_units(self, where: Array, axis_name: Hashable | None) -> Array:
-        """Which units exist, of the mask of the members."""
+        """Which units exist, from the mask of the members."""
         if self.per_member or not self.members:
             return where
         return mesh.anywhere(tpu.any_of(where, [i for i in self.members if i < where.ndim]), axis_name)
@@ -91,6 +91,11 @@ class Frame(NamedTuple):
 
     def in_order(self, losses: Array) -> Array:
         """Mapped losses with their axes as in the units."""
+        if losses.ndim != len(self.units):
+            raise ValueError(
+                f"{current_loss()}: the formula returned an array of shape {losses.shape[len(self.mapped) :]} for one "
+                "unit, expected one number. Did you mean its sum?"
+            )
         if not self.per_member:
             return losses
         found = (*self.mapped, *self.members)

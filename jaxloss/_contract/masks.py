@@ -24,7 +24,7 @@ def masked(exists: Array, x: Array) -> Array:
 
 @jax.custom_jvp
 def dropped(exists: Array, loss: Array) -> Array:
-    """The loss of a unit of `masked` inputs, or 0: on the way back they keep what exists, and once is enough."""
+    """The loss of a unit of `masked` inputs, or 0. Its transpose is the identity, since `masked` drops the gradient."""
     return jnp.where(exists, loss, 0)
 
 

@@ -54,7 +54,7 @@ class mean_of_means:
         jl.sparse_cce(tokens, logits, where=mask, reduction=jl.mean_of_means())
 
     Args:
-      axis: the axis of the units within which the first mean is, or a tuple of them; its weights are the units'.
+      axis: the axis of the first mean, or several, which the weights of the units weight; the second mean has none.
     """
 
     axis: int | tuple[int, ...] = -1

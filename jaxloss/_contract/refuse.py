@@ -75,7 +75,7 @@ def _label_cure(inputs: Sequence[Input], sibling: str | None) -> str:
     one_hot = f" For one-hot targets use {sibling}." if sibling else ""
     if target.x.shape == scores.x.shape:
         return one_hot
-    # pandas also casts labels of which one is missing.
+    # pandas, too, turns integer labels into floats when one is missing.
     return f" If they are labels that something cast, as Keras does, {target.name}.astype(int).{one_hot}"
 
 
@@ -86,7 +86,7 @@ def _batch_axes(given: Input, axis: Any) -> list[int]:
     if isinstance(axis, tuple):
         core = {a % ndim for a in axis if isinstance(a, int) and -ndim <= a < ndim}
         if len(core) != len(axis):
-            raise ValueError(f"{loss}: axis {axis} must name different axes of y_pred, which has {ndim}.")
+            raise ValueError(f"{loss}: axis {axis} must name different axes of {name}, which has {ndim}.")
         return [i for i in range(ndim) if i not in core]
     if not isinstance(axis, int) or isinstance(axis, bool):
         raise TypeError(f"{loss}: axis must be an int, got {axis!r}.")

@@ -62,7 +62,7 @@ def _margins(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> l
 
 def _margin(holds: Holds, x: Array, slack: float, scores: Array) -> Array | None:
     """How far inside its domain each entry is, negative outside; None where every number is inside."""
-    if holds.domain is domains.LABEL and holds.core == 0:
+    if holds.domain is domains.LABEL:
         return jnp.where((x >= 0) & (x < scores.shape[-1]), 0.0, -1.0)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return None
@@ -98,7 +98,7 @@ def _marked(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> li
     if not known:
         return list(cores)
     floating = [i for i, x in enumerate(cores) if jnp.issubdtype(x.dtype, jnp.floating)]
-    # One that has a domain, so that no other is read where it was not before.
+    # Rather one that has a domain: it is read anyway.
     bearer = max(floating, key=lambda i: (cores[i].ndim, margins[i] is not None, i))
     x, margin = cores[bearer], _least(known)
     margin = mesh.laid_out_as(jnp.expand_dims(margin, range(margin.ndim, x.ndim)), x)

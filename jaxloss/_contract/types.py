@@ -66,19 +66,25 @@ class Units(TypedDict, total=False):
 
 
 Kind: TypeAlias = Literal["number", "score", "label", "length", "id", "row", "stored"]
-"""What an input is: any number; a prediction, so of floating dtype; an integer class label; a number of entries that
-count; an integer that is only compared with others; a row of predictions that the formula takes as it lies in memory,
-perhaps in half precision; any numbers, which come to the formula in half precision if they lie so in memory and no
-other input is in double."""
+"""What an input is.
+
+number: any number, integers included.
+score: a prediction, so of floating dtype.
+label: an integer class label.
+length: an integer, how many entries count.
+id: an integer that is only compared with others.
+row: predictions that come to the formula as they lie in memory, perhaps in half precision.
+stored: any numbers, in half precision if they lie so in memory and no other input is in double.
+"""
 
 
 class Holds(NamedTuple):
     """What an array holds.
 
     core: how many of its axes belong to one example.
-    outside: what loses its gradient where an entry of the core lies outside the domain: all of the unit; or the entry
-      alone, which spares a second pass over the row where the formula needs no other; or nothing is looked at, not even
-      for the NaN (by `checked` it is), since the formula sees to it.
+    outside: what loses its gradient where an entry of the core lies outside the domain: the whole "unit"; or the
+      "entry" alone, which spares a second pass over the row where the formula needs no other. With "formula" only
+      `checked` looks at it: the formula itself returns the NaN.
     alone: whether each entry of the core belongs to a loss of its own, and outside its domain spoils only that; for
       formulas that return several losses.
     """

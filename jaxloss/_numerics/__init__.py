@@ -1,1 +1,3 @@
-"""The mathematics that several families share. Nothing here knows of batches, masks or reductions."""
+"""The mathematics that several families share. Nothing here knows of masks or reductions, and only
+`chunks` of batches, which it cuts.
+"""

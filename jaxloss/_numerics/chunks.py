@@ -33,7 +33,7 @@ def through_chunks(
 ) -> tuple[Any, Any]:
     """The same for rows that also return something of all rows of a chunk, to be combined over the chunks.
 
-    Only of sums the derivative keeps nothing. What pads the last chunk are rows of zeros, and of False.
+    Only for sums does the derivative store nothing. The last chunk is padded by rows of 0 or False, options of 1.
     """
     n = jax.tree.leaves(each)[0].shape[0]
     counts = (1,) if chunk is None else chunk_counts((n,), chunk)

@@ -250,7 +250,7 @@ def _cross_at_once(targets: Targets, row: Row) -> Part:
     return total * jnp.log1p(excess) + below, m, excess
 
 
-@accelerated(_cross_at_once)
+@accelerated(_cross_at_once, columns=False)
 @cpu.instead(lambda targets, row: _cross_in_turn(cpu.cross_entropy, targets, row))
 def _cross(targets: Targets, row: Row) -> Part:
     return _cross_in_turn(_cross_entropy, targets, row)

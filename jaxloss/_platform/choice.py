@@ -26,11 +26,12 @@ _choice.def_abstract_eval(lambda *xs, avals, **_: list(avals))
 
 
 class _Form(NamedTuple):
-    """What takes the place of a function on one platform. rows: whether it takes batches of rows as they are."""
+    """What takes the place of a function on one platform; `rows` and `columns` as in `instead`."""
 
     platform: str
     function: Callable[..., Any]
     rows: bool
+    columns: bool
 
 
 # What functions with other forms were before, and those forms.
@@ -38,7 +39,7 @@ _known: weakref.WeakKeyDictionary[Any, tuple[Callable[..., Any], tuple[_Form, ..
 
 
 def instead(
-    platforms: Sequence[str], form: Callable[..., Any], rows: bool = False
+    platforms: Sequence[str], form: Callable[..., Any], rows: bool = False, columns: bool = True
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a form of the same function in its place where the program is for one of these platforms.
 
@@ -47,11 +48,12 @@ def instead(
     those of the reference.
 
     rows: whether the form takes batches of rows as they are, the rows along the last axis; else it is mapped.
+    columns: whether it is also for rows that lie across the axes of their batch, as the classes of images may.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         reference, forms = _known.get(function, (function, ()))
-        forms = (*forms, *(_Form(name, form, rows) for name in platforms))
+        forms = (*forms, *(_Form(name, form, rows, columns) for name in platforms))
 
         @functools.wraps(function)
         def call(*args: Any) -> Any:
@@ -93,8 +95,9 @@ def _batched(
     if len(mapped) == len(places):
         args, places = [jnp.moveaxis(x, d, 0) for x, d in zip(args, mapped, strict=True)], 0
     forms = tuple(
-        form if form.rows and places == 0 else _Form(form.platform, jax.vmap(form.function, places), False)
+        form if form.rows and places == 0 else form._replace(function=jax.vmap(form.function, places), rows=False)
         for form in forms
+        if form.columns or not any(mapped)
     )
     return _chosen(jax.vmap(reference, places), forms, args), [0] * len(avals)
 

@@ -1,6 +1,6 @@
 """What explicit meshes need, and `jax.shard_map`: there an array's type says how it lies over the devices.
 
-In a mesh of automatic axes, and without one, every function here is the identity.
+Outside an explicit mesh those that lay out change nothing; `whole_along` is for automatic axes.
 """
 
 from __future__ import annotations
