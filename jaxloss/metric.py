@@ -1116,7 +1116,9 @@ def _log_sum_exp(counts: Array, *z: Array) -> tuple[Array, Array]:
 def _(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     (counts, *z), (_, *dz) = primals, tangents
     top, log_sum = _log_sum_exp(*primals)
-    shares = [jnp.exp(jnp.where(counts, x, -jnp.inf) - top[:, None] - log_sum[:, None]) for x in z]
+    # No entry is above the top, but what is computed twice may be rounded in two ways.
+    below = [jnp.minimum(jnp.where(counts, x, -jnp.inf) - top[:, None], 0) for x in z]
+    shares = [jnp.exp(x - log_sum[:, None]) for x in below]
     slopes = [jnp.sum(share * dx, axis=-1) for share, dx in zip(shares, dz, strict=True)]
     return (top, log_sum), (jnp.zeros_like(top), functools.reduce(jnp.add, slopes))
 
@@ -1131,7 +1133,7 @@ def _logs_of_sum_at_once(counts: Array, *z: Array) -> tuple[Array, Array]:
 def _logs_of_sum(counts: Array, *z: Array) -> tuple[Array, Array]:
     largest = [jnp.max(jnp.where(counts, x, -jnp.inf), axis=-1) for x in z]
     top = jax.lax.stop_gradient(jnp.maximum(functools.reduce(jnp.maximum, largest), -jnp.finfo(z[0].dtype).max))
-    total = _sum_exp(counts, *(x - top[:, None] for x in z))
+    total = _sum_exp(counts, *(jnp.minimum(x - top[:, None], 0) for x in z))
     return top, jnp.log(jnp.where(total == 0, 1, total))
 
 

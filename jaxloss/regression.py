@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import abs0, at_least_tiny, atanh_rest, divide, lerp, softplus, step
+from jaxloss._platform import unmoved
 from jaxloss.contract import FRACTION, NUMBER, POSITIVE, ArrayLike, Units, at_least, loss, losses
 
 __all__ = ["balanced_l1", "expectile", "huber", "log_cosh", "mae", "mse", "quantile", "smooth_l1"]
@@ -212,9 +213,14 @@ def _log_slope(x: Array, r: Array) -> Array:
     return jnp.where(r > STEEP, softplus(r + jnp.log(x)), moderate)
 
 
+def _width(beta: Array) -> Array:
+    # Of quotients by two constants, beta and 1 / b, a compiler makes one, which overflows for beta = 0.
+    return at_least_tiny(beta) * unmoved(1, beta)
+
+
 def _balanced_parts(size: Array, alpha: Array, gamma: Array, beta: Array) -> tuple[Array, Array, Array]:
     """x, log(1 + b x) and 1 / b, for size = abs(e)."""
-    width = at_least_tiny(beta)
+    width = _width(beta)
     x = divide(jnp.minimum(size, width), width)
     return x, _log_slope(x, gamma / alpha), 1 / jnp.expm1(gamma / alpha)
 
@@ -248,7 +254,7 @@ def _balanced_l1(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
     v = u / (2 + u)
     near = inverse * (u * v + 2 * (1 + u) * v**3 * atanh_rest(v**2))
     area = lerp(step(x, inverse), (inverse + x) * log - x, near)
-    return alpha * at_least_tiny(beta) * area + gamma * jnp.maximum(jnp.abs(e) - beta, 0)
+    return alpha * _width(beta) * area + gamma * jnp.maximum(jnp.abs(e) - beta, 0)
 
 
 @loss

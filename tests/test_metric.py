@@ -66,6 +66,16 @@ def test_zeros_duplicates_and_a_single_member(name: str):
         assert all((x == 0).all() for x in slopes)
 
 
+@pytest.mark.parametrize("name", ["info_nce", "clip"])
+def test_scores_of_a_billion(name: str):
+    """Products that a program computes twice may be rounded in two ways, by more than an exponential can hold."""
+    a, b = (1e4 * np.random.default_rng(0).normal(size=(2, 4, 8))).astype(np.float32)
+    value, slopes = run(functools.partial(graded, jaxloss.LOSSES[name]), a, b)
+    want = ORACLES[name](a.astype(np.float64), b.astype(np.float64), temperature=0.07).mean()
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    assert all(np.isfinite(x).all() for x in slopes)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", SETS)
 def test_what_is_masked_is_neither_anchor_nor_candidate(name: str, bad: float):

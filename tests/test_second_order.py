@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from cases import ROWS, Row
 from contract import x64
 
 import jaxloss
@@ -60,3 +61,29 @@ def test_second_derivative_at_0(name: str):
     want = float(mp.diff(formula, 0, 2))
     np.testing.assert_allclose(np.ravel(reverse), want, rtol=1e-10)
     np.testing.assert_allclose(np.ravel(forward), want, rtol=1e-10)
+
+
+TRACED = ("barron-alpha 1", "cauchy", "dpo", "student_t_nll", "triplet")
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(r, id=r.id, marks=[pytest.mark.slow] * (r.name not in TRACED)) for r in ROWS]
+)
+def test_hessians_of_a_batch(row: Row):
+    """By all inputs, of a batch with an axis, and a third derivative: all have their shapes."""
+    arrays, places = row.make((2,)), row.differentiable
+    loss = row.judged(jaxloss.LOSSES[row.name])
+
+    def mean(*arrays: Any) -> Any:
+        return loss(*arrays, **row.options)
+
+    def third(*arrays: Any) -> Any:
+        slope = jax.grad(mean, places[0])
+        bend = jax.grad(lambda *a: jnp.sum(slope(*a)), places[0])
+        return jax.grad(lambda *a: jnp.sum(bend(*a)), places[0])(*arrays)
+
+    hessian = jax.eval_shape(jax.hessian(mean, places), *arrays)
+    shapes = [np.shape(arrays[i]) for i in places]
+    want = [[one + other for other in shapes] for one in shapes]
+    assert [[x.shape for x in found] for found in hessian] == want
+    assert jax.eval_shape(third, *arrays).shape == np.shape(arrays[places[0]])

@@ -254,6 +254,14 @@ def test_large_counts_do_not_cancel():
     np.testing.assert_allclose(binomial, -nbinom(*exact), rtol=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [1.5, 40.0])
+def test_balanced_l1_without_a_bend(gamma: float):
+    """Its constants are zero and huge, which the compiler knows."""
+    e = np.float32([1, -2, 0])
+    losses = jax.jit(lambda e: jaxloss.balanced_l1(0 * e, e, beta=0.0, gamma=gamma, reduction="none"))(e)
+    np.testing.assert_allclose(losses, gamma * abs(e), rtol=1e-6)
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_no_count_where_none_is_expected_costs_nothing(full: bool):
     """Two calls of one function that cancel: of equal numbers, which each compiler may round as it likes."""

@@ -139,13 +139,21 @@ def _with_shared_help(text: str) -> str:
         return text
     units = _unit_of(rest)
     unsaid = [f"{name}: {text}" for name, text in SHARED_HELP.items() if f"\n      {name}: " not in head]
-    lines = [f"      {line.format(unit=units.removesuffix('s'), units=units)}\n" for line in unsaid]
+    lines = [f"      {line.format(unit=_singular(units), units=units)}\n" for line in unsaid]
     return f"{head.rstrip(' ')}{''.join(lines)}{returns}{rest}"
 
 
 def _unit_of(returns: str) -> str:
     """The units of a loss, from "The mean over elements; ...": elements."""
-    return returns.partition("The mean over ")[2].partition(";")[0].partition(" and ")[0].strip() or "units"
+    units = returns.partition("The mean over ")[2].partition(";")[0]
+    return re.split(" and | in ", units)[0].strip() or "units"
+
+
+def _singular(units: str) -> str:
+    for end, one in (("boxes", "box"), ("queries", "query"), ("s", "")):
+        if units.endswith(end):
+            return units.removesuffix(end) + one
+    return units
 
 
 # ---------------------------------------------------------------------------------------------------------------------

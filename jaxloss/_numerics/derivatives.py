@@ -17,7 +17,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._platform import apart, cpu
+from jaxloss._platform import apart, cpu, mapped_as
 
 # By this name `losses` tells `jax.checkpoint` what to save.
 SAVED = "jaxloss"
@@ -56,8 +56,16 @@ def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
 
 
 def _alone(derivative: Elementwise) -> Elementwise:
-    """The derivative, with constants of its own, and reading its arguments apart."""
-    return lambda *arguments: cpu.unshared(derivative)(*(apart(x, 1, "gpu") for x in arguments))
+    """The derivative, with constants of its own, and reading its arguments apart.
+
+    Mapped, it is so for each argument: jax loses the axis of a function with a rule whose value does not depend on what
+    is mapped, such as a constant derivative, when it differentiates twice.
+    """
+
+    def alone(*arguments: Array) -> Array:
+        return mapped_as(cpu.unshared(derivative)(*(apart(x, 1, "gpu") for x in arguments)), *arguments)
+
+    return alone
 
 
 def _ruled(function: Elementwise, derivatives: Sequence[Elementwise]) -> Elementwise:

@@ -39,6 +39,11 @@ def apart(x: Array, n: int | Array, *platforms: str) -> Array:
     return choice.same(x, n, form=_unknown, platforms=platforms)
 
 
+def mapped_as(x: Array, *others: Array) -> Array:
+    """x, which `jax.vmap` maps where it maps one of the others, too."""
+    return choice.same(x, *others, form=None, platforms=())
+
+
 def _unknown(x: Array, n: Array) -> Array:
     return jnp.where(jax.lax.optimization_barrier(n) > 0, x, jnp.zeros((), x.dtype))
 

@@ -148,11 +148,12 @@ def _same_of_batch(
     xs: Sequence[Any], dims: Sequence[int | None], *, form: Any, platforms: tuple[str, ...]
 ) -> tuple[Any, int | None]:
     x, *others = xs
-    if dims[0] is None:
-        return x, None
-    if others:
-        x, form, dims = jnp.moveaxis(x, dims[0], 0), jax.vmap(form, (0, *dims[1:])), (0,)
-    return same(x, *others, form=form, platforms=platforms), dims[0]
+    if not others:
+        return same(x, form=form, platforms=platforms), dims[0]
+    size = next(y.shape[d] for y, d in zip(xs, dims, strict=True) if d is not None)
+    x = jnp.broadcast_to(x, (size, *x.shape)) if dims[0] is None else jnp.moveaxis(x, dims[0], 0)
+    form = form and jax.vmap(form, (0, *dims[1:]))
+    return same(x, *others, form=form, platforms=platforms), 0
 
 
 batching.primitive_batchers[_same] = _same_of_batch
