@@ -48,7 +48,8 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
             loss = loss + zero_or_nan(least(*at)).astype(loss.dtype)
         for m, h, slack, x in zip(margins, holds, slacks, cores, strict=True):
             if h.domain is domains.LABEL:
-                loss = jnp.where(jnp.all((x >= 0) & (x < cores[-1].shape[-1])), loss, jnp.nan)
+                exist = (x >= 0) & (x < cores[-1].shape[-1])
+                loss = jnp.where(jnp.all(exist) if h.core else exist, loss, jnp.nan)
             elif m and h.core and h.alone and loss.ndim:
                 loss = loss + zero_or_nan(m(jax.lax.stop_gradient(x))).astype(loss.dtype)
             elif m and h.core:
