@@ -148,7 +148,7 @@ def categorical_focal(
 
     Raises:
       ValueError: shapes that differ, options out of range. TypeError: `y_pred` of integer dtype.
-      A probability below 0 (by more than rounding) makes its example NaN, with zero gradient.
+      A probability below 0 or above 1 (by more than rounding) makes its example NaN, with zero gradient.
 
     Example:
       >>> print(categorical_focal([[0, 1, 0]], [[0.25, 0.5, 0.25]]))  # 0.5^2 log 2
@@ -200,7 +200,7 @@ def poly1(
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
-      A probability below 0 (by more than rounding) makes its example NaN, with zero gradient.
+      A probability below 0 or above 1 (by more than rounding) makes its example NaN, with zero gradient.
 
     Example:
       >>> print(poly1([[0, 1, 0]], [[0.25, 0.5, 0.25]]))  # log 2 + 0.5
@@ -243,7 +243,7 @@ def generalized_cce(
 
     Raises:
       ValueError: shapes that differ, a power outside [0, 1]. TypeError: `y_pred` of integer dtype.
-      A probability below 0 (by more than rounding) makes its example NaN, with zero gradient.
+      A probability below 0 or above 1 (by more than rounding) makes its example NaN, with zero gradient.
 
     Example:
       >>> print(generalized_cce([[0, 1, 0]], [[0.5, 0.25, 0.25]], power=0.5))  # (1 - sqrt 0.25) / 0.5

@@ -1116,9 +1116,7 @@ def _log_sum_exp(counts: Array, *z: Array) -> tuple[Array, Array]:
 def _(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     (counts, *z), (_, *dz) = primals, tangents
     top, log_sum = _log_sum_exp(*primals)
-    # No entry is above the top, but what is computed twice may be rounded in two ways.
-    below = [jnp.minimum(jnp.where(counts, x, -jnp.inf) - top[:, None], 0) for x in z]
-    shares = [jnp.exp(x - log_sum[:, None]) for x in below]
+    shares = [jnp.exp(_below(jnp.where(counts, x, -jnp.inf), top) - log_sum[:, None]) for x in z]
     slopes = [jnp.sum(share * dx, axis=-1) for share, dx in zip(shares, dz, strict=True)]
     return (top, log_sum), (jnp.zeros_like(top), functools.reduce(jnp.add, slopes))
 
@@ -1133,8 +1131,14 @@ def _logs_of_sum_at_once(counts: Array, *z: Array) -> tuple[Array, Array]:
 def _logs_of_sum(counts: Array, *z: Array) -> tuple[Array, Array]:
     largest = [jnp.max(jnp.where(counts, x, -jnp.inf), axis=-1) for x in z]
     top = jax.lax.stop_gradient(jnp.maximum(functools.reduce(jnp.maximum, largest), -jnp.finfo(z[0].dtype).max))
-    total = _sum_exp(counts, *(jnp.minimum(x - top[:, None], 0) for x in z))
+    total = _sum_exp(counts, *(_below(x, top) for x in z))
     return top, jnp.log(jnp.where(total == 0, 1, total))
+
+
+def _below(z: Array, top: Array) -> Array:
+    """z less the top of its row: never above 0, though a program may compute z twice and round it in two ways."""
+    below = z - top[:, None]
+    return below - jax.lax.stop_gradient(jnp.maximum(below, 0))
 
 
 def _sum_exp(counts: Array, *z: Array) -> Array:

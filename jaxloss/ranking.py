@@ -91,7 +91,8 @@ def list_softmax(
 
     def items(y: Array, z: Array, exists: Array) -> Array:
         targets = Targets(jnp.where(exists, y, 0), None, None)
-        return cross_entropy(targets, Row.of(jnp.where(exists, z, -jnp.inf)))
+        columns = axis not in (-1, jnp.asarray(y_pred).ndim - 1)
+        return cross_entropy(targets, Row.of(jnp.where(exists, z, -jnp.inf)), columns)
 
     def items_of_lists(y: Array, segments: Array, z: Array, exists: Array) -> Array:
         y, segments, z, exists = all_members(y, segments, z, exists)

@@ -7,6 +7,7 @@ would lose them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -69,9 +70,8 @@ def _exp_sum_at_once(row: Row) -> Part:
     return largest, jnp.maximum(excess, 0)
 
 
-@accelerated(_exp_sum_at_once)
 @cpu.instead(cpu.exp_sum, rows=True)
-def _exp_sum(row: Row) -> Part:
+def _exp_sum_in_turn(row: Row) -> Part:
     z = row.wide
     # A row of -inf has a finite maximum too, and its exponentials are 0.
     largest = jax.lax.stop_gradient(jnp.max(jnp.maximum(z, -jnp.finfo(z.dtype).max)))
@@ -81,6 +81,9 @@ def _exp_sum(row: Row) -> Part:
     # differently. Then none is at the top, and it is among the others. A row of -inf has neither.
     excess = jnp.sum(small * (1 - at_top)) + (jnp.sum(small * at_top) - 1)
     return largest, jnp.where(excess < 0, 0, excess)
+
+
+_exp_sum = accelerated(_exp_sum_at_once)(_exp_sum_in_turn)
 
 
 def exp_sum(row: Row) -> tuple[Array, Array]:
@@ -168,7 +171,8 @@ class Prediction(NamedTuple):
 @jax.custom_jvp
 def predict(row: Row, label: Array) -> Prediction:
     """All in one look at a row that may be spread over devices."""
-    largest, excess = _exp_sum(row)
+    # A TPU finds the largest of a row while it multiplies for the row, but not what is joined of parts.
+    largest, excess = _exp_sum_in_turn(row)
     below = _label_below(row.wide, label, largest)
     return Prediction(jnp.log1p(excess) - below, (below >= 0).astype(below.dtype), largest, excess)
 
@@ -230,9 +234,13 @@ class Targets(NamedTuple):
         return y if self.weight is None else self.weight * y
 
 
-def cross_entropy(targets: Targets, row: Row) -> Array:
-    """-sum_k t_k log softmax(z)_k; a class of logit -inf and target 0 costs nothing."""
-    return _crossed(targets, row)[0]
+def cross_entropy(targets: Targets, row: Row, columns: bool = False) -> Array:
+    """-sum_k t_k log softmax(z)_k; a class of logit -inf and target 0 costs nothing.
+
+    columns: whether the rows lay across the axes of their batch before the caller turned them, which `jax.vmap` does
+        not show.
+    """
+    return _crossed(columns, targets, row)[0]
 
 
 def _cross_at_once(targets: Targets, row: Row) -> Part:
@@ -250,13 +258,12 @@ def _cross_at_once(targets: Targets, row: Row) -> Part:
     return total * jnp.log1p(excess) + below, m, excess
 
 
-@accelerated(_cross_at_once, columns=False)
-@cpu.instead(lambda targets, row: _cross_in_turn(cpu.cross_entropy, targets, row))
-def _cross(targets: Targets, row: Row) -> Part:
-    return _cross_in_turn(_cross_entropy, targets, row)
+@cpu.instead(lambda targets, row: _cross_by(cpu.cross_entropy, targets, row))
+def _cross_in_turn(targets: Targets, row: Row) -> Part:
+    return _cross_by(_cross_entropy, targets, row)
 
 
-def _cross_in_turn(cross_entropy: Callable[..., Array], targets: Targets, row: Row) -> Part:
+def _cross_by(cross_entropy: Callable[..., Array], targets: Targets, row: Row) -> Part:
     largest, excess = _exp_sum(row)
     return cross_entropy(targets, row, (largest, jnp.log1p(excess))), largest, excess
 
@@ -266,10 +273,13 @@ def _cross_entropy(targets: Targets, row: Row, log_sum: tuple[Array, Array]) -> 
     return jnp.sum(zero_at_zero(targets.made(), s))
 
 
-@jax.custom_jvp
-def _crossed(targets: Targets, row: Row) -> Part:
+_cross = accelerated(_cross_at_once, columns=False)(_cross_in_turn)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _crossed(columns: bool, targets: Targets, row: Row) -> Part:
     """The cross entropy, and m and e of the row."""
-    return _cross(targets, row)
+    return (_cross_in_turn if columns else _cross)(targets, row)
 
 
 def _cross_entropy_d_logits(t: Array, below: Array, excess: Array, inverse: Array, total: Array) -> Array:
@@ -278,9 +288,9 @@ def _cross_entropy_d_logits(t: Array, below: Array, excess: Array, inverse: Arra
     return ((total - t) * small - t * (excess + (1 - small))) * inverse
 
 
-def _crossed_jvp(primals: tuple[Targets, Row], tangents: tuple[Any, Any]) -> tuple[Part, Part]:
+def _crossed_jvp(columns: bool, primals: tuple[Targets, Row], tangents: tuple[Any, Any]) -> tuple[Part, Part]:
     (targets, row), (d_targets, d_row) = primals, tangents
-    value, *sums = _crossed(targets, row)
+    value, *sums = _crossed(columns, targets, row)
     largest, excess = map(saved_for_backward, sums)
     targets = cpu.opaque(targets)
     t, below = targets.made(), row.again() - largest

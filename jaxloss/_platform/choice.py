@@ -150,10 +150,12 @@ def _same_of_batch(
     x, *others = xs
     if not others:
         return same(x, form=form, platforms=platforms), dims[0]
-    size = next(y.shape[d] for y, d in zip(xs, dims, strict=True) if d is not None)
-    x = jnp.broadcast_to(x, (size, *x.shape)) if dims[0] is None else jnp.moveaxis(x, dims[0], 0)
-    form = form and jax.vmap(form, (0, *dims[1:]))
-    return same(x, *others, form=form, platforms=platforms), 0
+    at = dims[0]
+    if at is None:
+        size = next(y.shape[d] for y, d in zip(others, dims[1:], strict=True) if d is not None)
+        x, at = jnp.broadcast_to(x, (size, *x.shape)), 0
+    form = form and jax.vmap(form, (at, *dims[1:]), at)
+    return same(x, *others, form=form, platforms=platforms), at
 
 
 batching.primitive_batchers[_same] = _same_of_batch
