@@ -18,7 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
-from jaxloss._platform import accelerated, cpu, mesh
+from jaxloss._platform import accelerated, cpu, gpu, mesh, tpu
 
 
 class Row(NamedTuple):
@@ -79,8 +79,16 @@ def _exp_sum_in_turn(row: Row) -> Part:
     small, at_top = jnp.exp(below), (below == 0).astype(z.dtype)
     # Of a row that is computed, and not read from memory, the compiler may compute the largest entry twice and round it
     # differently. Then none is at the top, and it is among the others. A row of -inf has neither.
-    excess = jnp.sum(small * (1 - at_top)) + (jnp.sum(small * at_top) - 1)
+    others, top = _sums([small * (1 - at_top), small * at_top])
+    excess = others + (top - 1)
     return largest, jnp.where(excess < 0, 0, excess)
+
+
+@gpu.instead(tpu.sums)
+def _sums(terms: list[Array]) -> list[Array]:
+    """Of one computation of the row: what is at the top for one sum is at the top for the other."""
+    # On a TPU both are in the kernel that multiplies, and so of one computation; as one sum they would not be in it.
+    return [jnp.sum(x) for x in terms]
 
 
 _exp_sum = accelerated(_exp_sum_at_once)(_exp_sum_in_turn)
