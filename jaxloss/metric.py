@@ -30,7 +30,7 @@ from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus, step
 from jaxloss._numerics.rows import joined, over_parts
 from jaxloss._numerics.vectors import distance, distances, half_square, unit, versine, versine_of_units
-from jaxloss._platform import accelerated
+from jaxloss._platform import gpu
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
@@ -1127,7 +1127,7 @@ def _logs_of_sum_at_once(counts: Array, *z: Array) -> tuple[Array, Array]:
     return top, jnp.log1p(jnp.maximum(excess, 0))
 
 
-@accelerated(_logs_of_sum_at_once)
+@gpu.instead(_logs_of_sum_at_once)
 def _logs_of_sum(counts: Array, *z: Array) -> tuple[Array, Array]:
     largest = [jnp.max(jnp.where(counts, x, -jnp.inf), axis=-1) for x in z]
     top = jax.lax.stop_gradient(jnp.maximum(functools.reduce(jnp.maximum, largest), -jnp.finfo(z[0].dtype).max))
