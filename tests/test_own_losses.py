@@ -17,7 +17,7 @@ import pytest
 from contract import refuses
 
 from jaxloss import contract
-from jaxloss.contract import LABELS, LOGITS, NUMBERS, losses
+from jaxloss.contract import LABELS, LOGITS, NUMBERS, ArrayLike, losses
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,14 +54,14 @@ def test_losses_of_another_package(tmp_path: Path):
 
 
 @contract.compiled
-def mean_surprisal(y_true: jax.Array, y_pred: jax.Array, reduction: str = "none"):
+def mean_surprisal(y_true: ArrayLike, y_pred: ArrayLike):
     """Of several labels in one row of logits."""
 
     def example(labels: jax.Array, z: jax.Array) -> jax.Array:
         z = z.astype(jnp.float32)
         return jnp.mean(jax.nn.logsumexp(z) - z[labels])
 
-    return losses(example, {"y_true": (y_true, LABELS), "y_pred": (y_pred, LOGITS)}, reduction=reduction)
+    return losses(example, {"y_true": (y_true, LABELS), "y_pred": (y_pred, LOGITS)}, reduction="none")
 
 
 def test_labels_outside_in_a_row_of_labels():
@@ -70,7 +70,7 @@ def test_labels_outside_in_a_row_of_labels():
 
 
 @contract.compiled
-def unsummed(y_true: jax.Array, y_pred: jax.Array):
+def unsummed(y_true: ArrayLike, y_pred: ArrayLike):
     return losses(lambda y, p: (y - p) ** 2, {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, NUMBERS)})
 
 

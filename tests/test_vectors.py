@@ -257,7 +257,7 @@ def test_large_counts_do_not_cancel():
 @pytest.mark.parametrize("gamma", [1.5, 40.0])
 def test_balanced_l1_without_a_bend(gamma: float):
     """Its constants are zero and huge, which the compiler knows."""
-    e = np.float32([1, -2, 0])
+    e = np.array([1, -2, 0], np.float32)
     losses = jax.jit(lambda e: jaxloss.balanced_l1(0 * e, e, beta=0.0, gamma=gamma, reduction="none"))(e)
     np.testing.assert_allclose(losses, gamma * abs(e), rtol=1e-6)
 
@@ -265,7 +265,7 @@ def test_balanced_l1_without_a_bend(gamma: float):
 @pytest.mark.parametrize("full", [False, True])
 def test_no_count_where_none_is_expected_costs_nothing(full: bool):
     """Two calls of one function that cancel: of equal numbers, which each compiler may round as it likes."""
-    a, z = (x.ravel().astype(np.float32) for x in np.meshgrid([1e-3, 0.3, 1, 2.5, 40], [-80, -60, -40, -20]))
+    a, z = np.array([*itertools.product([1e-3, 0.3, 1, 2.5, 40], [-80, -60, -40, -20])], np.float32).T
     y = np.zeros_like(z)
     losses = jaxloss.negative_binomial_nll(y, z, a, log_rate=True, full=full, reduction="none")
     np.testing.assert_allclose(losses, np.log1p(a * np.exp(z, dtype=float)) / a, rtol=1e-6)
