@@ -250,7 +250,7 @@ def _balanced_l1(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
     x, log, inverse = _balanced_parts(jnp.abs(e), alpha, gamma, beta)
     # A(x) cancels for b x < 1. With u = b x and v = u / (2 + u), so log(1 + u) = 2 atanh(v), it is
     # (u v + 2 (1 + u) v^3 rest(v^2)) / b.
-    u = jnp.minimum(x / at_least_tiny(inverse), 1)
+    u = jnp.minimum(x * (1 / at_least_tiny(inverse)), 1)
     v = u / (2 + u)
     near = inverse * (u * v + 2 * (1 + u) * v**3 * atanh_rest(v**2))
     area = lerp(step(x, inverse), (inverse + x) * log - x, near)
