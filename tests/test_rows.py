@@ -12,6 +12,7 @@ import pytest
 from contract import close, run
 
 import jaxloss as jl
+from jaxloss._numerics.rows import joined, part_of
 
 LABELS = np.arange(6) % 5
 ONE_HOT = np.eye(5, dtype=np.float32)[LABELS]
@@ -59,3 +60,15 @@ def test_second_derivatives_inside_a_scan(name: str):
 
     got, want = run(lambda: (second(inside), second(outside)))
     close(got, want, name, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_of_a_row_are_joined_in_any_order():
+    """Entry by entry and in pairs, of ties and of excluded classes too: a compiler may do either."""
+    lowest = -float(np.finfo(np.float32).max)
+    for row in ([1, 4, 4, -2], [-np.inf, -np.inf, 3, 2], [-np.inf] * 4, [2, -np.inf, -np.inf, -80]):
+        one, two, three, four = (part_of(jnp.asarray(x, jnp.float32)) for x in row)
+        largest = max(*row, lowest)
+        others = np.exp(np.delete(np.array(row), np.argmax(row)) - largest).sum()
+        want = largest, others if max(row) > -np.inf else -1
+        for found in (joined(joined(joined(one, two), three), four), joined(joined(one, two), joined(three, four))):
+            np.testing.assert_allclose(found, want, rtol=1e-6)

@@ -46,7 +46,8 @@ class Row(NamedTuple):
 
 # In one pass: m and e of two parts of a row give those of both, and one entry z has m = z and e = 0. If m > n, all of
 # the other part lies below the top, so that its sum, f + 1, joins what exceeds 1, times exp(n - m). Nothing is
-# subtracted. Of no entries the sum is 0: e is -1 then, whatever m, and so it is for a row of -inf.
+# subtracted. Of no entries the sum is 0, so e is -1, whatever m. An entry of -inf counts as none, with a finite m: a
+# compiler may join any two entries, and the difference of two infinite ones is NaN.
 
 Part: TypeAlias = tuple[Array, ...]
 
@@ -57,12 +58,16 @@ def joined(part: Part, other: Part) -> Part:
     return jnp.maximum(m, n), jnp.where(m >= n, e, f) + below
 
 
+def part_of(z: Array) -> Part:
+    """m and e of one entry."""
+    return jnp.maximum(z, -jnp.finfo(z.dtype).max), -jnp.isneginf(z).astype(z.dtype)
+
+
 def over_parts(join: Callable[[Part, Part], Part], z: Array, *terms: Array) -> Part:
     """m and e of rows, along the last axis, and the sums that `join` makes of these terms."""
     numbers = -jnp.finfo(z.dtype).max, -1, *(0 for _ in terms)
     starts = tuple(jnp.asarray(x, z.dtype) for x in numbers)
-    found = jax.lax.reduce((z, jnp.zeros_like(z), *terms), starts, join, (z.ndim - 1,))
-    return join(starts, tuple(found))  # the compiler leaves out where a reduction of one entry starts
+    return tuple(jax.lax.reduce((*part_of(z), *terms), starts, join, (z.ndim - 1,)))
 
 
 def _exp_sum_at_once(row: Row) -> Part:
@@ -254,14 +259,13 @@ def cross_entropy(targets: Targets, row: Row, columns: bool = False) -> Array:
 def _cross_at_once(targets: Targets, row: Row) -> Part:
     # As sum(t) log1p(e) + sum(t (m - z)). Where m rises, the latter rises by as much for each t.
     t, z = targets.made(), row.wide
-    top = jnp.maximum(z, -jnp.finfo(z.dtype).max)
 
     def crossed(part: Part, other: Part) -> Part:
         (m, e, total, below), (n, f, rest, under) = part, other
         rising = zero_at_zero(jnp.where(m >= n, rest, total), jnp.abs(m - n))
         return *joined((m, e), (n, f)), total + rest, below + under + rising
 
-    m, e, total, below = over_parts(crossed, top, t, zero_at_zero(t, top - z))
+    m, e, total, below = over_parts(crossed, z, t, zero_at_zero(t, part_of(z)[0] - z))
     excess = jnp.maximum(e, 0)
     return total * jnp.log1p(excess) + below, m, excess
 
