@@ -578,7 +578,7 @@ def clip(
         def both(each: Any, scale: Array, common: Any) -> tuple[Array, Array]:
             *common, top = common
             for_a, (counts, z) = above(each, scale, common)
-            return _log1p_sum_exp(*for_a), jnp.sum(jnp.exp(jnp.where(counts, z, -jnp.inf) - top[None]), axis=0)
+            return _log1p_sum_exp(*for_a), jnp.sum(jnp.exp(_below(jnp.where(counts, z, -jnp.inf), top[None])), axis=0)
 
         held = jax.lax.stop_gradient((anchors, scale, candidates))
         top = through_chunks(largest, *held, chunk, jnp.maximum, -jnp.inf)[1]
@@ -1116,7 +1116,7 @@ def _log_sum_exp(counts: Array, *z: Array) -> tuple[Array, Array]:
 def _(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     (counts, *z), (_, *dz) = primals, tangents
     top, log_sum = _log_sum_exp(*primals)
-    shares = [jnp.exp(_below(jnp.where(counts, x, -jnp.inf), top) - log_sum[:, None]) for x in z]
+    shares = [jnp.exp(_below(jnp.where(counts, x, -jnp.inf), top[:, None]) - log_sum[:, None]) for x in z]
     slopes = [jnp.sum(share * dx, axis=-1) for share, dx in zip(shares, dz, strict=True)]
     return (top, log_sum), (jnp.zeros_like(top), functools.reduce(jnp.add, slopes))
 
@@ -1132,13 +1132,13 @@ def _logs_of_sum_at_once(counts: Array, *z: Array) -> tuple[Array, Array]:
 def _logs_of_sum(counts: Array, *z: Array) -> tuple[Array, Array]:
     largest = [jnp.max(jnp.where(counts, x, -jnp.inf), axis=-1) for x in z]
     top = jax.lax.stop_gradient(jnp.maximum(functools.reduce(jnp.maximum, largest), -jnp.finfo(z[0].dtype).max))
-    total = _sum_exp(counts, *(_below(x, top) for x in z))
+    total = _sum_exp(counts, *(_below(x, top[:, None]) for x in z))
     return top, jnp.log(jnp.where(total == 0, 1, total))
 
 
 def _below(z: Array, top: Array) -> Array:
-    """z less the top of its row: never above 0, though a program may compute z twice and round it in two ways."""
-    below = z - top[:, None]
+    """z less the top of its row, never above 0: a program may compute z twice, and round it in two ways."""
+    below = z - top
     return below - jax.lax.stop_gradient(jnp.maximum(below, 0))
 
 
