@@ -683,6 +683,5 @@ def _discounts(z: Array, row: _Items) -> tuple[Array, Array]:
 
     mean = _each(jnp.sum, taken, row, first=first, many=many) / jnp.maximum(many, 1).astype(z.dtype)
     pairs = jnp.maximum(many * (many - 1) / 2, 1).astype(z.dtype)
-    return mean, _each(
-        jnp.sum, ahead, row.apart(2), first=apart(first, 1, "cpu", "gpu"), many=apart(many, 1, "cpu", "gpu")
-    ) / pairs
+    first, many = (apart(x, 1, "cpu", "gpu") for x in (first, many))
+    return mean, _each(jnp.sum, ahead, row.apart(2), first=first, many=many) / pairs
