@@ -60,7 +60,9 @@ def joined(part: Part, other: Part) -> Part:
 
 def part_of(z: Array) -> Part:
     """m and e of one entry."""
-    return jnp.maximum(z, -jnp.finfo(z.dtype).max), -jnp.isneginf(z).astype(z.dtype)
+    # Not by `isneginf`, which a loss may need of the same entries: what both share, a GPU stores.
+    lowest = -jnp.finfo(z.dtype).max
+    return jnp.maximum(z, lowest), -(z < lowest).astype(z.dtype)
 
 
 def over_parts(join: Callable[[Part, Part], Part], z: Array, *terms: Array) -> Part:
