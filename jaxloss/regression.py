@@ -214,7 +214,7 @@ def _log_slope(x: Array, r: Array) -> Array:
 
 
 def _width(beta: Array) -> Array:
-    # Of quotients by two constants, beta and 1 / b, a compiler makes one, which overflows for beta = 0.
+    # Not a constant for the compiler, which would merge divisions by this and by 1 / b into one that overflows at 0.
     return at_least_tiny(beta) * unmoved(1, beta)
 
 

@@ -51,9 +51,9 @@ def loss(function: Callable[P, R]) -> Callable[P, R]:
 
     It is compiled, once for each kind of call: arrays (and lists, which become arrays) are traced; a Python number,
     bool, string or function given to an option is a compile-time constant, so another value is another program. An
-    option can be traced only if its annotation names `float` or `Array`; without one it is always a constant. Its
-    errors name it. Where the function ends in `**units: Unpack[Units]`, its signature and its help show the options
-    that all losses share.
+    option can be traced only if its annotation names `float` or `Array`; without one it is always a constant. Errors
+    name the loss. Where the function ends in `**units: Unpack[Units]`, its signature and its help show the options that
+    all losses share.
     """
     call = compiled(function)
     declared.append(call)

@@ -54,7 +54,7 @@ class mean_of_means:
         jl.sparse_cce(tokens, logits, where=mask, reduction=jl.mean_of_means())
 
     Args:
-      axis: the axis of the first mean, or several, which the weights of the units weight; the second mean has none.
+      axis: the axis, or axes, of the first mean, which the units' weights weight; the second mean is unweighted.
     """
 
     axis: int | tuple[int, ...] = -1

@@ -98,7 +98,7 @@ def _marked(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> li
     if not known:
         return list(cores)
     floating = [i for i, x in enumerate(cores) if jnp.issubdtype(x.dtype, jnp.floating)]
-    # Rather one that has a domain: it is read anyway.
+    # Prefer one that has a domain: it is read anyway.
     bearer = max(floating, key=lambda i: (cores[i].ndim, margins[i] is not None, i))
     x, margin = cores[bearer], _least(known)
     margin = mesh.laid_out_as(jnp.expand_dims(margin, range(margin.ndim, x.ndim)), x)
