@@ -15,8 +15,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, exp_rest, log_probability
-from jaxloss._numerics.rows import Row, exp_sum, normaliser
-from jaxloss._platform import apart, cpu
+from jaxloss._numerics.rows import Row, exp_sum, normaliser, row_sum, sum_of
+from jaxloss._platform import apart
 from jaxloss.contract import (
     DISTRIBUTION,
     FRACTION,
@@ -84,7 +84,7 @@ def kl_divergence(
     term = _kl_of_logs if from_logs is True else to_logs
 
     def example(q: Array, p: Array) -> Array:
-        return cpu.sum_of(term)(q, _log_softmax(p) if from_logits else p)
+        return sum_of(term)(q, _log_softmax(p) if from_logits else p)
 
     prediction = LOGITS if from_logits else PREDICTION[bool(from_logs)]
     return losses(
@@ -136,7 +136,7 @@ def js_divergence(
     term = _js_of_logs if from_logs else _js_of_probabilities
 
     def example(q: Array, p: Array, weight: float | Array) -> Array:
-        return cpu.sum_of(term)(q, p, jnp.asarray(weight, p.dtype))
+        return sum_of(term)(q, p, jnp.asarray(weight, p.dtype))
 
     inputs = {"y_true": (y_true, TARGET[from_logs]), "y_pred": (y_pred, PREDICTION[from_logs])}
     return losses(example, inputs, options={"weight": (weight, FRACTION)}, axis=axis, **units)
@@ -341,8 +341,8 @@ def _sums(a: Array, b: Array) -> _Sums:
 def _kl_and_offset(a: Array, b: Array) -> tuple[Array, Array]:
     """The divergence, and log(1 + u)."""
     sums, nothing = _sums(a, b), jnp.zeros_like(a, shape=())
-    total = jnp.sum(_compared(a, b, sums, nothing, use=1).excess)
-    u = jnp.sum(_compared(a, b, sums, nothing, use=2).gain)
+    total = row_sum(_compared(a, b, sums, nothing, use=1).excess)
+    u = row_sum(_compared(a, b, sums, nothing, use=2).gain)
     rest = jnp.where(jnp.abs(u) < 1e-3, u * u * (1 / 2 - u / 3), u - jnp.log1p(u))
     return total - rest, jnp.log1p(u)
 

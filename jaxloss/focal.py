@@ -29,7 +29,7 @@ from jaxloss._numerics.elementary import (
     power_series,
     saturate,
 )
-from jaxloss._numerics.rows import Classes, Row, exp_sum, smoothed, surprisal, zero_at_zero
+from jaxloss._numerics.rows import Classes, Row, exp_sum, row_sum, smoothed, surprisal, zero_at_zero
 from jaxloss._numerics.scores import Probabilities, weight_of
 from jaxloss._platform import apart, cpu
 from jaxloss.contract import (
@@ -577,7 +577,7 @@ def _classes(p: Array) -> Classes:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _over_logits(rule: _Rule, y: Array, row: Row, option: Array) -> Array:
     """A class without weight may have the logit -inf."""
-    return jnp.sum(zero_at_zero(y, rule.f(Classes.at(row.wide, *exp_sum(row)), option)))
+    return row_sum(zero_at_zero(y, rule.f(Classes.at(row.wide, *exp_sum(row)), option)))
 
 
 @functools.partial(_over_logits.defjvp, symbolic_zeros=True)
@@ -602,7 +602,7 @@ def _(rule: _Rule, primals: tuple[Array, Row, Array], tangents: tuple[Any, Any, 
             k, own = Classes.at(z, largest, excess), c(y, z, largest, excess, option)
             return k.p * (total - own) - own * k.rest
 
-        total = jnp.sum(cpu.unshared(c)(y, row.again(), *sums, option))
+        total = row_sum(cpu.unshared(c)(y, row.again(), *sums, option))
         z = apart(row.again(), 1, "gpu") if rule.shares else row.again()
         slope += jnp.sum(cpu.unshared(d_logits)(total, y, z, *sums, option) * d_row.wide)
     if not isinstance(d_option, SymbolicZero):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from contract import close, run
 
 import jaxloss as jl
@@ -60,6 +61,49 @@ def test_second_derivatives_inside_a_scan(name: str):
 
     got, want = run(lambda: (second(inside), second(outside)))
     close(got, want, name, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("machine", ["cpu", "gpu"], indirect=True)
+@pytest.mark.parametrize("classes", [40_960, 32_771])
+def test_long_rows(classes: int, machine: str):
+    """In pieces, and whole where the length is prime: against float64, and of no rows at all."""
+    rng = np.random.default_rng(2)
+    z, a = (10 * rng.normal(size=(2, classes)).astype(np.float32) for _ in range(2))
+    z[1, 5] = 90  # near certain
+    label = np.array([classes - 1, 5])
+    one_hot = (np.arange(classes) == label[:, None]).astype(np.float32)
+    (p, log_p), (q, log_q) = map(softmax, (z, a))
+    q = q.astype(np.float32)
+    cross, entropy = (-np.sum(q * x, axis=1) for x in (log_p, log_q))
+    want = {
+        "sparse_cce": (-log_p[one_hot == 1], p - one_hot),
+        "cce": (cross, p - q),
+        "distillation": (cross - entropy, p - q),
+        "kl_divergence": (cross - entropy, p - q),
+        "categorical_focal": (-np.sum(q * (1 - p) ** 2 * log_p, axis=1), None),
+    }
+
+    def found(label: Any, q: Any, a: Any, z: Any) -> Any:
+        losses = {
+            "sparse_cce": lambda z: jl.sparse_cce(label, z, from_logits=True, reduction="none"),
+            "cce": lambda z: jl.cce(q, z, from_logits=True, reduction="none"),
+            "distillation": lambda z: jl.distillation(a, z, reduction="none"),
+            "kl_divergence": lambda z: jl.kl_divergence(q, z, from_logits=True, reduction="none"),
+            "categorical_focal": lambda z: jl.categorical_focal(q, z, from_logits=True, reduction="none"),
+        }
+        return {name: (loss(z), jax.grad(lambda z, loss=loss: jnp.sum(loss(z)))(z)) for name, loss in losses.items()}
+
+    for name, (value, slope) in run(found, label, q, a, z).items():
+        close(value, want[name][0], name, rtol=1e-5)
+        if want[name][1] is not None:
+            close(slope, want[name][1], name, rtol=1e-4, atol=1e-7)
+    nothing = run(found, label[:0], q[:0], a[:0], z[:0])
+    assert all(value.shape == (0,) and slope.shape == (0, classes) for value, slope in nothing.values())
+
+
+def softmax(z: Any) -> tuple[Any, Any]:
+    log = z.astype(np.float64) - scipy.special.logsumexp(z.astype(np.float64), axis=1, keepdims=True)
+    return np.exp(log), log
 
 
 def test_parts_of_a_row_are_joined_in_any_order():

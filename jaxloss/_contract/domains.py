@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.elementary import widened
-from jaxloss._platform import cpu
+from jaxloss._platform import cpu, gpu
 
 INF = math.inf
 
@@ -80,7 +80,7 @@ class Domain(NamedTuple):
             return None
 
         def of_each(row: Array) -> Array:
-            return jnp.min(self.margin(widened(row), slack))  # pyright: ignore
+            return gpu.by_piece(jnp.min, self.margin(widened(row), slack))  # pyright: ignore
 
         def of_extremes(row: Array) -> Array:
             # The bounds are compared with the extremes: no further number meets the whole row. Each extreme reads it

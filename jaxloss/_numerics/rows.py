@@ -40,6 +40,16 @@ class Row(NamedTuple):
         return cpu.opaque(self.stored).astype(self.wide.dtype)
 
 
+def row_sum(row: Array) -> Array:
+    """The sum of a row that may be long."""
+    return gpu.by_piece(jnp.sum, row)
+
+
+def sum_of(term: Callable[..., Array]) -> Callable[..., Array]:
+    """The sum of a term of the entries of rows, and of single numbers."""
+    return cpu.instead(cpu.sum_of(term))(lambda *given: row_sum(term(*given)))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The normaliser
 
@@ -68,8 +78,12 @@ def part_of(z: Array) -> Part:
 def over_parts(join: Callable[[Part, Part], Part], z: Array, *terms: Array) -> Part:
     """m and e of rows, along the last axis, and the sums that `join` makes of these terms."""
     numbers = -jnp.finfo(z.dtype).max, -1, *(0 for _ in terms)
-    starts = tuple(jnp.asarray(x, z.dtype) for x in numbers)
-    return tuple(jax.lax.reduce((*part_of(z), *terms), starts, join, (z.ndim - 1,)))
+
+    def reduce(parts: Part, axis: int) -> Part:
+        starts = tuple(jnp.asarray(x, z.dtype) for x in numbers)
+        return tuple(jax.lax.reduce(parts, starts, join, (parts[0].ndim + axis,)))
+
+    return gpu.by_piece(reduce, (*part_of(z), *terms))
 
 
 def _exp_sum_at_once(row: Row) -> Part:
@@ -310,7 +324,7 @@ def _crossed_jvp(columns: bool, primals: tuple[Targets, Row], tangents: tuple[An
     t, below = targets.made(), row.again() - largest
     slope, rise = jnp.zeros_like(value), jnp.zeros_like(value)
     if not isinstance(d_row.wide, SymbolicZero):
-        d_logits = cpu.unshared(_cross_entropy_d_logits)(t, below, excess, 1 / (1 + excess), jnp.sum(t))
+        d_logits = cpu.unshared(_cross_entropy_d_logits)(t, below, excess, 1 / (1 + excess), row_sum(t))
         slope += jnp.sum(d_logits * d_row.wide)
         rise += jnp.sum(jnp.exp(below) * d_row.wide)
     moved = {k: v for k, v in d_targets._asdict().items() if v is not None and not isinstance(v, SymbolicZero)}

@@ -80,7 +80,7 @@ class Probabilities:
 
     def at(self, label: Array, function: Callable[[Array], Array]) -> Array:
         """function(p[label])."""
-        total = saved_for_backward(jnp.sum(self.row.wide))
+        total = saved_for_backward(rows.row_sum(self.row.wide))
         empty = total <= 0
 
         def of(x: Array, total: Array, empty: Array) -> Array:
@@ -133,7 +133,7 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
         def of_entries(x: Array, full: Array, total: Array, *others: Array) -> Array:
             return term(x / total + (1 - full) / size, *others)
 
-        return cpu.sum_of(of_entries)(row.again(), full, total, *others)
+        return rows.sum_of(of_entries)(row.again(), full, total, *others)
 
     def moved_by(dp: Array, p: Array, *others: Array) -> Array:
         return jax.jvp(lambda p: term(p, *others), (p,), (dp,))[1]
@@ -147,7 +147,7 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
             known = *(apart(row.again(), n, "gpu") for n in (1, 2)), total
             *xs, total = (jnp.where(_minute(total), jax.lax.stop_gradient(x), x) for x in known)
             p, again = (_shares(x, full, total) for x in xs)
-            mean = cpu.sum_of(lambda p, *others: moved_by(p, p, *others))(p, *others)
+            mean = rows.sum_of(lambda p, *others: moved_by(p, p, *others))(p, *others)
             each = moved_by(jnp.ones_like(p), again, *cpu.opaque(others))
             inverse = divide(jnp.ones_like(total), total)
             moved += full * (jnp.sum(each * d_row.wide) - mean * jnp.sum(d_row.wide)) * inverse
@@ -168,7 +168,7 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
 
 def _total(row: Row) -> tuple[Array, Array]:
     """1, or 0 where the sum of a row is not positive; and the sum, or 1 in its place."""
-    total = saved_for_backward(jnp.sum(row.wide))
+    total = saved_for_backward(rows.row_sum(row.wide))
     return (total > 0).astype(total.dtype), jnp.where(total > 0, total, 1)
 
 

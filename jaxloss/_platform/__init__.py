@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._platform import choice
+from jaxloss._platform import choice, mesh
 
 
 def unmoved(number: float, like: Array) -> Array:
@@ -42,6 +43,17 @@ def apart(x: Array, n: int | Array, *platforms: str) -> Array:
 def mapped_as(x: Array, *others: Array) -> Array:
     """x, which `jax.vmap` maps where it maps one of the others, too."""
     return choice.same(x, *others, form=None, platforms=())
+
+
+def pieces_of(row: Array, whole: int) -> int:
+    """How many equal pieces of up to 8192 entries a row of more than `whole` splits into; 1 if it stays whole."""
+    length = row.shape[-1]
+    # A size may be one that `jax.export` leaves open.
+    if not isinstance(length, int) or length <= whole or mesh.in_explicit_mesh(row):
+        return 1
+    counts = [n for n in range(-(-length // 8192), length // 512) if length % n == 0]
+    # Each of 2, 4 or 8 devices, over which a row may be spread, keeps whole pieces.
+    return max(counts, key=lambda n: math.gcd(n, 8), default=1)
 
 
 def _unknown(x: Array, n: Array) -> Array:

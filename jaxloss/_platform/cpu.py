@@ -27,7 +27,7 @@ from jax import Array
 from jax.extend.core import Literal, Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxloss._platform import choice
+from jaxloss._platform import choice, pieces_of
 from jaxloss._platform.mesh import in_explicit_mesh
 
 instead = functools.partial(choice.instead, ("cpu",))
@@ -184,14 +184,10 @@ def total_of_masked(x: Array) -> Array:
 
 def _pieces(row: Array) -> Array:
     """Long rows as matrices of pieces, where their length has a fitting divisor and is not split over devices."""
-    length = row.shape[-1]
-    if length <= LONG_ROW or in_explicit_mesh(row):
+    count = pieces_of(row, LONG_ROW)
+    if count == 1:
         return row
-    counts = [n for n in range(-(-length // 8192), length // 512) if length % n == 0]
-    if not counts:
-        return row
-    count = next((n for n in counts if n % 8 == 0), counts[0])  # 8 shards keep whole pieces
-    return jax.lax.optimization_barrier(row.reshape(*row.shape[:-1], count, length // count))
+    return jax.lax.optimization_barrier(row.reshape(*row.shape[:-1], count, row.shape[-1] // count))
 
 
 def _by_piece(reduce: Callable[..., Array], pieces: Array, axes: tuple[int, ...] | None = None) -> Array:
@@ -201,12 +197,12 @@ def _by_piece(reduce: Callable[..., Array], pieces: Array, axes: tuple[int, ...]
 
 
 def sum_of(term: Callable[..., Array]) -> Callable[..., Array]:
-    """The sum of a term of the entries of rows, and of single numbers: a long row passes the caches in pieces."""
+    """That of `_numerics.rows`: a long row passes the caches in pieces."""
 
     def by_piece(*given: Array) -> Array:
         return _by_piece(jnp.sum, term(*(_pieces(x) if x.ndim else x for x in given)))
 
-    return instead(by_piece)(lambda *given: jnp.sum(term(*given)))
+    return by_piece
 
 
 def exp_sum(row: Any) -> tuple[Array, Array]:

@@ -13,6 +13,8 @@
 3. Where numbers are put together into a row, it stores what they share and computes them from the inputs, read once
    more. So the derivatives by the entries of a row are there before that (`entries`), in one pass with the value, and
    as narrow as the row: `--only giou` says 1.1 to 1.7 without and 0.9 to 1.0 with it.
+4. Of each sum over a row of more than 16,384 numbers it stores some hundred parts. So such a row is summed in pieces of
+   up to 8192, which one kernel reads: of `--only "cce logits 4096x32768"` it stores 10.5 and 0.7 MB.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._platform import choice, x64
+from jaxloss._platform import choice, pieces_of, x64
 
 instead = functools.partial(choice.instead, ("gpu",))
 
@@ -50,3 +52,19 @@ def in_double(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
 def entries(row: Array) -> list[Array]:
     """The entries of a short row of tangents, in a form whose transpose stores what it puts together."""
     return list(jax.lax.optimization_barrier([row[i] for i in range(row.size)]))
+
+
+LONG_ROW = 16_384
+
+
+def by_piece(reduce: Callable[..., Any], row: Any) -> Any:
+    """reduce(row, -1), of an array or a tuple of arrays with rows along the last axis: a long row in two steps."""
+    count = pieces_of(jax.tree.leaves(row)[0], LONG_ROW)
+    if count == 1:
+        return reduce(row, -1)
+
+    def form(row: Any) -> Any:
+        pieces = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], count, x.shape[-1] // count), row)
+        return reduce(jax.lax.optimization_barrier(reduce(pieces, -1)), -1)
+
+    return instead(form)(lambda row: reduce(row, -1))(row)
