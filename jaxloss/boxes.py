@@ -28,7 +28,7 @@ from jaxloss._contract.declare import compiled
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import check_constant
 from jaxloss._contract.types import current_loss
-from jaxloss._numerics.elementary import abs0, at_least_tiny, divide_or_zero, power0
+from jaxloss._numerics.elementary import abs0, at_least_tiny, divide_or_zero, is_constant, power0
 from jaxloss._numerics.pair import Pair, aspect, compare, distance, log_iou
 from jaxloss.contract import AT_LEAST_0, BOXES, FRACTION, POSITIVE, ArrayLike, Units, at_least, loss, losses
 
@@ -309,7 +309,7 @@ def alpha_iou(
 
     def pair(b: Pair, power: float | Array) -> Array:
         missed = b.missed
-        if not (isinstance(power, int | float) and power == 1):
+        if not is_constant(power, 1):
             some = jnp.where(b.iou > 0, log_iou(b), 0)
             missed = jnp.where(b.iou > 0, -jnp.expm1(jnp.asarray(power, some.dtype) * some), missed)
         return missed + sum(power0(penalty, power) for penalty in _penalties(b, base))

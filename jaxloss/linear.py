@@ -23,8 +23,9 @@ from jaxloss._contract.refuse import check_chunk, check_constant, check_inputs, 
 from jaxloss._contract.types import ClassStats, checking, current_loss, widen
 from jaxloss._numerics import rows
 from jaxloss._numerics.chunks import chunk_counts, cut, join
+from jaxloss._numerics.elementary import is_constant
 from jaxloss._numerics.rows import Row, predict, sum_below
-from jaxloss._numerics.scores import interpolate, is_zero, weight_of
+from jaxloss._numerics.scores import interpolate, weight_of
 from jaxloss._platform import cpu, mesh
 from jaxloss.contract import LABEL, ArrayLike, Holds, Reduction, Units, compiled, loss, mean_over
 
@@ -164,7 +165,7 @@ def _of_token(
     cross_entropy = interpolate(label_smoothing, weight_of(class_weights, label) * surprisal, mean_surprisal)
     logsumexp = largest + log_sum
     # A product, not a square, whose derivative would overflow for the largest logits.
-    penalty = jnp.zeros_like(logsumexp) if is_zero(z_loss) else z_loss * logsumexp * logsumexp
+    penalty = jnp.zeros_like(logsumexp) if is_constant(z_loss, 0) else z_loss * logsumexp * logsumexp
 
     inside = (label >= 0) & (label < row.size)
     for option, domain in ((label_smoothing, domains.FRACTION), (softcap, domains.POSITIVE)):

@@ -19,9 +19,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import LEAST_PROBABILITY, at_least_tiny, exp_rest, saturate, sigmoid, softplus
+from jaxloss._numerics.elementary import (
+    LEAST_PROBABILITY,
+    at_least_tiny,
+    exp_rest,
+    is_constant,
+    saturate,
+    sigmoid,
+    softplus,
+)
 from jaxloss._numerics.rows import zero_at_zero
-from jaxloss._numerics.scores import interpolate, is_zero
+from jaxloss._numerics.scores import interpolate
 from jaxloss.contract import (
     AT_LEAST_0,
     BINARY,
@@ -90,7 +98,7 @@ def dpo(
 
     def pair(h: Array, beta: float | Array, label_smoothing: float | Array) -> Array:
         z = beta * saturate(h)
-        return softplus(-z) if is_zero(label_smoothing) else _logistic(z, label_smoothing)
+        return softplus(-z) if is_constant(label_smoothing, 0) else _logistic(z, label_smoothing)
 
     options = {"beta": (beta, POSITIVE), "label_smoothing": (label_smoothing, FRACTION)}
     return _of_preferences(pair, chosen, rejected, reference_chosen, reference_rejected, options, **units)

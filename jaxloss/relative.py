@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import abs0, at_least_tiny, divide, lerp, step
+from jaxloss._numerics.elementary import abs0, at_least_tiny, divide, is_constant, lerp, step
 from jaxloss._numerics.vectors import lengths, versine
 from jaxloss._platform import unmoved
 from jaxloss.contract import ABOVE_MINUS_1, AT_LEAST_0, NUMBER, NUMBERS, ArrayLike, Holds, Units, loss, losses
@@ -211,7 +211,7 @@ def cosine_distance(
     """
 
     def vectors(y: Array, p: Array, eps: float | Array) -> Array:
-        if isinstance(eps, (int, float)) and eps == 0:
+        if is_constant(eps, 0):
             return versine(y, p)
         apart = versine(y, p, measured=True)
         left = math.prod(size.scaled / jnp.maximum(size.divisor, eps * size.scale) for size in lengths(y, p))

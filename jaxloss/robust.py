@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import abs0, divide, expm1_ratio, log1p_square, saturate
+from jaxloss._numerics.elementary import abs0, divide, expm1_ratio, legs, log1p_square, saturate
 from jaxloss.contract import NUMBER, POSITIVE, ArrayLike, Domain, Units, loss, losses
 
 __all__ = ["barron", "cauchy", "charbonnier", "welsch"]
@@ -216,19 +216,13 @@ def _triangle(e: Array, alpha: Array, c: Array) -> tuple[Array, Array, Array, Ar
     """b, w, L and s."""
     b = jnp.maximum(abs0(alpha - 2), jnp.finfo(e.dtype).eps)
     w = c * jnp.sqrt(b)
-    longer, ratio = _legs(e, w)
+    longer, ratio = legs(e, w)
     return b, w, log1p_square(e, w) / 2, divide(e, longer) / jnp.sqrt(1 + ratio**2)
-
-
-def _legs(e: Array, w: Array) -> tuple[Array, Array]:
-    """The longer leg, and the shorter one over it: hypotenuse = longer sqrt(1 + ratio^2), where no square overflows."""
-    longer = jnp.maximum(abs0(e), w)
-    return longer, divide(jnp.minimum(abs0(e), w), longer)
 
 
 def _times_power_of_h(factor: Array, exponent: Array, e: Array, alpha: Array, w: Array) -> Array:
     """factor h^exponent, as factor (longer / w)^exponent (1 + ratio^2)^(exponent / 2)."""
-    longer, ratio = _legs(e, w)
+    longer, ratio = legs(e, w)
     # For alpha in (0, 2] the exponents are in (-1, 1], so that powers of both legs are finite where their ratio is not.
     unit = jnp.where((alpha > 0) & (alpha <= 2), 1, w)
     powers = divide(longer, unit) ** exponent * (factor * divide(w, unit) ** -exponent)

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import pytest
 from contract import refuses
 
 from jaxloss import contract
-from jaxloss.contract import LABELS, LOGITS, NUMBERS, ArrayLike, losses
+from jaxloss.contract import LABELS, LOGITS, NUMBER, NUMBERS, POSITIVE, ArrayLike, losses
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -77,3 +78,23 @@ def unsummed(y_true: ArrayLike, y_pred: ArrayLike):
 def test_a_formula_that_forgets_its_sum():
     words = ("unsummed: the formula returned an array of shape (3,) for one unit, expected one number.", "its sum?")
     refuses(ValueError, words, unsummed, np.ones((2, 3)), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("holds", "domain", "words"),
+    [
+        (
+            POSITIVE,
+            POSITIVE,
+            ("y_true is declared by the Domain 'above 0 and finite', expected a Holds.",),
+        ),
+        (NUMBER, (0, 1), ("scale is declared by (0, 1), expected a Domain or Holds.",)),
+    ],
+)
+def test_declarations_in_the_wrong_words(holds: Any, domain: Any, words: tuple[str, ...]):
+    @contract.compiled
+    def misdeclared(y_true: ArrayLike, y_pred: ArrayLike):
+        inputs = {"y_true": (y_true, holds), "y_pred": (y_pred, NUMBER)}
+        return losses(lambda y, p, scale: (y - p) * scale, inputs, options={"scale": (1.0, domain)})
+
+    refuses(TypeError, ("misdeclared: ", *words), misdeclared, 1.0, 2.0)

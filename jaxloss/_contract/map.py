@@ -15,7 +15,14 @@ from jaxloss._contract.frame import Frame
 from jaxloss._contract.masks import dropped, harmless, masked
 from jaxloss._contract.outside import guarded
 from jaxloss._contract.reduce import reduce
-from jaxloss._contract.refuse import check_constant, check_inputs, check_members, check_option_shape, check_units
+from jaxloss._contract.refuse import (
+    check_constant,
+    check_declared,
+    check_inputs,
+    check_members,
+    check_option_shape,
+    check_units,
+)
 from jaxloss._contract.sets import loss_of_set
 from jaxloss._contract.types import (
     ArrayLike,
@@ -188,6 +195,7 @@ class _Option(NamedTuple):
 
     @classmethod
     def of(cls, name: str, value: Any, domain: Domain | Holds, classes: tuple[int, ...]) -> _Option:
+        domain = check_declared(name, domain, Domain, Holds)
         per_class = isinstance(domain, Holds)
         option = cls(name, value, domain.domain if isinstance(domain, Holds) else domain, per_class)
         current_notes().domains[name] = option.domain

@@ -42,13 +42,24 @@ def check_inputs(
 
     sibling: the loss that takes the other kind of target, labels or rows, for the error that says so.
     """
-    inputs = [Input(name, jnp.asarray(x), holds, ()) for name, x, holds in arrays]
+    inputs = [Input(name, jnp.asarray(x), check_declared(name, holds, Holds), ()) for name, x, holds in arrays]
     current_notes().kinds.update({given.name: given.holds.kind for given in inputs})
     for given in inputs:
         _check_dtype(given, inputs, sibling)
     inputs = [given._replace(batch_axes=_batch_axes(given, axis)) for given in inputs]
     _check_shapes(inputs, sibling)
     return inputs
+
+
+def check_declared(name: str, words: Any, *kinds: type) -> Any:
+    """What the author of a loss says that an argument holds, after a check that it is of one of these types."""
+    if isinstance(words, kinds):
+        return words
+    expected = " or ".join(kind.__name__ for kind in kinds)
+    given, cure = repr(words), ""
+    if isinstance(words, Domain):
+        given, cure = f"the Domain {words.text!r}", " Did you mean Holds(domain=...)?"
+    raise TypeError(f"{current_loss()}: {name} is declared by {given}, expected a {expected}.{cure}")
 
 
 def _check_dtype(given: Input, inputs: Sequence[Input], sibling: str | None) -> None:

@@ -20,6 +20,11 @@ def widened(x: Array) -> Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
+def is_constant(option: float | Array, number: float) -> bool:
+    """Whether an option was given as this number, so that its term can be left out of the program."""
+    return isinstance(option, (int, float)) and option == number
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Kinks and ends
 
@@ -160,7 +165,7 @@ def bce_of_probability(y: Array, p: Array) -> Array:
 
 def power0(x: Array, a: float | Array) -> Array:
     """x^a for x >= 0, with derivatives 0 at x = 0, also where a < 1; rounding below 0 counts as 0."""
-    if isinstance(a, int | float) and a == 1:
+    if is_constant(a, 1):
         return x
     a = jnp.asarray(a, x.dtype)
     return jnp.where(x <= 0, (a == 0).astype(x.dtype), jnp.where(x <= 0, 1, x) ** a)
@@ -177,11 +182,12 @@ def _log1p_square_by_scale(x: Array, scale: Array) -> Array:
 
 def _share_and_larger(x: Array, scale: Array) -> tuple[Array, Array]:
     """2 (x / larger) / (1 + ratio^2), and the larger of abs(x) and scale."""
-    larger, ratio = _ordered(x, scale)
+    larger, ratio = legs(x, scale)
     return 2 * divide(x, larger) / (1 + ratio * ratio), larger
 
 
-def _ordered(x: Array, scale: Array) -> tuple[Array, Array]:
+def legs(x: Array, scale: Array) -> tuple[Array, Array]:
+    """The longer leg, and the shorter one over it: hypotenuse = longer sqrt(1 + ratio^2), where no square overflows."""
     larger = jnp.maximum(abs0(x), scale)
     return larger, divide(jnp.minimum(abs0(x), scale), larger)
 
@@ -189,7 +195,7 @@ def _ordered(x: Array, scale: Array) -> tuple[Array, Array]:
 @partials(_log1p_square_slope, _log1p_square_by_scale)
 def log1p_square(x: Array, scale: Array) -> Array:
     """log(1 + (x / scale)^2) for scale > 0: exact for small x, and no square or quotient overflows."""
-    _, ratio = _ordered(x, scale)
+    _, ratio = legs(x, scale)
     size = jnp.abs(x)
     overflows = step(size, scale * (jnp.finfo(x.dtype).max / 2))
     size = size * lerp(overflows, 2.0**-64, 1)

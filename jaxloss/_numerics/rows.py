@@ -17,7 +17,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.derivatives import saved_for_backward
-from jaxloss._numerics.elementary import widened
+from jaxloss._numerics.elementary import is_constant, widened
 from jaxloss._platform import accelerated, cpu, gpu, mesh, tpu
 
 
@@ -340,7 +340,7 @@ _crossed.defjvp(_crossed_jvp, symbolic_zeros=True)
 
 def smoothed(y: Array, label_smoothing: float | Array, classes: int) -> Array:
     """Targets mixed with the uniform distribution."""
-    if isinstance(label_smoothing, (int, float)) and label_smoothing == 0:
+    if is_constant(label_smoothing, 0):
         return y
     a = jnp.asarray(label_smoothing, y.dtype)
     # Nothing is left of y for a = 1: 0 times an infinite derivative would be NaN.

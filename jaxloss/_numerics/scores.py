@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics import rows
 from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
-from jaxloss._numerics.elementary import divide, log_probability
+from jaxloss._numerics.elementary import divide, is_constant, log_probability
 from jaxloss._numerics.rows import Row, Targets, smoothed, zero_at_zero
 from jaxloss._platform import apart, cpu
 
@@ -60,11 +60,11 @@ class Logits:
         return log_sum * mean_weight - rows.sum_below(self.row, largest, weight) / self.size
 
     def cross_entropy(self, y: Array, label_smoothing: float | Array, weight: Array | None) -> Array:
-        a = None if is_zero(label_smoothing) else jnp.asarray(label_smoothing, self.row.wide.dtype)
+        a = None if is_constant(label_smoothing, 0) else jnp.asarray(label_smoothing, self.row.wide.dtype)
         return rows.cross_entropy(Targets(y, a, weight), self.row)
 
     def z_loss(self, c: float | Array) -> Array | float:
-        if is_zero(c):
+        if is_constant(c, 0):
             return 0.0
         largest, log_sum = rows.normaliser(self.row)
         logsumexp = largest + log_sum
@@ -177,14 +177,9 @@ def _shares(x: Array, full: Array, total: Array) -> Array:
     return divide(x, total) + (1 - full) / x.size
 
 
-def is_zero(option: float | Array) -> bool:
-    """Whether an option is the constant 0, so that its term can be left out of the program."""
-    return isinstance(option, (int, float)) and option == 0
-
-
 def interpolate(a: float | Array, first: Array, second: Callable[[], Array]) -> Array:
     """(1 - a) first + a second, where 0 times an infinite loss is 0; the second is not made for the constant 0."""
-    if is_zero(a):
+    if is_constant(a, 0):
         return first
     a = jnp.asarray(a, first.dtype)
     return zero_at_zero(1 - a, first) + zero_at_zero(a, second())
