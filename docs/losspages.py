@@ -6,13 +6,15 @@ it stops the build.
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import inspect
+import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -26,6 +28,7 @@ from sphinx.errors import ExtensionError
 
 import jaxloss
 from jaxloss import LOSSES, contract, mining
+from jaxloss._contract import types
 from jaxloss._names import NAMES
 
 HERE = Path(__file__).parent
@@ -99,12 +102,12 @@ def arguments(thing: Callable[..., Any], text: str) -> str:
 
 def elsewhere(name: str) -> str:
     rows = [
-        f"| {library} | `{theirs}` | `{name}(y_true, y_pred{', ' + options if options else ''})` |"
+        (library, f"`{theirs}`", f"`{name}(y_true, y_pred{', ' + options if options else ''})`")
         for library, table in NAMES.items()
         for theirs, (ours, options) in table.items()
         if ours == name
     ]
-    return "\n".join(["| library | its name | here |", "|---|---|---|", *rows]) if rows else ""
+    return markdown(["library", "its name", "here"], rows) if rows else ""
 
 
 def formula(name: str) -> str:
@@ -178,19 +181,47 @@ def other_page(name: str) -> str:
 
 
 def contract_page() -> str:
-    lines = [
-        "# jaxloss.contract",
-        "What the losses are made of, for writing one's own: see [](/guides/own.md).",
-        "| name | what it is |\n|---|---|",
-    ]
-    rows = []
+    pieces, inputs, options, aliases = [], [], [], described(types)
     for name in contract.__all__:
         thing = getattr(contract, name)
-        own = isinstance(thing, type) or inspect.isfunction(thing)
-        doc = (inspect.getdoc(thing) or "").partition("\n\n")[0] if own else repr(thing)
-        doc = " ".join(doc.split()).replace("|", r"\|")
-        rows.append(f"| `{name}` | {doc if own else f'`{doc}`' if doc else ''} |")
-    return "\n\n".join(lines) + "\n" + "\n".join(rows) + "\n"
+        if isinstance(thing, contract.Holds):
+            inputs.append((f"`{name}`", thing.kind, thing.core, thing.domain.text))
+        elif isinstance(thing, contract.Domain):
+            options.append((f"`{name}`", thing.text))
+        else:
+            own = isinstance(thing, type) or inspect.isfunction(thing)
+            doc = ((inspect.getdoc(thing) if own else aliases[name]) or "").partition("\n\n")[0]
+            pieces.append((f"`{name}`", linked(" ".join(doc.split())).replace("|", r"\|")))
+    return "\n\n".join(
+        [
+            "# jaxloss.contract",
+            "What the losses are made of, for writing one's own: see [](/guides/own.md).",
+            markdown(["name", "what it is"], pieces),
+            "## What an input holds",
+            "Each is a `Holds`; the axes are those of one example.",
+            markdown(["name", "kind", "axes", "an entry is"], inputs),
+            re.sub(r"(?m)^(\w+):", r"- `\1`:", aliases["Kind"].partition("\n\n")[2]),
+            "## What an option may be",
+            "Each is a `Domain`; `Holds(domain=...)` makes one of an input.",
+            markdown(["name", "an entry is"], options),
+        ]
+    )
+
+
+def described(module: ModuleType) -> dict[str, str]:
+    """What the strings after the assignments of a module say of its names."""
+    body = ast.parse(inspect.getsource(module)).body
+    return {
+        line.target.id: after.value.value
+        for line, after in itertools.pairwise(body)
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+    }
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
 def families() -> dict[str, list[str]]:
@@ -261,12 +292,11 @@ def names_table() -> str:
     parts = []
     for library, table in NAMES.items():
         parts += [f"### {library}", f"There: {ORDER[library]}. Here: `f(y_true, y_pred)`.", ""]
-        parts += ["| there | here | options |", "|---|---|---|"]
-        parts += [
-            f"| `{theirs}` | [`{ours}`](/losses/{ours}.md) | {f'`{options}`' if options else ''} |"
+        rows = [
+            (f"`{theirs}`", f"[`{ours}`](/losses/{ours}.md)", f"`{options}`" if options else "")
             for theirs, (ours, options) in table.items()
         ]
-        parts.append("")
+        parts.append(markdown(["there", "here", "options"], rows))
     return "\n".join(parts)
 
 

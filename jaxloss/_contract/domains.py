@@ -120,8 +120,10 @@ FRACTION = Domain("between 0 and 1", low=0, high=1)
 
 
 def between(low: float, high: float) -> Domain:
+    """From one number to another, both of them included."""
     return Domain(f"between {low:g} and {high:g}", low=low, high=high)
 
 
 def at_least(low: float) -> Domain:
+    """This number or a larger one, infinity included."""
     return Domain(f"at least {low:g}", low=low, infinite=(INF,))
