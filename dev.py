@@ -128,7 +128,7 @@ def {name}(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | Array = 1.0, 
         raise NotImplementedError("TODO: the formula for one element")
 
     inputs = {{"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}}
-    return losses(element, inputs, options={{"scale": (scale, POSITIVE)}}, **units)
+    return losses(element, inputs, options={{"scale": (scale, POSITIVE)}}, elementwise=True, **units)
 '''
 TABLE_IMPORTS = ("from cases.common import LENGTH, REALS, RESIDUAL", "from cases.row import REAL")
 ORACLE = """def {name}(y, p, scale=1.0):

@@ -129,7 +129,7 @@ def poisson_nll(
         return _poisson(y, x, log_rate=log_rate, full=full)
 
     inputs = {"y_true": (y_true, AMOUNT), "rate": (rate, LOG_AMOUNT if log_rate else AMOUNT)}
-    return losses(element, inputs, long=full, **units)
+    return losses(element, inputs, long=full, elementwise=True, **units)
 
 
 def _poisson_d_count(y: Array, x: Array, *, log_rate: bool, full: bool) -> Array:
@@ -204,7 +204,7 @@ def negative_binomial_nll(
         "mean": (mean, LOG_AMOUNT if log_rate else AMOUNT),
         "dispersion": (dispersion, AMOUNT),
     }
-    return losses(element, inputs, long=True, **units)
+    return losses(element, inputs, long=True, elementwise=True, **units)
 
 
 # Write a for the dispersion, n = 1 / a, and
@@ -349,7 +349,7 @@ def tweedie(
         return _tweedie_full(y, x, u, w, log_rate=log_rate) if full else _tweedie(y, x, u, w, log_rate=log_rate)
 
     inputs = {"y_true": (y_true, AMOUNT), "mean": (mean, LOG_AMOUNT if log_rate else AMOUNT)}
-    return losses(element, inputs, options={"power": (power, between(1, 2))}, long=full, **units)
+    return losses(element, inputs, options={"power": (power, between(1, 2))}, long=full, elementwise=True, **units)
 
 
 def _power(x: Array, k: Array, log_rate: bool) -> Array:

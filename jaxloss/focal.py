@@ -114,7 +114,7 @@ def binary_focal(
         "alpha": (alpha, FRACTION),
         "label_smoothing": (label_smoothing, FRACTION),
     }
-    return losses(element, inputs, options=options, **units)
+    return losses(element, inputs, options=options, elementwise=True, **units)
 
 
 @loss

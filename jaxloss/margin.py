@@ -111,7 +111,7 @@ def hinge(y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | ArrayLike = 1
         return _hinge(y, z, margin)
 
     inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
-    return losses(element, inputs, options={"margin": (margin, at_least(0))}, **units)
+    return losses(element, inputs, options={"margin": (margin, at_least(0))}, elementwise=True, **units)
 
 
 @loss
@@ -144,7 +144,7 @@ def squared_hinge(
         return _squared_hinge(y, z, margin)
 
     inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
-    return losses(element, inputs, options={"margin": (margin, at_least(0))}, **units)
+    return losses(element, inputs, options={"margin": (margin, at_least(0))}, elementwise=True, **units)
 
 
 @loss
@@ -174,7 +174,7 @@ def perceptron(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> 
     def element(y: Array, z: Array) -> Array:
         return _hinge(y, z, 0.0)
 
-    return losses(element, {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}, **units)
+    return losses(element, {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}, elementwise=True, **units)
 
 
 @loss
@@ -200,7 +200,7 @@ def soft_margin(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) ->
     torch.nn.functional.soft_margin_loss (which overflows) for targets -1 and +1.
     """
 
-    return losses(_soft_margin, {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}, **units)
+    return losses(_soft_margin, {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}, elementwise=True, **units)
 
 
 @loss
@@ -229,7 +229,7 @@ def sparsemax(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> A
     Niculae 2020, arXiv 1901.02324. Agrees with optax.losses.sparsemax_loss for the targets 0 and 1.
     """
 
-    return losses(_sparsemax, {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE)}, **units)
+    return losses(_sparsemax, {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE)}, elementwise=True, **units)
 
 
 @cpu.instead(lambda z: -jnp.maximum(-jnp.maximum(z, -1), -1))

@@ -257,7 +257,7 @@ def hinge_embedding(
         return _hinge_embedding(y, d, margin)
 
     inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
-    return losses(element, inputs, options={"margin": (margin, at_least(0))}, **units)
+    return losses(element, inputs, options={"margin": (margin, at_least(0))}, elementwise=True, **units)
 
 
 def _chooses(y: Array, *_: Array) -> Array:
@@ -310,7 +310,7 @@ def margin_ranking(
         return _margin_ranking(y, a, b, margin)
 
     inputs = {"y_true": (y_true, SIGN), "first": (first, SCORE), "second": (second, SCORE)}
-    return losses(element, inputs, options={"margin": (margin, at_least(0))}, **units)
+    return losses(element, inputs, options={"margin": (margin, at_least(0))}, elementwise=True, **units)
 
 
 def _ahead(y: Array, a: Array, b: Array) -> Array:

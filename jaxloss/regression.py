@@ -41,7 +41,7 @@ def mse(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     def element(y: Array, p: Array) -> Array:
         return (p - y) ** 2
 
-    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, **units)
+    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, elementwise=True, **units)
 
 
 @loss
@@ -68,7 +68,7 @@ def mae(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     def element(y: Array, p: Array) -> Array:
         return abs0(p - y)
 
-    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, **units)
+    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, elementwise=True, **units)
 
 
 @loss
@@ -98,7 +98,7 @@ def huber(y_true: ArrayLike, y_pred: ArrayLike, *, delta: float | ArrayLike = 1.
         return _huber(p - y, delta)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"delta": (delta, at_least(0))}, **units)
+    return losses(element, inputs, options={"delta": (delta, at_least(0))}, elementwise=True, **units)
 
 
 @partials(lambda e, delta: jnp.clip(e, -delta, delta), lambda e, delta: jnp.maximum(jnp.abs(e) - delta, 0))
@@ -134,7 +134,7 @@ def smooth_l1(y_true: ArrayLike, y_pred: ArrayLike, *, beta: float | ArrayLike =
         return _smooth_l1(p - y, beta)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"beta": (beta, at_least(0))}, **units)
+    return losses(element, inputs, options={"beta": (beta, at_least(0))}, elementwise=True, **units)
 
 
 def _smooth_sign(e: Array, beta: Array) -> Array:
@@ -190,7 +190,9 @@ def balanced_l1(
         return _balanced_l1(p - y, alpha, gamma, beta)
 
     options = {"alpha": (alpha, POSITIVE), "gamma": (gamma, POSITIVE), "beta": (beta, at_least(0))}
-    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, options=options, **units)
+    return losses(
+        element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, options=options, elementwise=True, **units
+    )
 
 
 # With x = min(abs(e) / beta, 1), r = gamma / alpha and b = exp(r) - 1, the loss is the integral of its slope,
@@ -282,7 +284,7 @@ def log_cosh(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Ar
     def element(y: Array, p: Array) -> Array:
         return _log_cosh(p - y)
 
-    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, **units)
+    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, elementwise=True, **units)
 
 
 @partials(lambda e: jnp.tanh(e))
@@ -336,7 +338,9 @@ def quantile(
         return jnp.where(p > y, 1 - level, level) * _huber(p - y, delta)
 
     inputs = {"y_true": (_for_each_level(y_true, y_pred, level), NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"level": (level, FRACTION), "delta": (delta, at_least(0))}, **units)
+    return losses(
+        element, inputs, options={"level": (level, FRACTION), "delta": (delta, at_least(0))}, elementwise=True, **units
+    )
 
 
 def _for_each_level(y_true: ArrayLike, y_pred: ArrayLike, level: ArrayLike) -> ArrayLike:
@@ -379,7 +383,7 @@ def expectile(y_true: ArrayLike, y_pred: ArrayLike, *, level: float | ArrayLike 
         return _expectile(p - y, level)
 
     inputs = {"y_true": (_for_each_level(y_true, y_pred, level), NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"level": (level, FRACTION)}, **units)
+    return losses(element, inputs, options={"level": (level, FRACTION)}, elementwise=True, **units)
 
 
 @partials(

@@ -45,7 +45,7 @@ def mape(y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | ArrayLike = 1e-7,
         return _relative_error(y, p, eps)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"eps": (eps, AT_LEAST_0)}, **units)
+    return losses(element, inputs, options={"eps": (eps, AT_LEAST_0)}, elementwise=True, **units)
 
 
 def _size(y: Array, eps: Array) -> Array:
@@ -102,7 +102,7 @@ def smape(y_true: ArrayLike, y_pred: ArrayLike, *, eps: float | ArrayLike = 1e-7
         return _symmetric_error(y, p, eps)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"eps": (eps, AT_LEAST_0)}, **units)
+    return losses(element, inputs, options={"eps": (eps, AT_LEAST_0)}, elementwise=True, **units)
 
 
 def _mean_size(y: Array, p: Array, eps: Array) -> Array:
@@ -154,7 +154,7 @@ def msle(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
         return _squared_log_quotient(y, p)
 
     above = Holds("number", ABOVE_MINUS_1)
-    return losses(element, {"y_true": (y_true, above), "y_pred": (y_pred, above)}, **units)
+    return losses(element, {"y_true": (y_true, above), "y_pred": (y_pred, above)}, elementwise=True, **units)
 
 
 def _plus_1(x: Array) -> Array:

@@ -61,7 +61,9 @@ def barron(
         return _barron(saturate(p - y), alpha, scale) if member is None else member(p - y, scale)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"alpha": (alpha, SHAPE), "scale": (scale, POSITIVE)}, **units)
+    return losses(
+        element, inputs, options={"alpha": (alpha, SHAPE), "scale": (scale, POSITIVE)}, elementwise=True, **units
+    )
 
 
 @loss
@@ -94,7 +96,7 @@ def charbonnier(
         return _charbonnier(p - y, scale)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, **units)
+    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, elementwise=True, **units)
 
 
 @loss
@@ -124,7 +126,7 @@ def cauchy(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | ArrayLike = 1
         return _cauchy(p - y, scale)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, **units)
+    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, elementwise=True, **units)
 
 
 @loss
@@ -153,7 +155,7 @@ def welsch(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | ArrayLike = 1
         return _welsch(p - y, scale)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, **units)
+    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, elementwise=True, **units)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def quartic(
         return ((p - y) / scale) ** 4
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, **units)
+    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, elementwise=True, **units)
 
 
 @loss

@@ -20,6 +20,7 @@ from jax.core import Tracer
 
 import jaxloss
 from jaxloss._contract.reduce import reduce
+from jaxloss.contract import NUMBER, losses
 
 ROW = {row.id: row for row in ROWS}
 FAULTS: list[Any] = []
@@ -299,6 +300,12 @@ def masks_by_multiplying(y_true, y_pred, *, weights=None, where=None, reduction=
     if where is not None:
         losses = losses * jnp.asarray(where, jnp.float32)
     return reduced(losses, weights, None if reduction == "none" else where, reduction)
+
+
+@fault("mse", "mask", "nan under the mask")
+def says_that_it_is_elementwise(y_true, y_pred, **units):
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(lambda y, p: (y - p) ** 2 + 0 * jnp.sum(p), inputs, elementwise=True, **units)
 
 
 @fault("mse", "mask", "gradient under the mask")

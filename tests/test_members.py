@@ -316,6 +316,8 @@ def test_what_a_formula_returns_is_checked():
         4,
     )
     assert call(lambda p: p * jnp.ones(4), outputs=1, reduction="none").shape == (2, 3, 4)
+    refuses(ValueError, ("returned", "()", "(2, 3)", "not elementwise"), call, jnp.sum, elementwise=True)
+    refuses(ValueError, ("elementwise", "without members"), call, lambda p, exists: p, members=1, elementwise=True)
     refuses(ValueError, ("axis 2", "y_pred", "2"), call, lambda p, exists: p, members=2)
     refuses(ValueError, ("(1, -1)", "different"), call, lambda p, exists: p, members=(1, -1))
 
