@@ -81,19 +81,19 @@ def same_in_family(row: Row) -> Any:
 ALIKE: dict[str, Callable[[Row], Any]] = {
     "shapes": same_in_family,
     "masks_and_weights_refused": same_in_family,
-    "one_trace": same_arrays,
+    "one_trace": same_way,
     "value": same_loss,
-    "transformations": same_arrays,
+    "transformations": same_way,
     "one_example": same_way,
     "gradient": same_arrays,
-    "traced_options": same_loss,
+    "traced_options": same_in_family,
     "precision": same_way,
     "nan_is_loud": same_family,
     "reductions": same_way,
     "mask": same_way,
     "weights": same_way,
-    "zero_weight": same_arrays,
-    "from_the_left": same_arrays,
+    "zero_weight": same_way,
+    "from_the_left": same_way,
     "nothing_left": same_way,
     "automatic_sharding": same_way,
     "explicit_sharding": same_way,
@@ -257,7 +257,7 @@ def debug_modes(row: Row, loss: Loss) -> None:
         jax.jit(lambda *a: both(*a)).lower(*spoiled)  # a new function, so that it is traced
 
 
-@check(alike=same_arrays)
+@check(alike=same_way)
 def donated(row: Row, loss: Loss) -> None:
     """A step of training may overwrite what it is given."""
     arrays = row.make((3,))
