@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import ShapedArray
 from jax.extend.core import Primitive, Var
 from jax.interpreters import ad, batching, mlir, partial_eval
 
@@ -81,9 +82,13 @@ def _each(change: Callable[..., Any], forms: Sequence[_Form]) -> tuple[_Form, ..
     return tuple(form._replace(function=change(form.function)) for form in forms)
 
 
-def _chosen(reference: Callable[..., Any], forms: tuple[_Form, ...], args: Sequence[Any]) -> list[Any]:
-    with current(*args):
-        avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
+def _chosen(
+    reference: Callable[..., Any], forms: tuple[_Form, ...], args: Sequence[Any], avals: Any = None
+) -> list[Any]:
+    """avals: of the results, if they are known: else the reference is traced for them."""
+    if avals is None:
+        with current(*args):
+            avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
     return _choice.bind(*args, reference=reference, forms=forms, avals=avals)
 
 
@@ -91,6 +96,7 @@ def _batched(
     args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, forms: tuple[_Form, ...], avals: Any
 ) -> tuple[list[Any], list[int]]:
     places = tuple(dims)
+    size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
     mapped = [d for d in places if d is not None]
     if len(mapped) == len(places):
         args, places = [jnp.moveaxis(x, d, 0) for x, d in zip(args, mapped, strict=True)], 0
@@ -99,7 +105,16 @@ def _batched(
         for form in forms
         if form.columns or not any(mapped)
     )
-    return _chosen(jax.vmap(reference, places), forms, args), [0] * len(avals)
+    known = None
+    if all(map(_plain, args)):
+        known = tuple(ShapedArray((size, *x.shape), x.dtype, weak_type=x.weak_type) for x in avals)
+    return _chosen(jax.vmap(reference, places), forms, args, known), [0] * len(avals)
+
+
+def _plain(x: Any) -> bool:
+    """Whether its type is all in shape and dtype, since it lies in no explicit mesh and outside of shard_map."""
+    aval = jax.typeof(x)
+    return aval == ShapedArray(aval.shape, aval.dtype, weak_type=aval.weak_type)
 
 
 batching.primitive_batchers[_choice] = _batched
