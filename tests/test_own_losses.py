@@ -71,6 +71,18 @@ def test_labels_outside_in_a_row_of_labels():
 
 
 @contract.compiled
+def spread_of_matrices(y_pred: ArrayLike):
+    holds = {"y_pred": (y_pred, contract.PROBABILITY._replace(core=2))}
+    return losses(lambda p: jnp.max(p) - jnp.min(p), holds, reduction="none")
+
+
+def test_entries_outside_of_a_matrix():
+    p = np.full((3, 2, 4), 0.5, np.float32)
+    p[0, 1, 2], p[1, 0, 3] = 0.75, 1.5
+    np.testing.assert_array_equal(spread_of_matrices(p), [0.25, np.nan, 0])
+
+
+@contract.compiled
 def unsummed(y_true: ArrayLike, y_pred: ArrayLike):
     return losses(lambda y, p: (y - p) ** 2, {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, NUMBERS)})
 

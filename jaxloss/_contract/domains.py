@@ -80,7 +80,8 @@ class Domain(NamedTuple):
             return None
 
         def of_each(row: Array) -> Array:
-            return gpu.by_piece(jnp.min, self.margin(widened(row), slack))  # pyright: ignore
+            least = gpu.by_piece(jnp.min, self.margin(widened(row), slack))
+            return jnp.min(least) if least.ndim else least
 
         def of_extremes(row: Array) -> Array:
             # The bounds are compared with the extremes: no further number meets the whole row. Each extreme reads it
