@@ -185,7 +185,7 @@ def contract_page() -> str:
     for name in contract.__all__:
         thing = getattr(contract, name)
         if isinstance(thing, contract.Holds):
-            inputs.append((f"`{name}`", thing.kind, thing.core, thing.domain.text))
+            inputs.append((f"`{name}`", thing.kind, thing.core, thing.domain.text.format(last="K-1")))
         elif isinstance(thing, contract.Domain):
             options.append((f"`{name}`", thing.text))
         else:
