@@ -84,6 +84,10 @@ KNOBS = {
     "power": [0.3, 0.7, 1.0],
     "weight": [0.2, 0.5, 0.9],
     "temperature": [0.5, 1.0, 3.0],
+    "scale": [0.5, 1.0, 3.0],
+    "eps": [0.1, 0.2, 0.5],
+    "margin": [0.5, 1.0, 3.0],
+    "df": [0.5, 1.0, 3.0],
 }
 FAMILIES = ("regression", "classification", "focal", "divergence")
 
@@ -96,12 +100,18 @@ def of(*families: str) -> list[Row]:
 
 ROW_OF = {row.name: row for row in of(*FAMILIES)}
 PER_CLASS = {("categorical_focal", "alpha"), ("sparse_focal", "alpha")}
-PAIRS = [
-    (row, key)
-    for row in ROW_OF.values()
-    for key in KNOBS
-    if key in inspect.signature(jl.LOSSES[row.name]).parameters and (row.name, key) not in PER_CLASS
-]
+
+
+def options_of(rows: Iterable[Row]) -> list[tuple[Row, str]]:
+    return [
+        (row, key)
+        for row in rows
+        for key in KNOBS
+        if key in inspect.signature(jl.LOSSES[row.name]).parameters and (row.name, key) not in PER_CLASS
+    ]
+
+
+PAIRS = options_of(ROW_OF.values())
 
 
 def by_unit(row: Row, arrays: Any, key: str, knob: np.ndarray) -> np.ndarray:
@@ -694,9 +704,18 @@ BEYOND_RANGE = {
     "power": [-0.5, 1.5],
     "weight": [-0.5, 1.5],
     "temperature": [0.0, -1.0],
+    "scale": [0.0, -1.0],
+    "eps": [-1.0],
+    "margin": [-1.0],
+    "df": [0.0],
 }
 
-OUT_OF_RANGE = [(row, key) for row, key in PAIRS if key in BEYOND_RANGE]
+OUT_OF_RANGE = [
+    (row, key)
+    for row, key in PAIRS + options_of(of("robust", "likelihood", "margin", "relative"))
+    if key in BEYOND_RANGE and key not in row.names
+    if (row.name, key) not in {("barron", "alpha"), ("multi_margin", "power")}  # any number; no array
+]
 
 
 @rule("5 outside the domain is NaN, with zero gradient", OUT_OF_RANGE, alike=same_family)
@@ -704,7 +723,11 @@ def option_outside(row: Row, key: str) -> None:
     """A traced option outside its range makes its units NaN, and neither they nor it have a gradient from there."""
     loss, arrays = jl.LOSSES[row.name], row.make((3,))
     inside, fixed = np.array(KNOBS[key], np.float32), {k: v for k, v in row.options.items() if k != key}
-    bad = BEYOND_RANGE[key]
+    bad = [*BEYOND_RANGE[key]]
+    try:
+        loss(*arrays, **fixed, **{key: np.inf})
+    except ValueError:
+        bad.append(np.inf)
 
     def both(knob: Any, arrays: Any) -> Any:
         losses = lambda k, *a: loss(*a, **fixed, **{key: k}, reduction="none")  # noqa: E731

@@ -95,9 +95,8 @@ class Domain(NamedTuple):
 
     def usable(self, x: Array) -> Array:
         """An option, or some number inside the domain in its place: no formula shall meet one that is outside."""
-        margin = self.margin(x)
-        inside = self.low + min(1, (self.high - self.low) / 2) if self.low > -INF else self.high - 1
-        return x if margin is None else jnp.where(margin >= 0, x, inside)
+        low = self.low if self.low > -INF else min(self.high, 1) - 1
+        return jnp.where(self.holds(x), x, low + min(1, (self.high - low) / 2))
 
 
 ANY = Domain("a number", infinite=(-INF, INF))

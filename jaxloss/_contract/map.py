@@ -143,9 +143,8 @@ def losses(
 
     def with_tuned(loss: Array, tuned: Sequence[Array]) -> Array:
         for knob, x in zip(traced, tuned, strict=True):
-            margin = knob.domain.margin(x)
-            if margin is not None:
-                loss = jnp.where((jnp.min(margin) if knob.per_class else margin) >= 0, loss, jnp.nan)
+            inside = knob.domain.holds(x)
+            loss = jnp.where(jnp.all(inside) if knob.per_class else inside, loss, jnp.nan)
         loss = loss.astype(dtype)
         return cpu.end_loop(loss) if long else loss
 
