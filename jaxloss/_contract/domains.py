@@ -65,9 +65,9 @@ class Domain(NamedTuple):
         if self.power:
             return -jnp.abs(x**self.power - x)
         if self.above:
-            # Each positive number, times this one, is above eps.
+            # Each positive number, times this one, is above eps. An infinite one is beyond the largest.
             info = jnp.finfo(x.dtype)
-            return jnp.minimum((x - self.low) * 2.0 ** (info.maxexp - 1) - info.eps / 2, 1)
+            return jnp.minimum((x - self.low) * 2.0 ** (info.maxexp - 1) - info.eps / 2, float(info.max) - x)
         below, above = self.low > -INF, self.sharp and self.high < INF
         ends = [x - (self.low - slack)] * below + [(self.high + slack) - x] * above
         if self.low > -INF and INF in self.infinite:

@@ -75,7 +75,7 @@ ROWS = (
         msle,
         hard=HARD_LOGS,
         ties=([0.0, 2.5], [0.0, 2.5]),
-        outside=([-2.0, -2.0, 1.0], [-1.5, 1.0, -2.0]),
+        outside=([-2.0, -2.0, 1.0, np.inf, 1.0], [-1.5, 1.0, -2.0, 1.0, np.inf]),
     ),
     Row(
         "cosine_distance",
