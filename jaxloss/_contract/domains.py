@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -74,29 +74,37 @@ class Domain(NamedTuple):
             ends.append(jnp.ones_like(x))
         return jnp.minimum(*ends) if len(ends) == 2 else ends[0] if ends else None
 
-    def least_margin(self, row: Array, slack: float = 0.0) -> Array | None:
-        """That of the entry of a row which is least inside."""
-        if self.margin(jnp.zeros(())) is None:
-            return None
+    def margin_of_extremes(self, row: Array, slack: float) -> Array:
+        """The least margin of a row, by its extremes if it has bounds: no further number meets the whole row.
 
-        def of_each(row: Array) -> Array:
-            least = gpu.by_piece(jnp.min, self.margin(widened(row), slack))
-            return jnp.min(least) if least.ndim else least
-
-        def of_extremes(row: Array) -> Array:
-            # The bounds are compared with the extremes: no further number meets the whole row. Each extreme reads it
-            # anew, since a row of half precision that is widened once for several sums would be stored.
-            row = cpu.opaque(row)
-            ends = [widened(jnp.min(row)) - (self.low - slack)] * (self.low > -INF)
-            ends += [(self.high + slack) - widened(jnp.max(cpu.opaque(row)))] * (self.sharp and self.high < INF)
-            return functools.reduce(jnp.minimum, ends)
-
-        return of_each(row) if self.power or self.above else cpu.instead(of_extremes)(of_each)(row)
+        Each extreme reads it anew, since a row of half precision that is widened once for several sums would be stored.
+        """
+        if self.power or self.above:
+            return jnp.min(self.margin(widened(row), slack))  # pyright: ignore
+        row = cpu.opaque(row)
+        ends = [widened(jnp.min(row)) - (self.low - slack)] * (self.low > -INF)
+        ends += [(self.high + slack) - widened(jnp.max(cpu.opaque(row)))] * (self.sharp and self.high < INF)
+        return functools.reduce(jnp.minimum, ends)
 
     def usable(self, x: Array) -> Array:
         """An option, or some number inside the domain in its place: no formula shall meet one that is outside."""
         low = self.low if self.low > -INF else min(self.high, 1) - 1
         return jnp.where(self.holds(x), x, low + min(1, (self.high - low) / 2))
+
+
+def least_margin(rows: Sequence[tuple[Domain, float]], *xs: Array) -> Array:
+    """That of the entry which is least inside, of rows of one shape, each with its domain and slack."""
+
+    def of_each(*xs: Array) -> Array:
+        margins: Any = [domain.margin(widened(x), slack) for (domain, slack), x in zip(rows, xs, strict=True)]
+        least = gpu.by_piece(jnp.min, functools.reduce(jnp.minimum, margins))
+        return jnp.min(least) if least.ndim else least
+
+    def of_extremes(*xs: Array) -> Array:
+        found = [domain.margin_of_extremes(x, slack) for (domain, slack), x in zip(rows, xs, strict=True)]
+        return functools.reduce(jnp.minimum, found)
+
+    return cpu.instead(of_extremes)(of_each)(*xs)
 
 
 ANY = Domain("a number", infinite=(-INF, INF))

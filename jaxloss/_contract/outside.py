@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract import domains
+from jaxloss._contract.domains import Domain
 from jaxloss._contract.types import Holds
 from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
@@ -46,6 +48,7 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
         loss = formula(*cores, **options)
         if numbers:
             loss = loss + zero_or_nan(least(*at)).astype(loss.dtype)
+        by_entry: dict[Any, list[tuple[Domain, float, Array]]] = {}  # rows that are read together
         for m, h, slack, x in zip(margins, holds, slacks, cores, strict=True):
             if h.domain is domains.LABEL:
                 exist = (x >= 0) & (x < cores[-1].shape[-1])
@@ -53,9 +56,14 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
             elif m and h.core and h.alone and loss.ndim:
                 loss = loss + zero_or_nan(m(jax.lax.stop_gradient(x))).astype(loss.dtype)
             elif m and h.core:
-                least_in_row = h.domain.least_margin(jax.lax.stop_gradient(x), slack)
-                assert least_in_row is not None
-                loss = _nan_in_row(least_in_row, loss, whole=h.outside == "unit")
+                at = jax.lax.stop_gradient(x)
+                if h.outside == "entry":
+                    by_entry.setdefault((x.shape, widened(x).dtype), []).append((h.domain, slack, at))
+                else:
+                    loss = _nan_in_row(domains.least_margin([(h.domain, slack)], at), loss, whole=True)
+        for rows in by_entry.values():
+            least = domains.least_margin([(domain, slack) for domain, slack, _ in rows], *(x for _, _, x in rows))
+            loss = _nan_in_row(least, loss, whole=False)
         return loss
 
     return call
