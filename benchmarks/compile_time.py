@@ -83,7 +83,8 @@ HEAD = (
 def goal(what: str, limit: float, measured: dict[str, dict[str, dict[str, float]]]) -> str:
     ratios = {key: found for key, figures in measured.items() if (found := ratio(figures, "plain", what))}
     within = sum(found <= limit for found in ratios.values())
-    return f"{what} within {limit:g} times the plain formula's: {within} of {len(ratios)}"
+    middle = f", median {statistics.median(ratios.values()):.1f}" if ratios else ""
+    return f"{what} within {limit:g} times the plain formula's: {within} of {len(ratios)}{middle}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

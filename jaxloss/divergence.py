@@ -167,7 +167,7 @@ def total_variation(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **u
     """
 
     def example(q: Array, p: Array) -> Array:
-        return jnp.sum(abs0(p - q)) / 2
+        return row_sum(abs0(p - q)) / 2
 
     return losses(
         example, {"y_true": (y_true, TARGET[False]), "y_pred": (y_pred, PREDICTION[False])}, axis=axis, **units

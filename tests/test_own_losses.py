@@ -95,11 +95,7 @@ def test_a_formula_that_forgets_its_sum():
 @pytest.mark.parametrize(
     ("holds", "domain", "words"),
     [
-        (
-            POSITIVE,
-            POSITIVE,
-            ("y_true is declared by the Domain 'above 0 and finite', expected a Holds.",),
-        ),
+        (POSITIVE, POSITIVE, ("y_true is declared by the Domain 'above 0 and finite', expected a Holds.", "Did you")),
         (NUMBER, (0, 1), ("scale is declared by (0, 1), expected a Domain or Holds.",)),
     ],
 )

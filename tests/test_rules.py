@@ -724,7 +724,7 @@ def option_outside(row: Row, key: str) -> None:
     loss, arrays = jl.LOSSES[row.name], row.make((3,))
     inside, fixed = np.array(KNOBS[key], np.float32), {k: v for k, v in row.options.items() if k != key}
     bad = [*BEYOND_RANGE[key]]
-    try:
+    try:  # what is refused as a constant is outside when it is traced, too
         loss(*arrays, **fixed, **{key: np.inf})
     except ValueError:
         bad.append(np.inf)

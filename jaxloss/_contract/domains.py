@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ class Domain(NamedTuple):
         return jnp.minimum(*ends) if len(ends) == 2 else ends[0] if ends else None
 
     def margin_of_extremes(self, row: Array, slack: float) -> Array:
-        """The least margin of a row, by its extremes if it has bounds: no further number meets the whole row.
+        """The least margin of a row; that of its extremes, if the domain has bounds, so that no number meets all of it.
 
         Each extreme reads it anew, since a row of half precision that is widened once for several sums would be stored.
         """
@@ -92,17 +92,18 @@ class Domain(NamedTuple):
         return jnp.where(self.holds(x), x, low + min(1, (self.high - low) / 2))
 
 
-def least_margin(rows: Sequence[tuple[Domain, float]], *xs: Array) -> Array:
-    """That of the entry which is least inside, of rows of one shape, each with its domain and slack."""
+def least_margin(*rows: tuple[Domain, float, Array]) -> Array:
+    """The margin of the entry that is least inside, among rows of one shape, each with its domain and slack."""
+    domains, slacks, xs = zip(*rows, strict=True)
 
     def of_each(*xs: Array) -> Array:
-        margins: Any = [domain.margin(widened(x), slack) for (domain, slack), x in zip(rows, xs, strict=True)]
+        margins: Any = [domain.margin(widened(x), slack) for domain, slack, x in zip(domains, slacks, xs, strict=True)]
         least = gpu.by_piece(jnp.min, functools.reduce(jnp.minimum, margins))
         return jnp.min(least) if least.ndim else least
 
     def of_extremes(*xs: Array) -> Array:
-        found = [domain.margin_of_extremes(x, slack) for (domain, slack), x in zip(rows, xs, strict=True)]
-        return functools.reduce(jnp.minimum, found)
+        ends = [domain.margin_of_extremes(x, slack) for domain, slack, x in zip(domains, slacks, xs, strict=True)]
+        return functools.reduce(jnp.minimum, ends)
 
     return cpu.instead(of_extremes)(of_each)(*xs)
 

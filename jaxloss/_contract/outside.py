@@ -56,14 +56,13 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
             elif m and h.core and h.alone and loss.ndim:
                 loss = loss + zero_or_nan(m(jax.lax.stop_gradient(x))).astype(loss.dtype)
             elif m and h.core:
-                at = jax.lax.stop_gradient(x)
+                row = h.domain, slack, jax.lax.stop_gradient(x)
                 if h.outside == "entry":
-                    by_entry.setdefault((x.shape, widened(x).dtype), []).append((h.domain, slack, at))
+                    by_entry.setdefault((x.shape, widened(x).dtype), []).append(row)
                 else:
-                    loss = _nan_in_row(domains.least_margin([(h.domain, slack)], at), loss, whole=True)
+                    loss = _nan_in_row(domains.least_margin(row), loss, whole=True)
         for rows in by_entry.values():
-            least = domains.least_margin([(domain, slack) for domain, slack, _ in rows], *(x for _, _, x in rows))
-            loss = _nan_in_row(least, loss, whole=False)
+            loss = _nan_in_row(domains.least_margin(*rows), loss, whole=False)
         return loss
 
     return call

@@ -163,7 +163,7 @@ class Classes(NamedTuple):
 def entropy(row: Row, largest: Array, log_sum: Array) -> Array:
     """-sum_k p_k log p_k, from the normaliser; an excluded class, of logit -inf, adds nothing."""
     below = row.wide - largest
-    return log_sum - jnp.sum(jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below))
+    return log_sum - row_sum(jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below))
 
 
 @jax.custom_jvp
@@ -233,7 +233,7 @@ def sum_below(row: Row, largest: Array, weight: Array | None = None) -> Array:
 @cpu.instead(cpu.sum_below)
 def _sum_below(row: Row, largest: Array, weight: Array | None) -> Array:
     below = row.stored.astype(row.wide.dtype) - largest
-    return jnp.sum(below if weight is None else weight * below)
+    return row_sum(below if weight is None else weight * below)
 
 
 @sum_below.defjvp

@@ -82,13 +82,9 @@ def _each(change: Callable[..., Any], forms: Sequence[_Form]) -> tuple[_Form, ..
     return tuple(form._replace(function=change(form.function)) for form in forms)
 
 
-def _chosen(
-    reference: Callable[..., Any], forms: tuple[_Form, ...], args: Sequence[Any], avals: Any = None
-) -> list[Any]:
-    """avals: of the results, if they are known: else the reference is traced for them."""
-    if avals is None:
-        with current(*args):
-            avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
+def _chosen(reference: Callable[..., Any], forms: tuple[_Form, ...], args: Sequence[Any]) -> list[Any]:
+    with current(*args):
+        avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
     return _choice.bind(*args, reference=reference, forms=forms, avals=avals)
 
 
@@ -105,10 +101,12 @@ def _batched(
         for form in forms
         if form.columns or not any(mapped)
     )
-    known = None
-    if all(map(_plain, args)):
-        known = tuple(ShapedArray((size, *x.shape), x.dtype, weak_type=x.weak_type) for x in avals)
-    return _chosen(jax.vmap(reference, places), forms, args, known), [0] * len(avals)
+    reference, axes = jax.vmap(reference, places), [0] * len(avals)
+    if not all(map(_plain, args)):
+        return _chosen(reference, forms, args), axes
+    # Known from those of one, so that the reference is not traced for them.
+    avals = tuple(ShapedArray((size, *x.shape), x.dtype, weak_type=x.weak_type) for x in avals)
+    return _choice.bind(*args, reference=reference, forms=forms, avals=avals), axes
 
 
 def _plain(x: Any) -> bool:
