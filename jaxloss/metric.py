@@ -29,7 +29,8 @@ from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus, step
 from jaxloss._numerics.rows import joined, over_parts
-from jaxloss._numerics.vectors import distance, distances, half_square, unit, versine, versine_of_units
+from jaxloss._numerics.vectors import distance, distances, half_square, unit
+from jaxloss._numerics.versine import versine, versine_of_units
 from jaxloss._platform import gpu
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (

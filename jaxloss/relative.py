@@ -10,7 +10,8 @@ from jax import Array
 
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import abs0, at_least_tiny, divide, is_constant, lerp, step
-from jaxloss._numerics.vectors import lengths, versine
+from jaxloss._numerics.vectors import lengths
+from jaxloss._numerics.versine import versine
 from jaxloss._platform import unmoved
 from jaxloss.contract import ABOVE_MINUS_1, AT_LEAST_0, NUMBER, NUMBERS, ArrayLike, Holds, Units, loss, losses
 

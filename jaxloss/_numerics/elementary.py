@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
@@ -51,6 +52,18 @@ def saturate(x: Array) -> Array:
 def at_least_tiny(x: Array) -> Array:
     """x, raised to the smallest normal number: what a division by it needs at 0."""
     return jnp.maximum(x, jnp.finfo(x.dtype).tiny)
+
+
+def inverse_unit(size: Array) -> Array:
+    """2 / size to 4 / size, a power of two: no product with it rounds, and the square of the size cannot overflow.
+
+    The exponent of a float is its first bits after the sign, plus a bias. Those of x and of such a number add up to
+    all ones. It is 0 where the size is infinite or NaN.
+    """
+    size = at_least_tiny(jax.lax.stop_gradient(size))
+    bits = jax.lax.bitcast_convert_type(size, jnp.int64 if size.dtype == jnp.float64 else jnp.int32)
+    exponent = np.asarray(np.inf, size.dtype).view(bits.dtype)
+    return jax.lax.bitcast_convert_type(~bits & exponent, size.dtype)
 
 
 def step(x: Array | float, bound: Array | float) -> Array:

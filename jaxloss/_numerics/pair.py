@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._numerics.elementary import angle, at_least_tiny, divide_or_zero, widened
+from jaxloss._numerics.elementary import angle, divide_or_zero, inverse_unit, widened
 from jaxloss._platform import cpu, gpu, tpu
 
 
@@ -39,7 +38,7 @@ def compare(target: Array, box: Array) -> Pair:
     x_ends, y_ends = ((*corners[i::2], *target_corners[i::2]) for i in (0, 1))
     around_w, around_h = _around(*x_ends), _around(*y_ends)
     # Every loss here is that of the same boxes in other units, so the unit may count as a constant.
-    unit = _inverse_unit(jnp.maximum(around_w, around_h))
+    unit = inverse_unit(jnp.maximum(around_w, around_h))
     x, y = _Side.of(x_ends, unit), _Side.of(y_ends, unit)
     around_w, around_h = around_w * unit, around_h * unit
     iou, missed = _agreement(x_ends, y_ends, unit)
@@ -116,18 +115,6 @@ def _around(low: Array, high: Array, target_low: Array, target_high: Array) -> A
     """The length that holds both. In an inverted box the low end is the higher one."""
     highest = _larger(_larger(low, high), _larger(target_low, target_high))
     return highest - _smaller(_smaller(low, high), _smaller(target_low, target_high))
-
-
-def _inverse_unit(size: Array) -> Array:
-    """2 / size to 4 / size, a power of two: no product with it rounds, and the square of the size cannot overflow.
-
-    The exponent of a float is its first bits after the sign, plus a bias. Those of x and of such a number add up to
-    all ones. It is 0 where the size is infinite or NaN.
-    """
-    size = at_least_tiny(jax.lax.stop_gradient(size))
-    bits = jax.lax.bitcast_convert_type(size, jnp.int64 if size.dtype == jnp.float64 else jnp.int32)
-    exponent = np.asarray(np.inf, size.dtype).view(bits.dtype)
-    return jax.lax.bitcast_convert_type(~bits & exponent, size.dtype)
 
 
 class _Side(NamedTuple):
@@ -239,7 +226,7 @@ def _turn(w: Array, h: Array, target_w: Array, target_h: Array) -> Array:
 def _direction(w: Array, h: Array) -> tuple[Array, Array, Array]:
     """The sides in units of (about) the longer one, and the inverse of that unit."""
     point = (w == 0) & (h == 0)
-    unit = jnp.where(point, 0, _inverse_unit(jnp.maximum(w, h)))
+    unit = jnp.where(point, 0, inverse_unit(jnp.maximum(w, h)))
     return w * unit, jnp.where(point, 1, h * unit), unit
 
 

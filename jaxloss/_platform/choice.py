@@ -40,7 +40,11 @@ _known: weakref.WeakKeyDictionary[Any, tuple[Callable[..., Any], tuple[_Form, ..
 
 
 def instead(
-    platforms: Sequence[str], form: Callable[..., Any], rows: bool = False, columns: bool = True
+    platforms: Sequence[str],
+    form: Callable[..., Any],
+    rows: bool = False,
+    columns: bool = True,
+    suits: Callable[[Sequence[Array]], bool] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a form of the same function in its place where the program is for one of these platforms.
 
@@ -50,11 +54,15 @@ def instead(
 
     rows: whether the form takes batches of rows as they are, the rows along the last axis; else it is mapped.
     columns: whether it is also for rows that lie across the axes of their batch, as the classes of images may.
+    suits: whether it is for these arguments, by their types and shapes; None for all.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        def suited(*args: Any) -> Any:
+            return (form if suits is None or suits(jax.tree.leaves(args)) else function)(*args)
+
         reference, forms = _known.get(function, (function, ()))
-        forms = (*forms, *(_Form(name, form, rows, columns) for name in platforms))
+        forms = (*forms, *(_Form(name, suited, rows, columns) for name in platforms))
 
         @functools.wraps(function)
         def call(*args: Any) -> Any:

@@ -35,18 +35,12 @@ instead = functools.partial(choice.instead, ("gpu",))
 def in_double(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`instead`, with a form that gets single precision as double. Of arguments in double there is no such form."""
 
-    def decorate(reference: Callable[..., Any]) -> Callable[..., Any]:
-        def widened(*args: Any) -> Any:
-            leaves = jax.tree.leaves(args)
-            if any(x.dtype != jnp.float32 for x in leaves):
-                return reference(*args)
-            with x64():
-                results = form(*jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.float64), args))
-                return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.float32), results)
+    def widened(*args: Any) -> Any:
+        with x64():
+            results = form(*jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.float64), args))
+            return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.float32), results)
 
-        return instead(widened)(reference)
-
-    return decorate
+    return instead(widened, suits=lambda args: all(x.dtype == jnp.float32 for x in args))
 
 
 def entries(row: Array) -> list[Array]:
