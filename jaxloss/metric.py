@@ -30,8 +30,8 @@ from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus, step
 from jaxloss._numerics.rows import joined, over_parts
 from jaxloss._numerics.vectors import distance, distances, half_square, unit
-from jaxloss._numerics.versine import versine, versine_of_units
-from jaxloss._platform import gpu
+from jaxloss._numerics.versine import units_and_versine, versine
+from jaxloss._platform import gpu, tpu
 from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
@@ -930,9 +930,9 @@ def barlow_twins(
 
     def members(a: Array, b: Array, exists: Array, redundancy: float | Array) -> Array:
         a, b, exists = all_members(a, b, exists, axis_name=axis_name)
-        u, v = unit(_centred(a, exists)), unit(_centred(b, exists))
-        own = jax.vmap(versine_of_units)(u, v)
-        return jnp.sum(own**2) + redundancy * _apart_squares(_products(u, v))
+        by_feature = jax.vmap(units_and_versine, in_axes=1, out_axes=(1, 1, 0))
+        u, v, own = by_feature(_centred(a, exists), _centred(b, exists))
+        return jnp.sum(own**2) + redundancy * _apart_squares(_products(u.T, v.T))
 
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     options = {"redundancy": (redundancy, at_least(0))}
@@ -996,7 +996,7 @@ def vicreg(
         count, d = jnp.sum(exists.astype(a.dtype)), a.shape[-1]
         total = invariance * jnp.sum(jnp.where(exists[..., None], a - b, 0) ** 2) / (jnp.maximum(count, 1) * d)
         for x in (_centred(a, exists), _centred(b, exists)):
-            c = _products(x, x) / jnp.maximum(count - 1, 1)
+            c = _products(x.T, x.T) / jnp.maximum(count - 1, 1)
             spread_out = jnp.sqrt(jnp.diagonal(c) + eps)
             total += variance * jnp.mean(relu0(std - spread_out)) + covariance * _apart_squares(c) / d
         return total
@@ -1008,12 +1008,18 @@ def vicreg(
 
 
 def _centred(x: Array, exists: Array) -> Array:
-    """Each feature of all members, less its mean, as a row: exactly 0 where a feature is the same for all of them."""
-    x, exists = x.reshape(-1, x.shape[-1]).T, exists.reshape(-1)
-    some = jax.lax.stop_gradient(x[:, jnp.argmax(exists)])  # of one member
+    """Each feature of all members, less its mean: exactly 0 where a feature is the same for all of them."""
+    x, exists = x.reshape(-1, x.shape[-1]), exists.reshape(-1, 1)
+    some = _first(x, exists)
     count = jnp.maximum(jnp.sum(exists.astype(x.dtype)), 1)
-    mean = some + jnp.sum(jnp.where(exists, x - some[:, None], 0), axis=-1) / count
-    return jnp.where(exists, x - mean[:, None], 0)
+    mean = some + jnp.sum(jnp.where(exists, x - some, 0), axis=0, keepdims=True) / count
+    return jnp.where(exists, x - mean, 0)
+
+
+@tpu.at_once
+def _first(x: Array, exists: Array) -> Array:
+    """The first member that exists, as a constant."""
+    return jax.lax.stop_gradient(x[jnp.argmax(exists)])[None]
 
 
 def _apart_squares(c: Array) -> Array:

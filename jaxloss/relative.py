@@ -10,8 +10,7 @@ from jax import Array
 
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import abs0, at_least_tiny, divide, is_constant, lerp, step
-from jaxloss._numerics.vectors import lengths
-from jaxloss._numerics.versine import versine
+from jaxloss._numerics.versine import versine, versine_and_lengths
 from jaxloss._platform import unmoved
 from jaxloss.contract import ABOVE_MINUS_1, AT_LEAST_0, NUMBER, NUMBERS, ArrayLike, Holds, Units, loss, losses
 
@@ -214,8 +213,8 @@ def cosine_distance(
     def vectors(y: Array, p: Array, eps: float | Array) -> Array:
         if is_constant(eps, 0):
             return versine(y, p)
-        apart = versine(y, p, measured=True)
-        left = math.prod(size.scaled / jnp.maximum(size.divisor, eps * size.scale) for size in lengths(y, p))
+        apart, *sizes = versine_and_lengths(y, p)
+        left = math.prod(size.scaled / jnp.maximum(size.divisor, eps * size.scale) for size in sizes)
         return (1 - left) + left * apart
 
     inputs = {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, NUMBERS)}

@@ -6,7 +6,6 @@ than single precision, one pass is enough, and is closer.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -27,22 +26,36 @@ from jaxloss._numerics.vectors import (
 from jaxloss._platform import cpu, gpu, tpu
 
 
-def versine(x: Array, y: Array, measured: bool = False) -> Array:
-    """1 - cos(x, y), which is 1 with derivative 0 if one of the vectors is 0.
+def versine(x: Array, y: Array) -> Array:
+    """1 - cos(x, y), which is 1 with derivative 0 if one of the vectors is 0."""
+    return versine_and_lengths(x, y)[0]
 
-    measured: whether the `lengths` are needed besides.
-    """
-    way = _BY_LENGTHS if measured else _AT_ONCE
-    one, other = lengths_as(way.lengths, x, y)
+
+def versine_and_lengths(x: Array, y: Array) -> tuple[Array, Length, Length]:
+    """`versine`, and the lengths of both vectors."""
+    one, other = lengths_as(_AT_ONCE.lengths, x, y)
     extreme = is_extreme(one.itself) | is_extreme(other.itself)
-    value = stop_gradient_where([extreme, extreme], functools.partial(_versine, way), x, y)
-    return jnp.where((one.scaled == 0) | (other.scaled == 0), 1, value)
+    value = stop_gradient_where([extreme, extreme], _versine, x, y)
+    return jnp.where((one.scaled == 0) | (other.scaled == 0), 1, value), one, other
 
 
-def versine_of_units(u: Array, v: Array) -> Array:
-    """`versine` of vectors that are units, or 0."""
-    shorter = jnp.minimum(jnp.max(jnp.abs(u)), jnp.max(jnp.abs(v)))
-    return jnp.where(jax.lax.stop_gradient(shorter) == 0, 1, jnp.sum((u - v) ** 2) / 2)
+def units_and_versine(x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """The vectors over their lengths, where zeros remain, and `versine`, with its derivative by those."""
+    sizes = lengths_as(_AT_ONCE.lengths, x, y)
+    u, v = (jnp.where(size.scaled == 0, 0, size.direction(z)) for size, z in zip(sizes, (x, y), strict=True))
+    nothing = (sizes[0].scaled == 0) | (sizes[1].scaled == 0)
+    return u, v, jnp.where(nothing, 1, _by_units(u, v, x, y))
+
+
+@jax.custom_jvp
+def _by_units(u: Array, v: Array, x: Array, y: Array) -> Array:
+    return _half_square_or_at_once(u, v, x, y)
+
+
+@_by_units.defjvp
+def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    (u, v, _, _), (du, dv, _, _) = primals, tangents
+    return _by_units(*primals), jnp.sum((u - v) * (du - dv))
 
 
 class _Way(NamedTuple):
@@ -55,19 +68,20 @@ class _Way(NamedTuple):
     slopes: Callable[[Array, Array, list[Length], list[Array], list[Array]], list[Array]]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _versine(way: _Way, x: Array, y: Array) -> Array:
-    return way.versine(x, y)
+@jax.custom_jvp
+def _versine(x: Array, y: Array) -> Array:
+    return _AT_ONCE.versine(x, y)
 
 
 @_versine.defjvp
-def _(way: _Way, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    way = _AT_ONCE
     found = cpu.opaque(lengths_as(way.lengths, *primals))
     along = [saved_for_backward(x) for x in way.along(*primals, found)]
     units = [length.unit for length in found]
     slopes = way.slopes(*primals, found, units, along)
     terms = [jnp.sum(slope * (unit * dx)) for slope, unit, dx in zip(slopes, units, tangents, strict=True)]
-    return _versine(way, *primals), terms[0] + terms[1]
+    return _versine(*primals), terms[0] + terms[1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -274,4 +288,8 @@ _AT_ONCE = _Way(
         tpu.instead(twofold, suits=_suits_twofold)(gpu.in_double(double)(form))
         for form, double, twofold in zip(_BY_LENGTHS, _IN_DOUBLE, _IN_TWOFOLD, strict=True)
     )
+)
+
+_half_square_or_at_once = tpu.instead(lambda u, v, x, y: _versine_of_products(x, y), suits=_suits_twofold)(
+    lambda u, v, x, y: jnp.sum((u - v) ** 2) / 2
 )
