@@ -89,7 +89,7 @@ def iou(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     def pair(b: Pair) -> Array:
         return b.missed
 
-    return _of_pairs(pair, y_true, y_pred, **units)
+    return _of_pairs(pair, y_true, y_pred, few=True, **units)
 
 
 @loss
@@ -118,7 +118,7 @@ def iou_log(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Arr
     def pair(b: Pair) -> Array:
         return -log_iou(b)
 
-    return _of_pairs(pair, y_true, y_pred, **units)
+    return _of_pairs(pair, y_true, y_pred, few=True, **units)
 
 
 @loss
@@ -314,7 +314,7 @@ def alpha_iou(
             missed = jnp.where(b.iou > 0, -jnp.expm1(jnp.asarray(power, some.dtype) * some), missed)
         return missed + sum(power0(penalty, power) for penalty in _penalties(b, base))
 
-    return _of_pairs(pair, y_true, y_pred, {"power": (power, POSITIVE)}, **units)
+    return _of_pairs(pair, y_true, y_pred, {"power": (power, POSITIVE)}, few=base == "iou", **units)
 
 
 @loss
@@ -530,14 +530,15 @@ def _of_pairs(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     options: Mapping[str, tuple[Any, Any]] | None = None,
+    few: bool = False,
     **units: Unpack[Units],
 ) -> Array:
-    """The loss of a batch of boxes, from the formula for one pair."""
+    """The loss of a batch of boxes, from the formula for one pair. few: whether that reads the IoU alone."""
 
     def example(target: Array, box: Array, **options: Any) -> Array:
         if box.shape != (4,):
             raise ValueError(f"{current_loss()}: the last axis must hold x1, y1, x2, y2, but its size is {box.size}.")
-        return formula(compare(target, box), **options)
+        return formula(compare(target, box, few), **options)
 
     return losses(example, {"y_true": (y_true, CORNERS), "y_pred": (y_pred, CORNERS)}, options=options, **units)
 
