@@ -17,7 +17,7 @@ from jaxloss._numerics import rows
 from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
 from jaxloss._numerics.elementary import divide, is_constant, log_probability
 from jaxloss._numerics.rows import Row, Targets, smoothed, zero_at_zero
-from jaxloss._platform import apart, cpu
+from jaxloss._platform import apart, cpu, gpu
 
 
 class Scores(Protocol):
@@ -55,9 +55,7 @@ class Logits:
         return rows.surprisal(self.row, label)
 
     def mean_surprisal(self, weight: Array | None) -> Array:
-        largest, log_sum = rows.normaliser(self.row)
-        mean_weight = 1 if weight is None else jnp.mean(weight)
-        return log_sum * mean_weight - rows.sum_below(self.row, largest, weight) / self.size
+        return _mean_surprisal(self.row, weight)
 
     def cross_entropy(self, y: Array, label_smoothing: float | Array, weight: Array | None) -> Array:
         a = None if is_constant(label_smoothing, 0) else jnp.asarray(label_smoothing, self.row.wide.dtype)
@@ -70,6 +68,19 @@ class Logits:
         logsumexp = largest + log_sum
         # A product, not a square, whose derivative would overflow for the largest logits.
         return c * logsumexp * logsumexp
+
+
+def _mean_surprisal_at_once(row: Row, weight: Array | None) -> Array:
+    # In the pass of the logsumexp, joined of parts: `--only "sparse_cce logits smooth"` says 0.67 without and 0.34 with
+    # it. A TPU takes both sums in one pass anyhow, and with a gradient twice as long for what is joined.
+    return rows.cross_entropy(Targets(jnp.full_like(row.wide, 1 / row.size), None, weight), row)
+
+
+@gpu.instead(_mean_surprisal_at_once, columns=False)
+def _mean_surprisal(row: Row, weight: Array | None) -> Array:
+    largest, log_sum = rows.normaliser(row)
+    mean_weight = 1 if weight is None else jnp.mean(weight)
+    return log_sum * mean_weight - rows.sum_below(row, largest, weight) / row.size
 
 
 class Probabilities:
