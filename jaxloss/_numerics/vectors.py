@@ -47,6 +47,10 @@ class Length(NamedTuple):
         # the difference of equal vectors would not be 0.
         return jnp.maximum(x * self.scale / self.divisor, -2)
 
+    def unit_vector(self, x: Array) -> Array:
+        """The vector over its length; zeros remain, with derivative 0."""
+        return jnp.where(self.scaled == 0, 0, self.direction(x))
+
 
 def _fit(square: Array, middling: Any, small: Any, large: Any) -> Array:
     """What belongs to a vector of this squared length."""
@@ -81,7 +85,7 @@ def lengths_in_double(*vectors: Array) -> list[Length]:
 
 @gpu.in_double(lengths_in_double)
 @cpu.instead(_lengths_by_largest)
-def lengths_apart(*vectors: Array) -> list[Length]:
+def lengths_of_each(*vectors: Array) -> list[Length]:
     # To scale by the largest entry would take a pass of its own. So the squares are summed at three scales in one, and
     # what is taken is the sum that lies far from both ends.
     dtype = vectors[0].dtype
@@ -115,14 +119,14 @@ def _(form: Form, primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tu
 
 def lengths(*vectors: Array) -> list[Length]:
     """The length of each of these vectors."""
-    return lengths_as(lengths_apart, *vectors)
+    return lengths_as(lengths_of_each, *vectors)
 
 
 @jax.vmap
 def unit(x: Array) -> Array:
     """The rows over their lengths; zeros remain, with derivative 0."""
     (length,) = lengths(x)
-    return jnp.where(length.scaled == 0, 0, length.direction(x))
+    return length.unit_vector(x)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from jaxloss._numerics.twofold import Twofold, halves
 from jaxloss._numerics.vectors import (
     Length,
     is_extreme,
-    lengths_apart,
     lengths_as,
     lengths_in_double,
+    lengths_of_each,
     rescaled,
 )
 from jaxloss._platform import cpu, gpu, tpu
@@ -41,15 +41,14 @@ def versine_and_lengths(x: Array, y: Array) -> tuple[Array, Length, Length]:
 
 def units_and_versine(x: Array, y: Array) -> tuple[Array, Array, Array]:
     """The vectors over their lengths, where zeros remain, and `versine`, with its derivative by those."""
-    sizes = lengths_as(_AT_ONCE.lengths, x, y)
-    u, v = (jnp.where(size.scaled == 0, 0, size.direction(z)) for size, z in zip(sizes, (x, y), strict=True))
-    nothing = (sizes[0].scaled == 0) | (sizes[1].scaled == 0)
-    return u, v, jnp.where(nothing, 1, _by_units(u, v, x, y))
+    one, other = lengths_as(_AT_ONCE.lengths, x, y)
+    u, v = one.unit_vector(x), other.unit_vector(y)
+    return u, v, jnp.where((one.scaled == 0) | (other.scaled == 0), 1, _by_units(u, v, x, y))
 
 
 @jax.custom_jvp
 def _by_units(u: Array, v: Array, x: Array, y: Array) -> Array:
-    return _half_square_or_at_once(u, v, x, y)
+    return _half_square(u, v, x, y)
 
 
 @_by_units.defjvp
@@ -89,7 +88,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def _versine_of_units(x: Array, y: Array) -> Array:
-    one, other = lengths_as(lengths_apart, x, y)
+    one, other = lengths_as(lengths_of_each, x, y)
     return _half_square_between(one.direction(x), other.direction(y))
 
 
@@ -110,7 +109,7 @@ def _slopes_of_units(x: Array, y: Array, found: list[Length], units: list[Array]
     return [step / length.divisor_in(unit) for step, length, unit in zip(steps, found, units, strict=True)]
 
 
-_BY_LENGTHS = _Way(lengths_apart, _versine_of_units, _along_units, _slopes_of_units)
+_BY_LENGTHS = _Way(lengths_of_each, _versine_of_units, _along_units, _slopes_of_units)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -290,6 +289,8 @@ _AT_ONCE = _Way(
     )
 )
 
-_half_square_or_at_once = tpu.instead(lambda u, v, x, y: _versine_of_products(x, y), suits=_suits_twofold)(
-    lambda u, v, x, y: jnp.sum((u - v) ** 2) / 2
-)
+
+@tpu.instead(lambda u, v, x, y: _versine_of_products(x, y), suits=_suits_twofold)
+def _half_square(u: Array, v: Array, x: Array, y: Array) -> Array:
+    """Of the step between the unit vectors u and v of x and y."""
+    return jnp.sum((u - v) ** 2) / 2

@@ -4,7 +4,7 @@
    sum of doubles needs no scale against overflow, and loses nothing to cancellation that a float would hold. So what
    takes one pass for the lengths of vectors and another one for their angle elsewhere is one pass there (`in_double`):
    `python -m benchmarks.accelerators --target h100 --only cosine` without and with it says 2.0 and 1.0; and lengths of
-   columns take one sum in place of three (`--only barlow`, 1.9 and 1.4). Cards with one unit for doubles to 32 or 64
+   columns take one sum in place of three (`--only barlow`, 1.9 and 1.3). Cards with one unit for doubles to 32 or 64
    for floats take about as long for it as for two passes.
 2. What two sums share, or a sum and the derivative, its compiler computes once and stores if it is not cheap, be it
    larger than all that it is made of: the comparisons of any two items of a list, the exponentials of a row. So each
