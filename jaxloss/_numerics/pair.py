@@ -75,7 +75,8 @@ def _entries(row: Array) -> list[Array]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _corners(few: bool, row: Array) -> list[Array]:
-    # Of wide numbers the IoU is one kernel, on a TPU, too.
+    # The IoU alone is one kernel on a TPU, too, unless numbers are widened first: in float32 `--only "^iou 65536"` says
+    # 1.33 with and 1.07 without arrays of their own; in bfloat16 0.72 with and 1.05 without them.
     return (_entries if few and row.dtype.itemsize > 2 else tpu.at_once(_entries))(row)
 
 

@@ -33,7 +33,7 @@ class Length(NamedTuple):
 
     @property
     def unit(self) -> Array:
-        """The power of two, times which the length is 2 to 4: a scale that leaves no range to the square."""
+        """The power of two that takes the length to between 2 and 4, or as near as such a float can."""
         tiny = float(jnp.finfo(self.scale.dtype).tiny)
         return jnp.clip(inverse_unit(self.scaled) * jax.lax.stop_gradient(self.scale), tiny, 1 / tiny)
 

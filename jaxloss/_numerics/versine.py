@@ -36,14 +36,19 @@ def versine_and_lengths(x: Array, y: Array) -> tuple[Array, Length, Length]:
     one, other = lengths_as(_AT_ONCE.lengths, x, y)
     extreme = is_extreme(one.itself) | is_extreme(other.itself)
     value = stop_gradient_where([extreme, extreme], _versine, x, y)
-    return jnp.where((one.scaled == 0) | (other.scaled == 0), 1, value), one, other
+    return _or_one(value, one, other), one, other
 
 
 def units_and_versine(x: Array, y: Array) -> tuple[Array, Array, Array]:
     """The vectors over their lengths, where zeros remain, and `versine`, with its derivative by those."""
     one, other = lengths_as(_AT_ONCE.lengths, x, y)
     u, v = one.unit_vector(x), other.unit_vector(y)
-    return u, v, jnp.where((one.scaled == 0) | (other.scaled == 0), 1, _by_units(u, v, x, y))
+    return u, v, _or_one(_by_units(u, v, x, y), one, other)
+
+
+def _or_one(value: Array, one: Length, other: Length) -> Array:
+    """1 if one of the vectors has no direction."""
+    return jnp.where((one.scaled == 0) | (other.scaled == 0), 1, value)
 
 
 @jax.custom_jvp
@@ -161,7 +166,8 @@ _IN_DOUBLE = _Way(
 # ---------------------------------------------------------------------------------------------------------------------
 # In twice single precision, for a TPU
 
-# It has no doubles, but computes with two floats for a number as fast as it reads the vectors. With them
+# It has no doubles, but by its compiler's estimate two floats for a number take it no longer than reading the vectors.
+# With them
 #     1 - cos = sin^2 / (1 + cos)   where   sin^2 = (|x|^2 |y|^2 - (x.y)^2) / (|x|^2 |y|^2)
 # is wrong by some 1e-14, and 0 for equal vectors. Their exponents are those of single precision: so each entry is
 # scaled as it is read, and where two parts of a row join, the larger one sets the scale.
@@ -170,7 +176,10 @@ _LARGE, _SCALE = 2.0**40, 2.0**80
 
 
 class _Scaled(NamedTuple):
-    """Of parts of a row: the scale that their largest entry has, 1 or so much up or down, and its inverse."""
+    """Of a part of a row: the scale of its largest entry, which is 1 or a step up or down.
+
+    The inverse is kept beside it, so that joining parts takes no quotient.
+    """
 
     scale: Array
     inverse: Array
@@ -200,6 +209,7 @@ class _Parts(NamedTuple):
     @classmethod
     def of(cls, x: Array, y: Array) -> _Parts:
         """Of whole rows, in one pass."""
+        # Written out: a start that is computed, as that of an entry of 0, gives NaN for rows spread over devices.
         most = _Scaled(*(jnp.asarray(number, x.dtype) for number in (_SCALE, 1 / _SCALE)))
         nothing = Twofold(*jnp.zeros((2,), x.dtype))
         start = cls(most, most, nothing, nothing, nothing)
