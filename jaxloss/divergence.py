@@ -6,6 +6,7 @@ number, so finite, and its derivative is exact down to 1e-12 and bounded there, 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, NamedTuple, TypeAlias, Unpack
 
 import jax
@@ -15,8 +16,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, exp_rest, log_probability
-from jaxloss._numerics.rows import Row, exp_sum, normaliser, row_sum, sum_of
-from jaxloss._platform import apart
+from jaxloss._numerics.rows import Row, exp_sum, exp_sum_alone, normaliser, row_sum, sum_of
+from jaxloss._platform import apart, gpu
 from jaxloss.contract import (
     DISTRIBUTION,
     FRACTION,
@@ -211,7 +212,7 @@ def distillation(
 
     def example(teacher: Array, student: Array, temperature: float | Array) -> Array:
         t = jnp.asarray(temperature, student.dtype)
-        return t**2 * _kl_of_logits(_scaled(teacher, t), _scaled(student, t))
+        return t**2 * _kl_of_logits(True, _scaled(teacher, t), _scaled(student, t))
 
     inputs = {"y_true": (y_true, Holds("number", LOGIT, core=1)), "y_pred": (y_pred, Holds("score", LOGIT, core=1))}
     return losses(example, inputs, options={"temperature": (temperature, at_least(1e-6))}, axis=axis, **units)
@@ -310,12 +311,13 @@ def _scaled(logits: Array, t: Array) -> Array:
 #     log(sum q exp(x)) - sum q x  =  log(1 + u) - (u - A)  =  A - (u - log(1 + u)).
 
 
-@jax.custom_jvp
-def _kl_of_logits(a: Array, b: Array) -> Array:
-    return _kl_and_offset(a, b)[0]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _kl_of_logits(alone: bool, a: Array, b: Array) -> Array:
+    """Alone is a value that is not differentiated."""
+    return (_kl_alone if alone else _kl_and_offset)(a, b)[0]
 
 
-def _kl_of_logits_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+def _kl_of_logits_jvp(alone: bool, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     a, b = primals
     kl, offset = map(saved_for_backward, _kl_and_offset(a, b))
     q, x, gain, _ = _compared(a, b, _sums(a, b), offset)
@@ -325,7 +327,7 @@ def _kl_of_logits_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -
     if not isinstance(tangents[0], SymbolicZero):
         above_mean = jnp.where(jnp.isneginf(x), 0, x + kl)  # with an infinite x, kl is infinite too
         slope -= jnp.sum(q * above_mean * tangents[0])
-    return _kl_of_logits(a, b), slope
+    return _kl_of_logits(False, a, b), slope
 
 
 _kl_of_logits.defjvp(_kl_of_logits_jvp, symbolic_zeros=True)
@@ -340,9 +342,18 @@ def _sums(a: Array, b: Array) -> _Sums:
 
 def _kl_and_offset(a: Array, b: Array) -> tuple[Array, Array]:
     """The divergence, and log(1 + u)."""
-    sums, nothing = _sums(a, b), jnp.zeros_like(a, shape=())
-    total = row_sum(_compared(a, b, sums, nothing, use=1).excess)
-    u = row_sum(_compared(a, b, sums, nothing, use=2).gain)
+    return _kl_by(_sums(a, b), a, b)
+
+
+@gpu.in_one_kernel(lambda a, b: _kl_by((exp_sum_alone(Row.of(a)), exp_sum_alone(Row.of(b))), a, b, again=False))
+def _kl_alone(a: Array, b: Array) -> tuple[Array, Array]:
+    return _kl_and_offset(a, b)
+
+
+def _kl_by(sums: _Sums, a: Array, b: Array, again: bool = True) -> tuple[Array, Array]:
+    nothing = jnp.zeros_like(a, shape=())
+    total = row_sum(_compared(a, b, sums, nothing, use=1, again=again).excess)
+    u = row_sum(_compared(a, b, sums, nothing, use=2, again=again).gain)
     rest = jnp.where(jnp.abs(u) < 1e-3, u * u * (1 / 2 - u / 3), u - jnp.log1p(u))
     return total - rest, jnp.log1p(u)
 
@@ -356,16 +367,21 @@ class _Compared(NamedTuple):
     excess: Array  # p - q - q x
 
 
-def _compared(a: Array, b: Array, sums: _Sums, offset: Array, use: int = 0) -> _Compared:
-    """use: a number for each of several sums of terms, each of which computes its own."""
+def _compared(a: Array, b: Array, sums: _Sums, offset: Array, use: int = 0, again: bool = True) -> _Compared:
+    """use: a number for each of several sums of terms, each of which computes its own.
+
+    again: whether the rows are read again for it.
+    """
     excluded = jnp.isneginf(a)
     (m_a, e_a), (m_b, e_b) = sums
-    # On a GPU both sums are one pass, and the derivative, which has an offset, is another one.
-    a, b = (apart(apart(x, 1 + e + offset * offset, "gpu"), 1 + e + use, "cpu") for x, e in ((a, e_a), (b, e_b)))
-    q, p = jnp.exp(a - m_a) * (1 / (1 + e_a)), jnp.exp(b - m_b) * (1 / (1 + e_b))
+    if again:
+        # On a GPU both sums are one pass, and the derivative, which has an offset, is another one.
+        a, b = (apart(apart(x, 1 + e + offset * offset, "gpu"), 1 + e + use, "cpu") for x, e in ((a, e_a), (b, e_b)))
     # Each below its own maximum: exact near it, and no difference of the two overflows.
-    below_a, below_b = _zero_if_infinite(a) - m_a, jnp.where(excluded, 0, b) - m_b
-    x = jnp.where(excluded, 0, (below_b - below_a) - ((jnp.log1p(e_b) - jnp.log1p(e_a)) + offset))
+    below_a, below_b = a - m_a, b - m_b
+    q, p = jnp.exp(below_a) * (1 / (1 + e_a)), jnp.exp(below_b) * (1 / (1 + e_b))
+    gap = jnp.where(excluded, 0, below_b) - jnp.where(excluded, 0, below_a)
+    x = jnp.where(excluded, 0, gap - ((jnp.log1p(e_b) - jnp.log1p(e_a)) + offset))
     # Where the two are close, exp(x) - 1 - x is a series, so cheap that two sums of it share nothing that is stored.
     close = (jnp.abs(x) < 0.5) & ~excluded
     small = jnp.where(close, x, 0)

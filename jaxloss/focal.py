@@ -29,7 +29,7 @@ from jaxloss._numerics.elementary import (
     power_series,
     saturate,
 )
-from jaxloss._numerics.rows import Classes, Row, exp_sum, row_sum, smoothed, surprisal, zero_at_zero
+from jaxloss._numerics.rows import Classes, Row, exp_sum, exp_sum_alone, row_sum, smoothed, surprisal, zero_at_zero
 from jaxloss._numerics.scores import Probabilities, weight_of
 from jaxloss._platform import apart, cpu
 from jaxloss.contract import (
@@ -531,7 +531,7 @@ def _over_classes(rule: _Rule, y: Array, scores: Array, option: float | Array, f
     row = Row.of(scores)
     option = jnp.asarray(option, row.wide.dtype)
     if from_logits:
-        return _over_logits(rule, y, row, option)
+        return _over_logits(rule, True, y, row, option)
 
     return Probabilities(row).total(lambda p, y, option: y * _of_probability(rule, p, option), y, option)
 
@@ -574,17 +574,18 @@ def _classes(p: Array) -> Classes:
     return Classes(-log_probability(p), p, 1 - p)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _over_logits(rule: _Rule, y: Array, row: Row, option: Array) -> Array:
-    """A class without weight may have the logit -inf."""
-    return row_sum(zero_at_zero(y, rule.f(Classes.at(row.wide, *exp_sum(row)), option)))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _over_logits(rule: _Rule, alone: bool, y: Array, row: Row, option: Array) -> Array:
+    """A class without weight may have the logit -inf. Alone is a value that is not differentiated."""
+    sums = (exp_sum_alone if alone else exp_sum)(row)
+    return row_sum(zero_at_zero(y, rule.f(Classes.at(row.wide, *sums), option)))
 
 
 @functools.partial(_over_logits.defjvp, symbolic_zeros=True)
-def _(rule: _Rule, primals: tuple[Array, Row, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
+def _(rule: _Rule, _: bool, primals: tuple[Array, Row, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
     y, row, option = primals
     dy, d_row, d_option = tangents
-    value = _over_logits(rule, y, row, option)
+    value = _over_logits(rule, False, y, row, option)
     sums, slope = exp_sum(row), jnp.zeros_like(value)
     if not isinstance(dy, SymbolicZero):
         classes = Classes.at(row.wide, *sums)

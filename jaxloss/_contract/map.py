@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ from jaxloss._contract.types import (
     widen,
 )
 from jaxloss._numerics.derivatives import SAVED
-from jaxloss._platform import cpu, mesh
+from jaxloss._platform import cpu, gpu, mesh
 
 PER_CLASS = Holds(core=1)
 
@@ -137,6 +138,8 @@ def losses(
     if 0 in frame.set_shape:
         return reduce(jnp.zeros(frame.units, dtype), weights, jnp.zeros(frame.units, bool), reduction)
 
+    entries_of_unit = max(math.prod((*frame.set_shape, *entry.core)) for entry in given)
+
     def example(*arrays: Array) -> Array:
         cores, tuned = arrays[: len(given)], arrays[len(given) :]
         return with_tuned(inside(*cores, **by_name(tuned)), tuned)
@@ -146,6 +149,8 @@ def losses(
             allowed = knob.domain.holds(x)
             loss = jnp.where(jnp.all(allowed) if knob.per_class else allowed, loss, jnp.nan)
         loss = loss.astype(dtype)
+        # Of short rows, such as boxes, the losses would be much to store.
+        loss = gpu.end_row(loss) if entries_of_unit >= 64 else loss
         return cpu.end_loop(loss) if long else loss
 
     def unit(exists: Array | None, *arrays: Array) -> Array:

@@ -91,25 +91,28 @@ def _exp_sum_at_once(row: Row) -> Part:
     return largest, jnp.maximum(excess, 0)
 
 
-@cpu.instead(cpu.exp_sum, rows=True)
-def _exp_sum_in_turn(row: Row) -> Part:
+def _exp_sum_by(sums: Callable[[list[Array]], list[Array]], row: Row) -> Part:
     z = row.wide
     # A row of -inf has a finite maximum too, and its exponentials are 0.
-    largest = jax.lax.stop_gradient(jnp.max(jnp.maximum(z, -jnp.finfo(z.dtype).max)))
+    largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(z), -jnp.finfo(z.dtype).max))
     below = z - largest
     small, at_top = jnp.exp(below), (below == 0).astype(z.dtype)
     # Of a row that is computed, and not read from memory, the compiler may compute the largest entry twice and round it
     # differently. Then none is at the top, and it is among the others. A row of -inf has neither.
-    others, top = _sums([small * (1 - at_top), small * at_top])
+    others, top = sums([small * (1 - at_top), small * at_top])
     excess = others + (top - 1)
     return largest, jnp.where(excess < 0, 0, excess)
 
 
-@gpu.instead(tpu.sums)
-def _sums(terms: list[Array]) -> list[Array]:
-    """Of one computation of the row: what is at the top for one sum is at the top for the other."""
-    # On a TPU both are in the kernel that multiplies, and so of one computation; as one sum they would not be in it.
+def _each_sum(terms: list[Array]) -> list[Array]:
     return [jnp.sum(x) for x in terms]
+
+
+@cpu.instead(cpu.exp_sum, rows=True)
+def _exp_sum_in_turn(row: Row) -> Part:
+    # Both sums are of one computation of the row: what is at the top for one is at the top for the other. On a TPU both
+    # are in the kernel that multiplies; as one sum they would not be in it.
+    return _exp_sum_by(gpu.instead(tpu.sums)(_each_sum), row)
 
 
 _exp_sum = accelerated(_exp_sum_at_once)(_exp_sum_in_turn)
@@ -119,6 +122,12 @@ def exp_sum(row: Row) -> tuple[Array, Array]:
     """m and e, saved for the derivative. The logsumexp does not depend on where it is split: m counts as a constant."""
     largest, excess = _exp_sum_ruled(row)
     return saved_for_backward(largest), saved_for_backward(excess)
+
+
+@gpu.in_one_kernel(functools.partial(_exp_sum_by, _each_sum))
+def exp_sum_alone(row: Row) -> Part:
+    """m and e for a value that is not differentiated, of rows that are read again for it."""
+    return _exp_sum(row)
 
 
 @jax.custom_jvp

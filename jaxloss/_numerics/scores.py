@@ -5,6 +5,7 @@ Scores are logits or probabilities. Both answer the same questions, so that a lo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -137,8 +138,7 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
     derivative finds it by a pass of its own.
     """
 
-    @jax.custom_jvp
-    def total_of(row: Row, *others: Array) -> Array:
+    def by_shares(row: Row, *others: Array) -> Array:
         size, (full, total) = row.size, _total(row)
 
         def of_entries(x: Array, full: Array, total: Array, *others: Array) -> Array:
@@ -146,12 +146,23 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
 
         return rows.sum_of(of_entries)(row.again(), full, total, *others)
 
+    @gpu.in_one_kernel
+    def in_one_kernel(row: Row, *others: Array) -> Array:
+        x, tiny = row.wide, jnp.finfo(row.wide.dtype).tiny
+        # A positive sum, scaled, is above the least normal number, which stands in for 0.
+        p, uniform = (x * 2.0**64) / jnp.maximum(jnp.sum(x) * 2.0**64, tiny), jnp.full_like(x, 1 / row.size)
+        return jnp.where(jnp.max(p) > 0, jnp.sum(term(p, *others)), jnp.sum(term(uniform, *others)))
+
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def total_of(alone: bool, row: Row, *others: Array) -> Array:
+        return (in_one_kernel(by_shares) if alone else by_shares)(row, *others)
+
     def moved_by(dp: Array, p: Array, *others: Array) -> Array:
         return jax.jvp(lambda p: term(p, *others), (p,), (dp,))[1]
 
-    def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    def rule(_: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         (row, *others), (d_row, *d_others) = primals, tangents
-        value = total_of(row, *others)
+        value = total_of(False, row, *others)
         moved = jnp.zeros_like(value)
         if not isinstance(d_row.wide, SymbolicZero):
             full, total = _total(row)
@@ -174,7 +185,7 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
         return value, moved
 
     total_of.defjvp(rule, symbolic_zeros=True)
-    return total_of
+    return functools.partial(total_of, True)
 
 
 def _total(row: Row) -> tuple[Array, Array]:
