@@ -311,6 +311,7 @@ def approx_ndcg(
 
     def items(z: Array, row: _Items, temperature: float | Array) -> Array:
         places, gains, ideal = _ideal(row)
+        z = jnp.where(row.exists, z, -LARGEST)  # no item ranks behind one that does not exist
         return _approx_ndcg(z, _for_items(temperature, z), row, places, divide_or_zero(gains, ideal))
 
     options = {"temperature": (temperature, POSITIVE)}
@@ -389,7 +390,7 @@ def _of_lists(
 
     def items(y: Array, *rest: Array, exists: Array, **options: Any) -> Array:
         y, exists, *ids, z = all_members(y, exists, *rest)
-        row = _Items(jax.lax.stop_gradient(y), exists, jnp.arange(z.size), *ids)
+        row = _Items(jnp.where(exists, jax.lax.stop_gradient(y), jnp.nan), exists, jnp.arange(z.size), *ids)
         return formula(z, row, **options)
 
     inputs = {"y_true": (y_true, relevances), "y_pred": (y_pred, SCORES)}
@@ -441,7 +442,10 @@ def _numbered(segments: Array) -> Array:
 
 
 class _Items(NamedTuple):
-    """The items of a row of lists."""
+    """The items of a row of lists.
+
+    y: relevances; NaN for an item that does not exist, so that no comparison with it is true.
+    """
 
     y: Array
     exists: Array
@@ -450,7 +454,7 @@ class _Items(NamedTuple):
 
     def apart(self, n: int) -> _Items:
         """The same, so that no comparison of relevances that another reduction makes is shared."""
-        return self._replace(y=apart(self.y, n, "cpu", "gpu"), exists=apart(self.exists, n, "cpu", "gpu"))
+        return self._replace(y=apart(self.y, n, "cpu", "gpu"))
 
 
 def _each(reduce: Callable[..., Array], term: Callable[[Any, Any], Array], row: _Items, **more: Array | None) -> Array:
@@ -462,18 +466,17 @@ def _each(reduce: Callable[..., Array], term: Callable[[Any, Any], Array], row: 
     return reduce(term(i, j), axis=1)
 
 
-def _together(i: Any, j: Any) -> Array:
-    """Whether both exist, in the same list."""
-    both = i.exists & j.exists
-    return both & (i.list == j.list) if hasattr(i, "list") else both
+def _together(i: Any, j: Any, compared: Any = True) -> Any:
+    """Whether two items are of the same list, and compare so."""
+    return compared & (i.list == j.list) if hasattr(i, "list") else compared
 
 
 def _pair(i: Any, j: Any) -> Array:
-    return (i.y > j.y) & _together(i, j)
+    return _together(i, j, i.y > j.y)
 
 
 def _equal(i: Any, j: Any) -> Array:
-    return (i.y == j.y) & _together(i, j)
+    return _together(i, j, i.y == j.y)
 
 
 def _total(x: Array, row: _Items) -> Array:
@@ -532,11 +535,11 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
     z, margin, row, worth = primals
 
     def by_score(k: Any, j: Any) -> Array:
-        side = jnp.sign(k.y - j.y)
+        side = jnp.sign(k.finite - j.finite)
         first = jnp.where(side > 0, k.margin, j.margin) if margin is not None else None
         ahead = side * (k.z - j.z)
         slope = jax.jvp(lambda ahead: cost(ahead, first), (ahead,), (jnp.ones_like(ahead),))[1]
-        return jnp.where(_together(k, j) & (k.y != j.y), _priced(side * slope, k, j), 0)
+        return jnp.where(_together(k, j, jnp.abs(k.y - j.y) > 0), _priced(side * slope, k, j), 0)
 
     def by_margin(i: Any, j: Any) -> Array:
         ahead = i.z - j.z
@@ -544,7 +547,9 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
         slope = jax.jvp(lambda margin: cost(ahead, margin), (margins,), (jnp.ones_like(margins),))[1]
         return jnp.where(_pair(i, j), _priced(slope, i, j), 0)
 
-    slope = _each(jnp.sum, by_score, row, z=z, margin=margin, **worth) * tangents[0]
+    # A NaN among the sides, times 0, would be one of the second derivative.
+    finite = jnp.where(row.exists, row.y, 0)
+    slope = _each(jnp.sum, by_score, row, z=z, margin=margin, finite=finite, **worth) * tangents[0]
     if margin is not None:
         slope += _each(jnp.sum, by_margin, row, z=z, margin=margin, **worth) * tangents[1]
     return _over_pairs(cost, *primals), _total(slope, row)
@@ -576,16 +581,18 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array
 
 def _odds(i: Any, j: Any) -> Array:
     """What j is weighed by when i is drawn: exp(z_j - m), with m the largest score that is left."""
-    left = _together(i, j) & (j.y <= i.y)
-    return jnp.where(j.y == i.y, i.share, 1) * jnp.exp(jnp.where(left, j.z - i.top, -jnp.inf))
+    return jnp.where(j.y == i.y, i.share, 1) * jnp.exp(jnp.where(_is_left(i, j), j.z - i.top, -jnp.inf))
+
+
+def _is_left(i: Any, j: Any) -> Array:
+    """Whether j is there when i is drawn."""
+    return _together(i, j, j.y <= i.y)
 
 
 def _left(z: Array, row: _Items, share: Array) -> tuple[Array, Array]:
     """When an item is drawn: the largest score m that is left, and the sum of exp(z - m)."""
     constant = jax.lax.stop_gradient(z)
-    top = _each(
-        jnp.max, lambda i, j: jnp.where(_together(i, j) & (j.y <= i.y), j.z, -LARGEST), row.apart(2), z=constant
-    )
+    top = _each(jnp.max, lambda i, j: jnp.where(_is_left(i, j), j.z, -LARGEST), row.apart(2), z=constant)
     total = _each(jnp.sum, _odds, row.apart(3), z=z, share=share, top=top)
     return top, jnp.where(row.exists, total, 1)
 
@@ -609,7 +616,8 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array
     growth = jax.jvp(lambda behind: gains * _lost(behind, places), (behind,), (jnp.ones_like(behind),))[1]
 
     def by_score(k: Any, j: Any) -> Array:
-        return jnp.where(_together(k, j), j.growth * _turn(j, k)[1] - k.growth * _turn(k, j)[1], 0)
+        # Of an item and itself it is 0 either way. What is selected is summed as it is found, and not stored first.
+        return jnp.where(_together(k, j, k.place != j.place), j.growth * _turn(j, k)[1] - k.growth * _turn(k, j)[1], 0)
 
     def by_temperature(i: Any, j: Any) -> Array:
         ahead, slope = _turn(i, j)
@@ -634,7 +642,7 @@ def _behind(z: Array, temperature: Array, row: _Items) -> Array:
     def term(i: Any, j: Any) -> Array:
         side = jnp.where(_before(j, i), -1, 1).astype(z.dtype)
         ahead = jnp.clip(side * (j.z - i.z), -1000 * i.temperature, 1000 * i.temperature)
-        return jnp.where(_together(i, j) & (i.place != j.place), side * sigmoid(ahead / i.temperature), 0)
+        return jnp.where(_together(i, j, i.place != j.place), side * sigmoid(ahead / i.temperature), 0)
 
     return _each(jnp.sum, term, row.apart(1), z=z, temperature=temperature)
 
@@ -647,7 +655,7 @@ def _lost(behind: Array, places: Array) -> Array:
 
 def _before(i: Any, j: Any) -> Array:
     """Whether i should stand before j."""
-    return _together(i, j) & ((i.y > j.y) | ((i.y == j.y) & (i.place < j.place)))
+    return _together(i, j, (i.y > j.y) | ((i.y == j.y) & (i.place < j.place)))
 
 
 def _ideal(row: _Items) -> tuple[Array, Array, Array]:
@@ -660,8 +668,8 @@ def _ideal(row: _Items) -> tuple[Array, Array, Array]:
     if row.list is None:
         top = jnp.broadcast_to(jnp.max(jnp.where(row.exists, y, 0)), y.shape)
     else:
-        top = _each(jnp.max, lambda i, j: jnp.where(_together(i, j), j.y, 0), row)
-    y = jnp.minimum(y, top)  # of items that do not exist
+        top = _each(jnp.max, lambda i, j: jnp.where(_together(i, j, j.y > 0), j.y, 0), row)
+    y = jnp.where(row.exists, y, 0)
     shares = divide_or_zero(-jnp.expm1(-math.log(2) * y), -jnp.expm1(-math.log(2) * top))
     gains = jnp.where(row.exists, jnp.exp2(y - top) * shares, 0)
     ideal = _total(gains / jnp.log2(1 + places), row)
@@ -670,8 +678,9 @@ def _ideal(row: _Items) -> tuple[Array, Array, Array]:
 
 def _discounts(z: Array, row: _Items) -> tuple[Array, Array]:
     """1 / log2(1 + rank), of equal scores in the mean over their orders; and by how much two of those differ."""
-    first = _each(jnp.sum, lambda i, j: (_together(i, j) & (j.z > i.z)).astype(jnp.int32), row, z=z)
-    many = _each(jnp.sum, lambda i, j: (_together(i, j) & (j.z == i.z)).astype(jnp.int32), row.apart(1), z=z)
+    ordered = jnp.where(row.exists, z, jnp.nan)
+    first = _each(jnp.sum, lambda i, j: _together(i, j, j.z > i.z).astype(jnp.int32), row, z=ordered)
+    many = _each(jnp.sum, lambda i, j: _together(i, j, j.z == i.z).astype(jnp.int32), row, z=ordered)
 
     def taken(i: Any, rank: Any) -> Array:
         after = rank.place - i.first

@@ -58,6 +58,21 @@ def test_padding_means_nothing(name: str):
 
 
 @pytest.mark.parametrize("name", EACH)
+def test_padding_has_no_second_derivative(name: str):
+    y, z = np.array([[2, 1, 0, 0]], np.float32), np.array([[0.3, -1, 2, 0.3]], np.float32)
+
+    def second(y: np.ndarray, z: np.ndarray, **options: Any) -> Any:
+        slope = jax.grad(lambda z: jl.LOSSES[name](y, z, **options))
+        return jnp.stack([jax.jacfwd(slope)(z), jax.jacrev(slope)(z)])[:, 0, :, 0]
+
+    padded = [np.append(x, [[np.nan]], axis=1).astype(np.float32) for x in (y, z)]
+    alone, masked = run(lambda: (second(y, z), second(*padded, where=np.isfinite(padded[0]))))
+    close(masked[:, :4, :4], alone, "second derivative", atol=1e-7)
+    assert (masked[:, 4] == 0).all()
+    assert (masked[:, :, 4] == 0).all()
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_lists_with_nothing_to_learn(name: str):
     """One item costs 0; a list without any is not counted."""
     y, z = np.array([[2.0, 1.0], [3.0, 0.0], [1.0, 2.0]]), np.array([[0.5, -0.25], [4.0, 1.0], [1.0, 3.0]])
