@@ -13,12 +13,13 @@ import functools
 import inspect
 import pydoc
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from cases import CLASSES, Row
 from hard_inputs import judge, mixed
 
@@ -26,7 +27,20 @@ import jaxloss
 from jaxloss._laws import APPLIES as LAW_APPLIES
 from jaxloss._laws import LAWS, close, distinct, graded, refuses, run, slopes, x64
 
-__all__ = ["CHECKS", "cells", "check", "close", "distinct", "graded", "refuses", "run", "same_way", "slopes", "x64"]
+__all__ = [
+    "CHECKS",
+    "cells",
+    "check",
+    "close",
+    "distinct",
+    "graded",
+    "mostly_slow",
+    "refuses",
+    "run",
+    "same_way",
+    "slopes",
+    "x64",
+]
 
 Loss = Callable[..., Any]
 Check = Callable[[Row, Loss], None]
@@ -34,6 +48,11 @@ Check = Callable[[Row, Loss], None]
 CHECKS: dict[str, Check] = {}
 APPLIES: dict[str, Callable[[Row], bool]] = {}
 LIKENESS: dict[str, Callable[[Row], Any]] = {}
+
+
+def mostly_slow(values: Iterable[Any], *quick: Any) -> list[Any]:
+    """The values for `pytest.mark.parametrize`: all but the quick ones wait for the slow tests."""
+    return [pytest.param(x, marks=[] if x in quick else pytest.mark.slow) for x in values]
 
 
 def check(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROWS, Row
-from contract import close, refuses
+from contract import close, mostly_slow, refuses
 from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -339,7 +339,7 @@ def test_lists_and_numbers():
     refuses(ValueError, ("huber: delta must be at least 0, got -1.0.",), checked(jaxloss.huber), 1.0, 1.0, delta=-1.0)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, pytest.param(np.int8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", mostly_slow((np.uint8, np.int8), np.uint8))
 def test_labels_of_narrow_dtypes(dtype: type):
     logits = np.zeros((3, 300), np.float32)
     call = checked(jaxloss.sparse_cce)

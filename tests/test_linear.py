@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract import close, refuses, run, x64
+from contract import close, mostly_slow, refuses, run, x64
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -455,7 +455,7 @@ def masked(reduction: Any, labels: Any, hidden: Any, kernel: Any, bias: Any, mas
 @pytest.mark.parametrize(
     ("layout", "reduction"), [*((layout, "mean") for layout in LAYOUTS), ("both", mean_by_function)]
 )
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("kind", mostly_slow((AxisType.Auto, AxisType.Explicit), AxisType.Explicit))
 def test_sharded(kind: AxisType, layout: str, reduction: Any):
     whole, parts = spread(kind, layout, (TOKENS,))
     program = functools.partial(masked, reduction)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROWS
-from contract import close, refuses, run
+from contract import close, mostly_slow, refuses, run
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -24,7 +24,7 @@ FEATURES = ("barlow_twins", "vicreg")
 OF_LABELS = ("sup_con", "multi_similarity", "circle")
 ORACLE = next(row.oracle for row in ROWS if row.name == "sup_con")
 IN_CHUNKS = (*SETS, "sup_con")
-EACH_IN_CHUNKS = [pytest.param(x, marks=[pytest.mark.slow] * (x not in ("info_nce", "sup_con"))) for x in IN_CHUNKS]
+EACH_IN_CHUNKS = mostly_slow(IN_CHUNKS, "info_nce", "sup_con")
 ORACLES = {row.name: row.oracle for row in ROWS if row.name in IN_CHUNKS}
 
 
@@ -209,10 +209,8 @@ def test_chunks_refused(name: str):
     refuses(ValueError, (name, "(n, 16)", "its sizes must be known", "leave chunk out"), program, *kinds)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize(
-    "name", ["siglip", *(pytest.param(x, marks=pytest.mark.slow) for x in IN_CHUNKS if x != "siglip")]
-)
+@pytest.mark.parametrize("kind", mostly_slow((AxisType.Auto, AxisType.Explicit), AxisType.Explicit))
+@pytest.mark.parametrize("name", mostly_slow(IN_CHUNKS, "siglip"))
 def test_chunks_on_several_devices(name: str, kind: AxisType):
     """Members that are spread by their layout, and (where axes are not explicit) by shard_map; a common temperature."""
     n, loss, axes = 16, jaxloss.LOSSES[name], ("data", "model")
@@ -237,7 +235,7 @@ def test_chunks_on_several_devices(name: str, kind: AxisType):
             close(got, want, f"shard_map, {chunk}", rtol=4e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [None, 16])
+@pytest.mark.parametrize("chunk", mostly_slow((None, 16), 16))
 def test_siglip_holds_the_keys_of_one_device_at_a_time(chunk: int | None):
     """Nothing is gathered, and no array is as large as all keys: nor is what the derivative keeps."""
     n, here, axes = 512, 64, ("data", "model")
@@ -286,7 +284,7 @@ def test_derivatives_of_siglip_on_several_devices():
 # Several devices, and labels
 
 
-@pytest.mark.parametrize("name", [*SETS, *FEATURES])
+@pytest.mark.parametrize("name", mostly_slow((*SETS, *FEATURES), "info_nce", "barlow_twins"))
 def test_members_of_several_devices(name: str):
     """In shard_map each device has some anchors, and all candidates; one device has no member at all."""
     loss, (a, b) = jaxloss.LOSSES[name], embeddings(16)
@@ -326,7 +324,7 @@ def test_members_without_another_of_their_label():
     assert (slope == 0).all()
 
 
-@pytest.mark.parametrize("name", OF_LABELS)
+@pytest.mark.parametrize("name", mostly_slow(OF_LABELS, "sup_con"))
 def test_labels_on_several_devices(name: str):
     loss = jaxloss.LOSSES[name]
     x, labels = embeddings(16)[0], np.arange(16) % 5
@@ -343,7 +341,7 @@ def test_labels_on_several_devices(name: str):
     close(run(jax.value_and_grad(lambda x: spread(labels, x, where)), spoiled), want, "spread", rtol=4e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", OF_LABELS)
+@pytest.mark.parametrize("name", mostly_slow(OF_LABELS, "sup_con"))
 def test_labels_that_are_masked(name: str):
     """They are neither anchors nor candidates; nor does a vector of zeros, or a duplicate, make a NaN."""
     loss, x, labels = jaxloss.LOSSES[name], embeddings(9)[0], np.arange(9) % 3

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract import close, refuses, run, x64
+from contract import close, mostly_slow, refuses, run, x64
 
 import jaxloss as jl
 
@@ -34,7 +34,7 @@ def plain_log_p(tokens: Any, hidden: Any, kernel: Any, where: Any) -> Any:
     return jnp.sum(jnp.where(where, each, 0), axis=-1)
 
 
-@pytest.mark.parametrize("vocabulary", [50, pytest.param(50_257, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("vocabulary", mostly_slow((50, 50_257), 50))
 @pytest.mark.parametrize("name", ["dpo", "ipo"])
 def test_from_the_last_layer(vocabulary: int, name: str):
     """Value and gradients by hidden states and kernel, against the logits in full and float64."""

@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from contract import close, refuses, run
+from contract import close, mostly_slow, refuses, run
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxloss as jl
 from jaxloss.ranking import __all__ as NAMES
 
-QUICK = ("list_softmax", "pairwise_hinge")
-EACH = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES]
+EACH = mostly_slow(NAMES, "list_softmax", "pairwise_hinge")
 PAIRED = [name for name in EACH if name.values != ("list_softmax",)]
 
 
@@ -388,7 +387,7 @@ def test_segments_of_nothing():
         assert loss(y[:0], z[:0], segments=segments[:0], reduction="none").shape == (0, 3)
 
 
-@pytest.mark.parametrize("name", ["pairwise_hinge", "approx_ndcg"])
+@pytest.mark.parametrize("name", mostly_slow(("pairwise_hinge", "approx_ndcg"), "pairwise_hinge"))
 def test_segments_with_options_of_their_own(name: str):
     """An array holds the option of each list at each of its items."""
     lists, (option,) = Packed.of(), OPTIONS[name]

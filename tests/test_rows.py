@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from contract import close, run
+from contract import close, mostly_slow, run
 
 import jaxloss as jl
 from jaxloss._numerics.rows import joined, part_of
@@ -64,7 +64,7 @@ def test_second_derivatives_inside_a_scan(name: str):
 
 
 @pytest.mark.parametrize("machine", ["cpu", "gpu"], indirect=True)
-@pytest.mark.parametrize("classes", [40_960, 32_771])
+@pytest.mark.parametrize("classes", mostly_slow((40_960, 32_771), 40_960))
 def test_long_rows(classes: int, machine: str):
     """In pieces, and whole where the length is prime: against float64, and of no rows at all."""
     rng = np.random.default_rng(2)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from contract import run
+from contract import mostly_slow, run
 
 import jaxloss
 from jaxloss.segmentation import __all__ as NAMES
@@ -17,7 +17,7 @@ LOSSES = {name: jaxloss.LOSSES[name] for name in NAMES}
 LOGITS = {name: functools.partial(loss, from_logits=True) for name, loss in LOSSES.items() if name != "lovasz_hinge"}
 LOGITS |= {"lovasz_hinge": jaxloss.lovasz_hinge}
 SOME = {name: LOGITS[name] for name in ("dice", "generalized_dice", "lovasz_hinge")}  # one of each kind
-EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("dice", "lovasz_hinge"))) for name in NAMES]
+EACH = mostly_slow(NAMES, "dice", "lovasz_hinge")
 
 
 def some_masks(seed: int = 0, shape: tuple[int, ...] = (2, 5, 4)) -> tuple[np.ndarray, np.ndarray]:

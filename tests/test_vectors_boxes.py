@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract import run, x64
+from contract import mostly_slow, run, x64
 
 import jaxloss
 
@@ -47,7 +47,7 @@ def computed(dtype: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return run(lambda pairs: {name: loss(*pairs[name]) for name, loss in losses.items()}, pairs)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", mostly_slow((np.float64, np.float32), np.float64))
 @pytest.mark.parametrize("name", FILES)
 def test_vectors(name: str, dtype: Any):
     value_tolerance, grad_tolerance = (1e-12, 1e-10) if dtype == np.float64 else (2e-6, 1e-5)
