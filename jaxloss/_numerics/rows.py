@@ -91,28 +91,28 @@ def _exp_sum_at_once(row: Row) -> Part:
     return largest, jnp.maximum(excess, 0)
 
 
-def _exp_sum_by(sums: Callable[[list[Array]], list[Array]], row: Row) -> Part:
-    z = row.wide
+def _below_largest(z: Array) -> tuple[Array, Array]:
     # A row of -inf has a finite maximum too, and its exponentials are 0.
     largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(z), -jnp.finfo(z.dtype).max))
-    below = z - largest
-    small, at_top = jnp.exp(below), (below == 0).astype(z.dtype)
-    # Of a row that is computed, and not read from memory, the compiler may compute the largest entry twice and round it
-    # differently. Then none is at the top, and it is among the others. A row of -inf has neither.
-    others, top = sums([small * (1 - at_top), small * at_top])
-    excess = others + (top - 1)
-    return largest, jnp.where(excess < 0, 0, excess)
-
-
-def _each_sum(terms: list[Array]) -> list[Array]:
-    return [jnp.sum(x) for x in terms]
+    return largest, z - largest
 
 
 @cpu.instead(cpu.exp_sum, rows=True)
 def _exp_sum_in_turn(row: Row) -> Part:
-    # Both sums are of one computation of the row: what is at the top for one is at the top for the other. On a TPU both
-    # are in the kernel that multiplies; as one sum they would not be in it.
-    return _exp_sum_by(gpu.instead(tpu.sums)(_each_sum), row)
+    largest, below = _below_largest(row.wide)
+    small, at_top = jnp.exp(below), (below == 0).astype(below.dtype)
+    # Of a row that is computed, and not read from memory, the compiler may compute the largest entry twice and round it
+    # differently. Then none is at the top, and it is among the others. A row of -inf has neither.
+    others, top = _sums([small * (1 - at_top), small * at_top])
+    excess = others + (top - 1)
+    return largest, jnp.where(excess < 0, 0, excess)
+
+
+@gpu.instead(tpu.sums)
+def _sums(terms: list[Array]) -> list[Array]:
+    """Of one computation of the row: what is at the top for one sum is at the top for the other."""
+    # On a TPU both are in the kernel that multiplies, and so of one computation; as one sum they would not be in it.
+    return [jnp.sum(x) for x in terms]
 
 
 _exp_sum = accelerated(_exp_sum_at_once)(_exp_sum_in_turn)
@@ -124,7 +124,16 @@ def exp_sum(row: Row) -> tuple[Array, Array]:
     return saved_for_backward(largest), saved_for_backward(excess)
 
 
-@gpu.in_one_kernel(functools.partial(_exp_sum_by, _each_sum))
+def _exp_sum_in_one_kernel(row: Row) -> Part:
+    largest, below = _below_largest(row.wide)
+    small = jnp.exp(below)
+    # Should each sum compute the row anew, the largest entry may be at the top for none. So how many entries are is
+    # what all have in sum above the others, and not a sum of its own.
+    others, total = jnp.sum(jnp.where(below == 0, 0, small)), jnp.sum(small)
+    return largest, jnp.maximum(others + (jnp.round(total - others) - 1), 0)
+
+
+@gpu.in_one_kernel(_exp_sum_in_one_kernel)
 def exp_sum_alone(row: Row) -> Part:
     """m and e for a value that is not differentiated, of rows that are read again for it."""
     return _exp_sum(row)
