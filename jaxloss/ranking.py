@@ -535,7 +535,7 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
     z, margin, row, worth = primals
 
     def by_score(k: Any, j: Any) -> Array:
-        side = jnp.sign(k.finite - j.finite)
+        side = jnp.sign(k.level - j.level)
         first = jnp.where(side > 0, k.margin, j.margin) if margin is not None else None
         ahead = side * (k.z - j.z)
         slope = jax.jvp(lambda ahead: cost(ahead, first), (ahead,), (jnp.ones_like(ahead),))[1]
@@ -548,8 +548,8 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
         return jnp.where(_pair(i, j), _priced(slope, i, j), 0)
 
     # A NaN among the sides, times 0, would be one of the second derivative.
-    finite = jnp.where(row.exists, row.y, 0)
-    slope = _each(jnp.sum, by_score, row, z=z, margin=margin, finite=finite, **worth) * tangents[0]
+    level = jnp.where(row.exists, row.y, 0)
+    slope = _each(jnp.sum, by_score, row, z=z, margin=margin, level=level, **worth) * tangents[0]
     if margin is not None:
         slope += _each(jnp.sum, by_margin, row, z=z, margin=margin, **worth) * tangents[1]
     return _over_pairs(cost, *primals), _total(slope, row)

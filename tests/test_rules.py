@@ -1262,6 +1262,19 @@ def exported(row: Row) -> None:
     close(jax.tree.map(np.asarray, program.call(given, *arrays)), run(all_ways, given, *arrays), "exported")
 
 
+@rule("10 rows of any length are exported", [("cce",), ("poly1",), ("distillation",), ("list_mle",)])
+def rows_of_any_length(name: str) -> None:
+    """For each machine, in value and with gradient: what is only for short rows must know how long a row is."""
+
+    def both_ways(y: Any, z: Any) -> Any:
+        return jl.LOSSES[name](y, z), jax.value_and_grad(jl.LOSSES[name], argnums=1)(y, z)
+
+    kind = jax.ShapeDtypeStruct((2, *jax.export.symbolic_shape("k")), jnp.float32)
+    program = jax.export.export(jax.jit(both_ways), platforms=("cpu", "cuda", "tpu"))(kind, kind)
+    rows = np.random.default_rng(0).dirichlet(np.ones(7), (2, 2)).astype(np.float32)
+    close(jax.tree.map(np.asarray, program.call(*rows)), run(both_ways, *rows), "exported")
+
+
 @rule("10 a batch of any size is exported")
 def chunks_need_a_size() -> None:
     """The chunks of linear_cce are cut from a batch of known size: it says so."""

@@ -138,8 +138,6 @@ def losses(
     if 0 in frame.set_shape:
         return reduce(jnp.zeros(frame.units, dtype), weights, jnp.zeros(frame.units, bool), reduction)
 
-    entries_of_unit = max(math.prod((*frame.set_shape, *entry.core)) for entry in given)
-
     def example(*arrays: Array) -> Array:
         cores, tuned = arrays[: len(given)], arrays[len(given) :]
         return with_tuned(inside(*cores, **by_name(tuned)), tuned)
@@ -148,9 +146,7 @@ def losses(
         for knob, x in zip(traced, tuned, strict=True):
             allowed = knob.domain.holds(x)
             loss = jnp.where(jnp.all(allowed) if knob.per_class else allowed, loss, jnp.nan)
-        loss = loss.astype(dtype)
-        # Of short rows, such as boxes, the losses would be much to store.
-        loss = gpu.end_row(loss) if entries_of_unit >= 64 else loss
+        loss = gpu.end_row(loss.astype(dtype), [math.prod((*frame.set_shape, *entry.core)) for entry in given])
         return cpu.end_loop(loss) if long else loss
 
     def unit(exists: Array | None, *arrays: Array) -> Array:

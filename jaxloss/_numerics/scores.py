@@ -155,6 +155,7 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
     def total_of(alone: bool, row: Row, *others: Array) -> Array:
+        """Alone is a value that is not differentiated."""
         return (in_one_kernel(by_shares) if alone else by_shares)(row, *others)
 
     def moved_by(dp: Array, p: Array, *others: Array) -> Array:

@@ -45,10 +45,14 @@ def mapped_as(x: Array, *others: Array) -> Array:
     return choice.same(x, *others, form=None, platforms=())
 
 
+def at_most(size: int, limit: int) -> bool:
+    """Whether a size is known to be no more than that: `jax.export` may leave it open."""
+    return isinstance(size, int) and size <= limit
+
+
 def pieces_of(row: Array, whole: int) -> int:
     """How many equal pieces of up to 8192 entries a row of more than `whole` splits into; 1 if it stays whole."""
     length = row.shape[-1]
-    # A size may be one that `jax.export` leaves open.
     if not isinstance(length, int) or length <= whole or mesh.in_explicit_mesh(row):
         return 1
     counts = [n for n in range(-(-length // 8192), length // 512) if length % n == 0]

@@ -26,14 +26,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._platform import choice, pieces_of, x64
+from jaxloss._platform import at_most, choice, pieces_of, x64
 
 instead = functools.partial(choice.instead, ("gpu",))
 
@@ -58,12 +58,17 @@ LONG_ROW = 16_384
 
 
 def in_one_kernel(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`instead`, with a form for rows that one kernel takes whole."""
-    return instead(form, columns=False, suits=lambda args: all(x.shape[-1] <= LONG_ROW for x in args if x.ndim))
+    """`instead`, with a form of a value alone, which nobody differentiates, for rows that one kernel takes whole."""
+    return instead(form, columns=False, suits=lambda args: all(at_most(x.shape[-1], LONG_ROW) for x in args if x.ndim))
 
 
-def end_row(loss: Array) -> Array:
-    """The loss of a row, where the kernel ends that found it."""
+def end_row(loss: Array, sizes: Sequence[int]) -> Array:
+    """The loss of rows of these sizes, where the kernel ends that found it.
+
+    Not of short ones, such as boxes, since the losses of those would be much to store.
+    """
+    if all(at_most(size, 63) for size in sizes):
+        return loss
     return choice.same(loss, form=jax.lax.optimization_barrier, platforms=("gpu",))
 
 
