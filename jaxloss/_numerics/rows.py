@@ -91,16 +91,13 @@ def _exp_sum_at_once(row: Row) -> Part:
     return largest, jnp.maximum(excess, 0)
 
 
-def _below_largest(z: Array) -> tuple[Array, Array]:
-    # A row of -inf has a finite maximum too, and its exponentials are 0.
-    largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(z), -jnp.finfo(z.dtype).max))
-    return largest, z - largest
-
-
 @cpu.instead(cpu.exp_sum, rows=True)
 def _exp_sum_in_turn(row: Row) -> Part:
-    largest, below = _below_largest(row.wide)
-    small, at_top = jnp.exp(below), (below == 0).astype(below.dtype)
+    z = row.wide
+    # A row of -inf has a finite maximum too, and its exponentials are 0.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.maximum(z, -jnp.finfo(z.dtype).max)))
+    below = z - largest
+    small, at_top = jnp.exp(below), (below == 0).astype(z.dtype)
     # Of a row that is computed, and not read from memory, the compiler may compute the largest entry twice and round it
     # differently. Then none is at the top, and it is among the others. A row of -inf has neither.
     others, top = _sums([small * (1 - at_top), small * at_top])
@@ -125,7 +122,10 @@ def exp_sum(row: Row) -> tuple[Array, Array]:
 
 
 def _exp_sum_in_one_kernel(row: Row) -> Part:
-    largest, below = _below_largest(row.wide)
+    z = row.wide
+    # Bounded afterwards: for one kernel it must be the maximum of what it is taken off.
+    largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(z), -jnp.finfo(z.dtype).max))
+    below = z - largest
     small = jnp.exp(below)
     # Should each sum compute the row anew, the largest entry may be at the top for none. So how many entries are is
     # what all have in sum above the others, and not a sum of its own.
