@@ -467,7 +467,7 @@ def _each(reduce: Callable[..., Array], term: Callable[[Any, Any], Array], row: 
 
 
 def _together(i: Any, j: Any, compared: Any = True) -> Any:
-    """Whether two items are of the same list, and compare so."""
+    """Whether two items are in the same list, and what is compared holds."""
     return compared & (i.list == j.list) if hasattr(i, "list") else compared
 
 
@@ -547,7 +547,7 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
         slope = jax.jvp(lambda margin: cost(ahead, margin), (margins,), (jnp.ones_like(margins),))[1]
         return jnp.where(_pair(i, j), _priced(slope, i, j), 0)
 
-    # A NaN among the sides, times 0, would be one of the second derivative.
+    # Without a NaN: times 0, it would make a second derivative NaN.
     level = jnp.where(row.exists, row.y, 0)
     slope = _each(jnp.sum, by_score, row, z=z, margin=margin, level=level, **worth) * tangents[0]
     if margin is not None:

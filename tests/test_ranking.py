@@ -57,7 +57,7 @@ def test_padding_means_nothing(name: str):
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_padding_has_no_second_derivative(name: str):
+def test_second_derivatives_of_padded_lists(name: str):
     y, z = np.array([[2, 1, 0, 0]], np.float32), np.array([[0.3, -1, 2, 0.3]], np.float32)
 
     def second(y: np.ndarray, z: np.ndarray, **options: Any) -> Any:

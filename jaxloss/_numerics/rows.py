@@ -123,12 +123,12 @@ def exp_sum(row: Row) -> tuple[Array, Array]:
 
 def _exp_sum_in_one_kernel(row: Row) -> Part:
     z = row.wide
-    # Bounded afterwards: for one kernel it must be the maximum of what it is taken off.
+    # Bounded once it is found: one kernel needs the maximum of the very entries that it is taken off.
     largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(z), -jnp.finfo(z.dtype).max))
     below = z - largest
     small = jnp.exp(below)
-    # Should each sum compute the row anew, the largest entry may be at the top for none. So how many entries are is
-    # what all have in sum above the others, and not a sum of its own.
+    # Each sum may compute the row anew, and by rounding see the largest entry at the top or below it. So the number of
+    # entries at the top is the difference of two sums, not a sum of its own.
     others, total = jnp.sum(jnp.where(below == 0, 0, small)), jnp.sum(small)
     return largest, jnp.maximum(others + (jnp.round(total - others) - 1), 0)
 

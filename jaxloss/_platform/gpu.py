@@ -15,12 +15,12 @@
    as narrow as the row: `--only giou` says 1.1 to 1.7 without and 0.9 to 1.0 with it.
 4. Of each sum over a row of more than 16,384 numbers it stores some hundred parts. So such a row is summed in pieces of
    up to 8192, which one kernel reads: of `--only "cce logits 4096x32768"` it stores 10.5 and 0.7 MB.
-5. Of a shorter row, read once, one kernel finds the largest entry, sums, and what is summed of the entries less or over
-   these. For that the compiler must see, as in a softmax, that the first such sum has one use, which is to be taken off
-   the entries or to divide them; that sum may not be joined of parts; and nothing may sum the results of all rows in
-   the same step. So values that nobody differentiates have such a form (`in_one_kernel`), and where the loss of a row
-   is there a kernel ends (`end_row`): `--only "(focal|poly1|distillation).* 8192x1000"`, in value, says 1.5 to 2.0
-   without and 0.3 to 1.0 with it.
+5. A shorter row stays in one kernel, as in a softmax: read once, it gives its largest entry or its sum, and sums of the
+   entries less the one or over the other. Three things must hold. The first number has one use, to be taken off the
+   entries or to divide them; it is not joined of parts; and the results of all rows are not summed in the same step. So
+   values that nobody differentiates have such a form (`in_one_kernel`), and where the loss of a row is known, a kernel
+   ends (`end_row`): `--only "(focal|poly1|distillation).* 8192x1000"` says 0.5 to 2.0 without and 0.3 to 1.0 with it,
+   in value.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def in_one_kernel(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Ca
 
 
 def end_row(loss: Array, sizes: Sequence[int]) -> Array:
-    """The loss of rows of these sizes, where the kernel ends that found it.
+    """The loss of rows of these sizes. The kernel that finds it ends here, unless all rows are short.
 
-    Not of short ones, such as boxes, since the losses of those would be much to store.
+    The losses of short ones, such as boxes, would be much to store.
     """
     if all(at_most(size, 63) for size in sizes):
         return loss
