@@ -40,11 +40,6 @@ def apart(x: Array, n: int | Array, *platforms: str) -> Array:
     return choice.same(x, n, form=_unknown, platforms=platforms)
 
 
-def mapped_as(x: Array, *others: Array) -> Array:
-    """x, which `jax.vmap` maps where it maps one of the others, too."""
-    return choice.same(x, *others, form=None, platforms=())
-
-
 def at_most(size: int, limit: int) -> bool:
     """Whether a size is known to be no more than that: `jax.export` may leave it open."""
     return isinstance(size, int) and size <= limit

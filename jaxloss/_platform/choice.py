@@ -110,17 +110,16 @@ def _batched(
         if form.columns or not any(mapped)
     )
     reference, axes = jax.vmap(reference, places), [0] * len(avals)
-    if not all(map(_plain, args)):
+    if not all(plain(jax.typeof(x)) for x in args):
         return _chosen(reference, forms, args), axes
     # Known from those of one, so that the reference is not traced for them.
     avals = tuple(ShapedArray((size, *x.shape), x.dtype, weak_type=x.weak_type) for x in avals)
     return _choice.bind(*args, reference=reference, forms=forms, avals=avals), axes
 
 
-def _plain(x: Any) -> bool:
-    """Whether its type is all in shape and dtype, since it lies in no explicit mesh and outside of shard_map."""
-    aval = jax.typeof(x)
-    return aval == ShapedArray(aval.shape, aval.dtype, weak_type=aval.weak_type)
+def plain(kind: ShapedArray) -> bool:
+    """Whether a type is all in shape and dtype, since it lies in no explicit mesh and outside of shard_map."""
+    return kind == ShapedArray(kind.shape, kind.dtype, weak_type=kind.weak_type)
 
 
 batching.primitive_batchers[_choice] = _batched

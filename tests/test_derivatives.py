@@ -1,0 +1,78 @@
+"""`partials`: an elementwise function with derivatives by hand, under every transformation of jax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxloss.contract import partials
+
+
+@partials(lambda x, a: a * jnp.cos(a * x), lambda x, a: x * jnp.cos(a * x))
+def wave(x, a):
+    return jnp.sin(a * x)
+
+
+@partials(lambda x, a: jnp.full((), 3, x.dtype), lambda x, a: jnp.ones((), x.dtype))
+def plane(x, a):
+    return 3 * x + a
+
+
+def as_jax_differentiates(x, a):
+    return jnp.sin(a * x)
+
+
+X, A = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), np.array([0.5, 1, 2], np.float32)
+
+
+@pytest.mark.parametrize("places", [(0, 0), (0, None), (1, 0), (1, None), (None, 0)])
+def test_arrays_beside_numbers_are_mapped_together(places):
+    x = {0: X, 1: X.T, None: X[0]}[places[0]]
+    a = A if places[1] == 0 else A[0]
+    for function, truth in ((wave, as_jax_differentiates), (jax.grad(total(wave), (0, 1)), jax.grad(total(), (0, 1)))):
+        found, expected = (jax.vmap(f, places)(x, jnp.asarray(a)) for f in (function, truth))
+        jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, atol=1e-6), found, expected)
+
+
+def total(function=as_jax_differentiates):
+    return lambda x, a: jnp.sum(function(x, a))
+
+
+@pytest.mark.parametrize(("function", "formula"), [(wave, as_jax_differentiates), (plane, lambda x, a: 3 * x + a)])
+def test_second_derivatives_of_mapped_functions(function, formula):
+    found, expected = (jax.vmap(jax.hessian(total(f), (0, 1)))(X, A) for f in (function, formula))
+    jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, atol=1e-6), found, expected)
+
+
+def test_forward_mode_and_linearize():
+    moved = jnp.ones_like(X), jnp.float32(0)
+    primals = X, jnp.float32(2)
+    value, slope = jax.jvp(wave, primals, moved)
+    np.testing.assert_allclose(value, np.sin(2 * X), atol=1e-6)
+    np.testing.assert_allclose(slope, 2 * np.cos(2 * X), atol=1e-6)
+    np.testing.assert_allclose(jax.linearize(wave, *primals)[1](*moved), slope, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_on_devices(kind):
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
+    x = jax.device_put(np.tile(X, (2, 1)), jax.NamedSharding(mesh, P("batch")))
+    a = jax.device_put(jnp.float32(2), jax.NamedSharding(mesh, P()))
+    expected = jax.grad(total(), (0, 1))(np.tile(X, (2, 1)), jnp.float32(2))
+    found = jax.jit(jax.grad(total(wave), (0, 1)))(x, a)
+
+    @jax.shard_map(mesh=mesh, in_specs=(P("batch"), P()), out_specs=(P("batch"), P()))
+    def on_each(x, a):  # jax adds up over the devices what a number that they share moves
+        return jax.grad(total(wave), (0, 1))(x, a)
+
+    for result in (found, on_each(x, a)):
+        jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, rtol=1e-5), result, expected)
+
+
+def test_what_is_not_elementwise_is_refused():
+    mean = partials(lambda x: jnp.ones_like(x) / x.size)(lambda x: jnp.mean(x))
+    with pytest.raises(ValueError, match=r"partials: the function returned an array of shape \(\).*\(3, 4\)"):
+        mean(jnp.asarray(X))
+    with pytest.raises(ValueError, match="not elementwise"):
+        jax.jit(mean)(jnp.asarray(X))
