@@ -32,7 +32,7 @@ from jaxloss._numerics.rows import joined, over_parts
 from jaxloss._numerics.vectors import distance, distances, half_square, unit
 from jaxloss._numerics.versine import units_and_versine, versine
 from jaxloss._platform import gpu, tpu
-from jaxloss._platform.mesh import laid_out_as, moved_as, summed_around
+from jaxloss._platform.mesh import laid_out_as, laid_out_together, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
     FRACTION,
@@ -469,6 +469,7 @@ def _with_margin(
             f"{current_loss()}: cosines of shape {x.shape} need labels of shape {x.shape[:-1]}, one for each row of "
             f"classes; y_true has shape {labels.shape}."
         )
+    labels, x = laid_out_together([labels, x], [range(labels.ndim)] * 2)
     c = widened(x)
     own = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1)
     return jnp.asarray(scale, c.dtype) * jnp.where(own, moved(c, jnp.asarray(margin, c.dtype)), c)

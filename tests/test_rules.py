@@ -1216,6 +1216,46 @@ def gradients_over_devices(how: str) -> None:
     assert 'jax.lax.pmean(grads, "data")' in text
 
 
+BESIDE = ("cosine_distance", "ctc", "dice", "giou", "ranknet", "sparse_cce-logits", "sup_con")
+
+
+def _spread_but_one(function: Callable[..., Any], *arrays: Any) -> None:
+    """In an explicit mesh of which the batch is spread, each in turn may come as NumPy gives it."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    spread = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in arrays]
+    mixed = [[*spread[:i], x, *spread[i + 1 :]] for i, x in enumerate(arrays)]
+    got = jax.jit(lambda mixed: [function(*x) for x in mixed])(mixed)
+    for i, result in enumerate(got):
+        close(result, run(function, *arrays), f"array {i} is not spread", rtol=1e-5)
+
+
+@rule("11 arrays beside those that are spread", [(row,) for row in ROWS if row.id in BESIDE])
+def beside(row: Row) -> None:
+    arrays = row.make((8,))
+
+    def call(where: Any, *arrays: Any) -> Any:
+        return row.judged(jl.LOSSES[row.name])(*arrays, **row.options, where=where)
+
+    _spread_but_one(call, np.arange(8) % 4 != 1, *arrays)
+
+
+@rule("11 arrays beside those that are spread")
+def beside_for_functions() -> None:
+    labels, x = np.arange(8) % 3, np.linspace(-1, 1, 24, dtype=np.float32).reshape(8, 3)
+    distances = np.abs(x[:, None, 0] - x[None, :, 1])
+    _spread_but_one(jl.arcface, labels, x)
+    _spread_but_one(jl.mining.hardest_negative, labels, distances)
+    _spread_but_one(jl.mining.semi_hard_negative, labels, distances, (np.arange(8) + 3) % 8)
+
+
+@rule("11 arrays beside those that are spread")
+def beside_nothing_spread() -> None:
+    labels, x = np.arange(8) % 3, np.linspace(-1, 1, 24, dtype=np.float32).reshape(8, 3)
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))):
+        got = jl.sup_con(labels, x)
+    close(got, jl.sup_con(labels, x), "a mesh, but no array in it")
+
+
 @rule("11 sharding")
 def wrong_axis_name() -> None:
     words = ("mean_over: no axis 'batch' is bound here", "jax.shard_map", 'reduction="mean"')

@@ -100,6 +100,9 @@ def losses(
       TypeError: a dtype that an input cannot have, a mask that is not bool.
     """
     given = check_inputs([(name, x, holds) for name, (x, holds) in inputs.items()], axis, sibling)
+    # An array of NumPy, say, beside one that an explicit mesh spreads.
+    alike = mesh.laid_out_together([entry.x for entry in given], [entry.batch_axes for entry in given])
+    given = [entry._replace(x=x) for entry, x in zip(given, alike, strict=True)]
     wide = any(x.dtype == jnp.float64 and not x.weak_type for x in (entry.x for entry in given))
     dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
     knobs = [_Option.of(name, value, domain, given[-1].core) for name, (value, domain) in (options or {}).items()]
@@ -128,6 +131,9 @@ def losses(
         frame = frame.returning(outline, outputs)
     traced = [knob.fitted(frame) for knob in traced]
     weights, where = check_units(frame.units, weights, where, reduction, frame.batch if frame.members else None)
+    if where is not None:
+        own = given[0].batch_axes
+        where = mesh.laid_out_together([where, given[0].x], [range(min(where.ndim, len(own))), own])[0]
     there = None if where is None else frame.existing_units(where, axis_name)
     if checking.value:
         values.inspect(given, where, rules)

@@ -35,7 +35,32 @@ def laid_out_as(x: Array, *others: Array) -> Array:
 
 def moved_as(x: Array, other: Array) -> Array:
     """x, which may be laid out in any way, as another array of its shape is."""
-    return jax.sharding.reshard(x, jax.typeof(other).sharding) if in_explicit_mesh(x, other) else x
+    if not in_explicit_mesh(x, other):
+        return x
+    kind = jax.typeof(other).sharding
+    return replicated(x)[0] if kind.mesh.empty else jax.sharding.reshard(x, kind)
+
+
+def laid_out_together(arrays: Sequence[Array], axes: Sequence[Sequence[int]]) -> list[Array]:
+    """Arrays that share leading axes, each laid out along them as the first of them that is spread there.
+
+    axes: the places of the shared axes in each; of a mask they may be fewer. What is spread there already stays so.
+    """
+    mesh = mesh_of(*arrays)
+    if mesh is None:
+        return list(arrays)
+    specs = [[*kind.spec, *[None] * (x.ndim - len(kind.spec))] for x in arrays for kind in [jax.typeof(x).sharding]]
+    together = []
+    for x, spec, places in zip(arrays, specs, axes, strict=True):
+        wanted = list(spec)
+        for i, place in enumerate(places):
+            others = (s[at[i]] for s, at in zip(specs, axes, strict=True) if i < len(at))
+            found = next((along for along in others if along is not None), None)
+            if spec[place] is None and found not in wanted:
+                wanted[place] = found
+        moves = wanted != spec
+        together.append(jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*wanted))) if moves else x)
+    return together
 
 
 def laid_out_along(axes: Sequence[int], x: Array, other: Array) -> Array:
