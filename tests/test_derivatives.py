@@ -1,11 +1,14 @@
 """`partials`: an elementwise function with derivatives by hand, under every transformation of jax."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+import jaxloss as jl
 from jaxloss.contract import partials
 
 
@@ -76,3 +79,9 @@ def test_what_is_not_elementwise_is_refused():
         mean(jnp.asarray(X))
     with pytest.raises(ValueError, match="not elementwise"):
         jax.jit(mean)(jnp.asarray(X))
+
+
+def test_a_derivative_made_of_others_shares_nothing_with_the_value():
+    y, z = np.ones((512, 512), np.float32), np.zeros((512, 512), np.float32)
+    program = jax.jit(jax.value_and_grad(functools.partial(jl.binary_focal, from_logits=True), 1)).lower(y, z)
+    assert program.compile().memory_analysis().temp_size_in_bytes <= z.nbytes

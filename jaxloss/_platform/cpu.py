@@ -114,6 +114,8 @@ def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def _inner(step: Any) -> Any:
     """The program of a step such as `jnp.where`, or of a function with a rule, which is evaluated in its place."""
+    if "derivatives" in step.params:  # of `partials`
+        return jax.make_jaxpr(step.params["function"])(*(x.aval for x in step.invars))
     return next((step.params[name] for name in ("jaxpr", "call_jaxpr") if name in step.params), None)
 
 
