@@ -32,6 +32,7 @@ def check(
     *,
     options: Mapping[str, Any] | None = None,
     coupled: bool = False,
+    pooled: bool = False,
     detached: Sequence[int] = (),
     constant: Sequence[str] = (),
     frozen: bool = False,
@@ -62,7 +63,9 @@ def check(
         the batch () those of one example.
       oracle: `(*arrays, **options) -> losses`, the formula in NumPy, with any batch axes in front. It gets float64.
       options: keyword arguments of both. The floats and arrays among them are also tried as traced arrays.
-      coupled: whether examples see one another: those of the first axis are the members of a set.
+      coupled: whether examples see one another, each with a loss of its own: members of a set, along the first axis.
+      pooled: whether the first axis holds the members of sets that have one loss each. The inputs then have an axis of
+        sets after it, as many as there are devices.
       detached: places of floating arrays that the definition does not differentiate.
       constant: names of options that cannot be traced.
       frozen: whether the definition takes a factor for a constant, so that differences of the gradient are not its
@@ -80,6 +83,7 @@ def check(
         options=options or {},
         names=names,
         coupled=coupled,
+        pooled=pooled,
         detached=detached,
         constant=constant,
         frozen=frozen,
@@ -294,7 +298,7 @@ def shapes(case: Case, loss: Loss) -> None:
         given = [*arrays[:i], x, *arrays[i + 1 :]]
         refuses(ValueError, (case.name, *(str(g.shape) for g in given), *words), loss, *given, **case.options)
 
-    for i, x in enumerate(arrays):
+    for i, x in enumerate(arrays if len(arrays) > 1 else ()):  # one alone has nothing to match
         refused(i, x[..., None], f"did you mean {case.names[i]}.squeeze(-1)?")
         refused(i, x[:2])
         refused(i, x[:1])

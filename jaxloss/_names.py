@@ -24,6 +24,9 @@ KEYWORDS = {
     "targets": "y_true",
     "target": "y_true",
     "labels": "y_true",
+    "y_pred": "mean",
+    "var": "variance",
+    "class_weights": "alpha",
     "size_average": "reduction",
     "reduce": "reduction",
 }
@@ -158,6 +161,15 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 
+# Names that say too little to be those of one loss, or are those of a multiple.
+LOOSE = {
+    "focal_loss": "binary_focal, categorical_focal or sparse_focal",
+    "l2_loss": "mse, which is twice optax.losses.l2_loss",
+    "ppo": "grpo",
+    "ppo_loss": "grpo",
+}
+
+
 class Table(Mapping[str, Any]):
     """A mapping that cannot be changed, but copied and pickled, which `types.MappingProxyType` cannot."""
 
@@ -179,6 +191,8 @@ class Table(Mapping[str, Any]):
 
 def did_you_mean(name: str, ours: Iterable[str]) -> str:
     """A sentence with our name for what another library calls so, or for what is misspelt; else nothing."""
+    if name in LOOSE:
+        return f" Did you mean {LOOSE[name]}?"
     for library, table in NAMES.items():
         if name in table:
             loss, options = table[name]

@@ -74,7 +74,7 @@ def dice(
     Args:
       y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits.
+      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
       class_weights: (K,) factors of the losses of the classes.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
@@ -134,7 +134,7 @@ def tversky(
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
       alpha: the weight of false positives, at least 0.
       beta: the weight of false negatives, at least 0.
-      from_logits: whether `y_pred` holds logits.
+      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
       class_weights: (K,) factors of the losses of the classes.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
@@ -196,7 +196,7 @@ def focal_tversky(
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
       gamma: positive; 1 to 3 in the paper. Below 1 the units that fit badly have the larger gradients.
       alpha, beta: the weights of false positives and of false negatives, at least 0.
-      from_logits: whether `y_pred` holds logits.
+      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
       class_weights: (K,) factors of the losses of the classes.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
@@ -264,7 +264,7 @@ def jaccard(
     Args:
       y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits.
+      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
       class_weights: (K,) factors of the losses of the classes.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
@@ -318,7 +318,7 @@ def generalized_dice(
     Args:
       y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits.
+      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
       class_weights: (K,) factors of the `w_k`.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
       axis: the axes of the pixels, by default all but the first and that of the classes.
@@ -425,7 +425,7 @@ def lovasz_softmax(
     Args:
       y_true: (batch, ..., K) targets 0 or 1, one-hot over the classes; or integer labels (batch, ...).
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits.
+      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
       class_weights: (K,) factors of the losses of the classes.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
       axis: the axes of the pixels, by default all but the first and that of the classes.
@@ -515,6 +515,12 @@ class _Images(NamedTuple):
             return _times(class_weights, formula(y, p, w, **options)).reshape(p.shape[p.ndim - core :])
 
         labels = core and y_true.ndim + 1 == y_pred.ndim and jnp.issubdtype(y_true.dtype, jnp.integer)
+        if labels and class_axis is not None and shape[class_axis] == 1:
+            raise ValueError(
+                f"{current_loss()}: y_true of shape {y_true.shape} holds labels, and y_pred of shape {shape} a single "
+                f"class, so that no label but 0 is one. If it is a mask of 0 and 1, give y_pred.squeeze({class_axis}) "
+                "and class_axis=None."
+            )
         inputs = {
             "y_true": (y_true, LABEL if labels else Holds("number", targets, core, alone=True)),
             "pixel_weights": (self.pixel_weights, AMOUNT),

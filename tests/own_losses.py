@@ -42,6 +42,25 @@ def info_nce(
     return losses(members, inputs, options={"temperature": (temperature, POSITIVE)}, members=0, **units)
 
 
+@loss
+def penalty(x: ArrayLike, *, scale: float | ArrayLike = 1.0, **units: Unpack[Units]) -> Any:
+    """Of one input, which has no other to match: `log(1 + (x / scale)^2)`."""
+    inputs = {"x": (x, NUMBER)}
+    return losses(lambda x, scale: jnp.log1p((x / scale) ** 2), inputs, options={"scale": (scale, POSITIVE)}, **units)
+
+
+@loss
+def variance(points: ArrayLike, **units: Unpack[Units]) -> Any:
+    """One loss for a set, the first axis."""
+
+    def members(x: jax.Array, exists: jax.Array) -> jax.Array:
+        count = jnp.maximum(jnp.sum(exists, dtype=x.dtype), 1)
+        mean = jnp.sum(jnp.where(exists, x, 0)) / count
+        return jnp.sum(jnp.where(exists, (x - mean) ** 2, 0)) / count
+
+    return losses(members, {"points": (points, NUMBER)}, members=0, **units)
+
+
 # Wrong on purpose, each in one respect.
 
 
@@ -102,6 +121,9 @@ if __name__ == "__main__":
     sets = {"options": {"temperature": 0.5}, "coupled": True, "rtol": 1e-5}
     check(quartic, *of_numbers, options={"scale": 0.5})
     check(info_nce, *of_sets, **sets)
+    check(penalty, lambda rng, batch: numbers(rng, batch)[:1], lambda x, scale=1.0: np.log1p((x / scale) ** 2),
+          options={"scale": 0.5})  # fmt: skip
+    check(variance, lambda rng, batch: numbers(rng, (*batch, 8))[:1], lambda x: x.var(0), pooled=True)
     for found, law, why in (
         (broken(unscaled, *of_numbers, options={"scale": 0.5}), "value", "eager"),
         (broken(all_candidates, *of_sets, **sets), "from_the_left", "where of shape (batch,)"),

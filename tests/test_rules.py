@@ -516,6 +516,9 @@ NAMES = [
     ("MeanSquaredError", "mse"),
     ("CTCLoss", "ctc"),
     ("hubr", "huber"),
+    ("focal_loss", "binary_focal, categorical_focal or sparse_focal?"),
+    ("l2_loss", "mse, which is twice"),
+    ("ppo", "grpo"),
 ]
 
 
@@ -554,6 +557,10 @@ MISTAKES: list[Mistake] = [
      ("(2, 1)", "(2, 3)", "y_true.squeeze(-1)")),
     ("a scalar variance", ValueError, jl.gaussian_nll, (ONES, ONES, 1.0), {},
      ("variance has shape ()", "jnp.broadcast_to(variance, (2,))")),
+    ("a mask for one class", ValueError, jl.dice, (np.ones((2, 4), int), np.ones((2, 4, 1), np.float32)), {},
+     ("(2, 4)", "(2, 4, 1)", "y_pred.squeeze(-1) and class_axis=None")),
+    ("a reduction that is not made", TypeError, jl.mse, (ONES, ONES), {"reduction": jl.mean_of_means},
+     ("the class mean_of_means", "mean_of_means()?")),
     ("ragged", ValueError, jl.mse, ([[1.0], [1.0, 2.0]], ONES), {}, ("y_true is no array", "Pad its rows", "where=")),
     ("mask by position", TypeError, jl.mse, (ONES, ONES, ONES > 0), {}, ("2 arrays by position", "where=mask")),
     ("weights of (n, 1)", ValueError, jl.mse, (SCORES, SCORES), {"weights": np.ones((2, 1))},

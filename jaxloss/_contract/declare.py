@@ -128,6 +128,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
         call.__signature__ = signature.replace(parameters=[*own, *shared])  # pyright: ignore
         call.__annotations__ = {k: v for k, v in function.__annotations__.items() if k != "units"}
         call.__annotations__ |= {p.name: p.annotation for p in shared}
+    if shared or SHARED_HELP.keys() <= signature.parameters.keys():
         call.__doc__ = _with_shared_help(function.__doc__ or "")
     return call
 

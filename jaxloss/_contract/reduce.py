@@ -51,7 +51,7 @@ class mean_of_means:
 
     As a reduction of losses of shape (batch, time)::
 
-        jl.sparse_cce(tokens, logits, where=mask, reduction=jl.mean_of_means())
+        jl.sparse_cce(tokens, logits, from_logits=True, where=mask, reduction=jl.mean_of_means())
 
     Args:
       axis: the axis, or axes, of the first mean, which the units' weights weight; the second mean is unweighted.

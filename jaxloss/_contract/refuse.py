@@ -241,6 +241,8 @@ def check_units(
         weights = jnp.asarray(weights)
         if weights.ndim:
             _check_leads("weights", weights, shape, "losses")
+    if isinstance(reduction, type):
+        raise TypeError(f"{loss}: reduction is the class {reduction.__name__}. Did you mean {reduction.__name__}()?")
     if not callable(reduction) and reduction not in REDUCTIONS:
         raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.")
     return weights, where
