@@ -13,7 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract.types import ClassStats
-from jaxloss._numerics.elementary import bce_of_logit, bce_of_probability, log_probability, softplus
+from jaxloss._numerics.elementary import (
+    bce_of_logit,
+    bce_of_probability,
+    log_complement,
+    log_probability,
+    softplus,
+)
 from jaxloss._numerics.rows import Row, entropy, normaliser, smoothed, take_label, zero_at_zero
 from jaxloss._numerics.scores import Logits, interpolate, read, weight_of
 from jaxloss.contract import (
@@ -308,16 +314,17 @@ def bce(
     """
 
     def element(y: Array, score: Array, label_smoothing: float | Array, pos_weight: float | Array | None) -> Array:
+        if pos_weight is not None:
+            positive, negative = (smoothed(x, label_smoothing, 2) for x in (y, 1 - y))
+            positive = pos_weight * positive
+            if from_logits:
+                return zero_at_zero(positive, softplus(-score)) + zero_at_zero(negative, softplus(score))
+            return -positive * log_probability(score) - negative * log_complement(score)
         cross_entropy = bce_of_logit if from_logits else bce_of_probability
         # That of a smoothed target, without the rounding of the target.
-        loss = interpolate(
+        return interpolate(
             label_smoothing, cross_entropy(y, score), lambda: cross_entropy(jnp.full_like(score, 0.5), score)
         )
-        if pos_weight is None:
-            return loss
-        y = smoothed(y, label_smoothing, 2)
-        positive = zero_at_zero(y, softplus(-score)) if from_logits else -y * log_probability(score)
-        return loss + (pos_weight - 1) * positive
 
     inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}
     options = {"label_smoothing": (label_smoothing, FRACTION), "pos_weight": (pos_weight, at_least(0))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 import os
 import pickle
 import re
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROWS, Row
-from contract import close, distinct, refuses, run, same_way
+from contract import close, distinct, refuses, run, same_way, x64
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -1334,6 +1335,50 @@ def chunks_need_a_size() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Many
+
+
+OF_TARGETS = [(name,) for name in ("cce", "categorical_focal", "poly1", "generalized_cce")]
+
+
+@rule("4 dtypes that differ", OF_TARGETS)
+def targets_wider_than_logits(name: str) -> None:
+    """As `jax.nn.one_hot` makes them where jax has 64 bits."""
+    z, y = np.array([[0.0, 1.0, 2.0]], np.float32), np.eye(3)[[1]]
+
+    def slope(y: Any, z: Any) -> Any:
+        return jax.grad(lambda z: getattr(jl, name)(y, z, from_logits=True))(z)
+
+    with x64():
+        got = slope(y, z)
+    close(got, slope(y.astype(np.float32), z), "the gradient", rtol=2e-6)
+
+
+@rule("4 dtypes that differ")
+def learnt_margins() -> None:
+    y, z, margin = np.array([1, -1], np.float32), np.array([0.5, 0.5], np.float32), np.float32(1)
+    with x64():
+        for loss, slope in ((jl.hinge, 1.0), (jl.squared_hinge, 2.0)):
+            close(jax.grad(lambda m, loss=loss: loss(y, z, margin=m))(margin), np.float32(slope), loss.__name__)
+
+
+SMALL_WEIGHTS = [
+    ("logits", 1.0, -1000.0, True, 1e-3 * 1000),
+    ("probabilities", 1.0, 1e-6, False, -1e-3 * math.log(1e-6)),
+    ("an infinite logit", 1.0, -np.inf, True, np.inf),
+    ("the right one", 1.0, np.inf, True, 0.0),
+]
+
+
+@rule("2 small weights of the positive class", SMALL_WEIGHTS)
+def small_positive_weights(_: str, y: float, score: float, from_logits: bool, want: float) -> None:
+    value, slope = jax.value_and_grad(lambda s: jl.bce(y, s, from_logits=from_logits, pos_weight=1e-3))(
+        np.float32(score)
+    )
+    if np.isinf(want):
+        assert value == want
+        assert np.isfinite(slope)
+    else:
+        close(value, np.float32(want), "the loss", rtol=3e-7)
 
 
 @rule("12 more than 2^24 units", slow=True)

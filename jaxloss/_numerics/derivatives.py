@@ -85,7 +85,7 @@ def _value(*arguments: Array, function: Elementwise, derivatives: Any) -> Array:
             f"partials: the function returned an array of shape {found.shape} for arguments of shape {shape}, so it is "
             "not elementwise."
         )
-    return found
+    return found.astype(arguments[0].dtype)  # of a bare 1.0, say, which x64 makes wider
 
 
 def _type(*arguments: ShapedArray, function: Elementwise, derivatives: Any) -> ShapedArray:
