@@ -16,11 +16,10 @@ from jaxloss._contract.types import ClassStats
 from jaxloss._numerics.elementary import (
     bce_of_logit,
     bce_of_probability,
-    log_complement,
-    log_probability,
-    softplus,
+    weighted_bce_of_logit,
+    weighted_bce_of_probability,
 )
-from jaxloss._numerics.rows import Row, entropy, normaliser, smoothed, take_label, zero_at_zero
+from jaxloss._numerics.rows import Row, entropy, normaliser, smoothed, take_label
 from jaxloss._numerics.scores import Logits, interpolate, read, weight_of
 from jaxloss.contract import (
     ANY,
@@ -315,11 +314,8 @@ def bce(
 
     def element(y: Array, score: Array, label_smoothing: float | Array, pos_weight: float | Array | None) -> Array:
         if pos_weight is not None:
-            positive, negative = (smoothed(x, label_smoothing, 2) for x in (y, 1 - y))
-            positive = pos_weight * positive
-            if from_logits:
-                return zero_at_zero(positive, softplus(-score)) + zero_at_zero(negative, softplus(score))
-            return -positive * log_probability(score) - negative * log_complement(score)
+            weighted = weighted_bce_of_logit if from_logits else weighted_bce_of_probability
+            return weighted(*(smoothed(x, label_smoothing, 2) for x in (y, 1 - y)), pos_weight, score)
         cross_entropy = bce_of_logit if from_logits else bce_of_probability
         # That of a smoothed target, without the rounding of the target.
         return interpolate(

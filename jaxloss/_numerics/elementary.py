@@ -176,6 +176,49 @@ def bce_of_probability(y: Array, p: Array) -> Array:
     return -y * log_probability(p) - (1 - y) * log_complement(p)
 
 
+# The same with a weight of the positive term. As the loss and a multiple of that term it would cancel where the weight
+# is small. `rest`, which is 1 - y, is an argument, since a smoothed target is rounded.
+
+
+def _by_target(slope: Array, z: Array) -> Array:
+    """A derivative by a target: finite for an infinite logit, since label smoothing multiplies it by what may be 0."""
+    return jnp.where(jnp.isinf(z), saturate(slope), slope)
+
+
+def _d_weighted_bce_of_logit(y: Array, rest: Array, weight: Array, z: Array) -> Array:
+    small, positive = jnp.exp(-jnp.abs(z)), weight * y
+    return jnp.where(z >= 0, rest - positive * small, rest * small - positive) / (1 + small)
+
+
+@partials(
+    lambda y, rest, weight, z: _by_target(weight * softplus(-z), z),
+    lambda y, rest, weight, z: _by_target(softplus(z), z),
+    lambda y, rest, weight, z: jnp.where(y == 0, 0, y * softplus(-z)),
+    _d_weighted_bce_of_logit,
+)
+def weighted_bce_of_logit(y: Array, rest: Array, weight: Array, z: Array) -> Array:
+    """-weight y log(p) - rest log(1 - p), p = sigmoid(z).
+
+    Infinite logits as in `bce_of_logit`. The unit is smaller here and comes last, since the weight may be large.
+    """
+    unit, largest, positive = 2.0**48, float(jnp.finfo(z.dtype).max), weight * y
+    far = jnp.minimum(jnp.abs(z / unit), largest) * lerp(step(z, 0), rest, positive) * unit
+    return far + (positive + rest) * jnp.log1p(jnp.exp(-jnp.abs(z)))
+
+
+@partials(
+    lambda y, rest, weight, p: -weight * log_probability(p),
+    lambda y, rest, weight, p: -log_complement(p),
+    lambda y, rest, weight, p: -y * log_probability(p),
+    lambda y, rest, weight, p: (
+        rest / jnp.maximum(1 - p, LEAST_PROBABILITY) - weight * y / jnp.maximum(p, LEAST_PROBABILITY)
+    ),
+)
+def weighted_bce_of_probability(y: Array, rest: Array, weight: Array, p: Array) -> Array:
+    """-weight y log(p) - rest log(1 - p)."""
+    return -weight * y * log_probability(p) - rest * log_complement(p)
+
+
 def power0(x: Array, a: float | Array) -> Array:
     """x^a for x >= 0, with derivatives 0 at x = 0, also where a < 1; rounding below 0 counts as 0."""
     if is_constant(a, 1):
