@@ -161,7 +161,7 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 
-# Names that say too little to be those of one loss, or are those of a multiple.
+# Names that fit several of ours, that differ by a factor, or that are those of an algorithm around the loss.
 LOOSE = {
     "focal_loss": "binary_focal, categorical_focal or sparse_focal",
     "l2_loss": "mse, which is twice optax.losses.l2_loss",

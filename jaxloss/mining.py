@@ -17,8 +17,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._platform.mesh import replicated
-from jaxloss.contract import ArrayLike, compiled, current_loss
+from jaxloss.contract import ArrayLike, all_members, compiled, current_loss
 
 __all__ = ["hardest_negative", "hardest_positive", "semi_hard_negative"]
 
@@ -118,7 +117,7 @@ def _pairs(labels: ArrayLike, distances: ArrayLike, where: ArrayLike | None) -> 
         raise TypeError(f"{current_loss()}: labels must be integers, got {y.dtype}.")
     if exists.dtype != bool:
         raise TypeError(f"{current_loss()}: where must be bool, got {exists.dtype}.")
-    y, d, exists = replicated(y, d, exists)
+    y, d, exists = all_members(y, d, exists)
     pairs, same = exists[:, None] & exists[None], y[:, None] == y[None]
     return pairs & same & ~jnp.eye(n, dtype=bool), pairs & ~same, d
 

@@ -74,7 +74,7 @@ def dice(
     Args:
       y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
+      from_logits: whether `y_pred` holds logits, for the softmax over several classes or the sigmoid of one.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
       class_weights: (K,) factors of the losses of the classes.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
@@ -134,7 +134,7 @@ def tversky(
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
       alpha: the weight of false positives, at least 0.
       beta: the weight of false negatives, at least 0.
-      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
+      from_logits: whether `y_pred` holds logits, for the softmax over several classes or the sigmoid of one.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
       class_weights: (K,) factors of the losses of the classes.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
@@ -196,7 +196,7 @@ def focal_tversky(
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
       gamma: positive; 1 to 3 in the paper. Below 1 the units that fit badly have the larger gradients.
       alpha, beta: the weights of false positives and of false negatives, at least 0.
-      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
+      from_logits: whether `y_pred` holds logits, for the softmax over several classes or the sigmoid of one.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
       class_weights: (K,) factors of the losses of the classes.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
@@ -264,7 +264,7 @@ def jaccard(
     Args:
       y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
+      from_logits: whether `y_pred` holds logits, for the softmax over several classes or the sigmoid of one.
       smooth: s, at least 0; if positive, an absent class costs less, the less of it is predicted.
       class_weights: (K,) factors of the losses of the classes.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
@@ -318,7 +318,7 @@ def generalized_dice(
     Args:
       y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
+      from_logits: whether `y_pred` holds logits, for the softmax over several classes or the sigmoid of one.
       class_weights: (K,) factors of the `w_k`.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
       axis: the axes of the pixels, by default all but the first and that of the classes.
@@ -425,7 +425,7 @@ def lovasz_softmax(
     Args:
       y_true: (batch, ..., K) targets 0 or 1, one-hot over the classes; or integer labels (batch, ...).
       y_pred: (batch, ..., K) probabilities, or logits if `from_logits`.
-      from_logits: whether `y_pred` holds logits: of several classes for their softmax, of a single one for the sigmoid.
+      from_logits: whether `y_pred` holds logits, for the softmax over several classes or the sigmoid of one.
       class_weights: (K,) factors of the losses of the classes.
       pixel_weights: (batch, ...) how much each pixel counts, at least 0.
       axis: the axes of the pixels, by default all but the first and that of the classes.

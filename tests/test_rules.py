@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from operator import setitem
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -337,6 +337,39 @@ def quantiles_are_learnt() -> None:
     np.testing.assert_allclose(q, levels, atol=0.02)
 
 
+SMALL_WEIGHTS = [
+    ("logits", 1.0, -1000.0, True, 1e-3 * 1000),
+    ("probabilities", 1.0, 1e-6, False, -1e-3 * math.log(1e-6)),
+    ("an infinite logit", 1.0, -np.inf, True, np.inf),
+    ("the right one", 1.0, np.inf, True, 0.0),
+]
+
+
+@rule("2 small weights of the positive class", SMALL_WEIGHTS)
+def small_positive_weights(_: str, y: float, score: float, from_logits: bool, want: float) -> None:
+    value, slope = jax.value_and_grad(lambda s: jl.bce(y, s, from_logits=from_logits, pos_weight=1e-3))(
+        np.float32(score)
+    )
+    if np.isinf(want):
+        assert value == want
+        assert np.isfinite(slope)
+    else:
+        close(value, np.float32(want), "the loss", rtol=3e-7)
+
+
+@rule("2 small weights of the positive class")
+def weights_at_infinite_logits() -> None:
+    """Learnt, like label smoothing: no NaN where a term is 0 times infinity."""
+    for y, z, want in ((0.0, -np.inf, 0), (1.0, np.inf, 0), (0.0, np.inf, 0), (1.0, -np.inf, np.inf)):
+
+        def call(weight: Any, smoothing: Any, y: float = y, z: float = z) -> Any:
+            return jl.bce(y, z, from_logits=True, pos_weight=weight, label_smoothing=smoothing)
+
+        by_weight, by_smoothing = jax.grad(call, (0, 1))(np.float32(2), np.float32(0))
+        assert by_weight == want
+        assert np.isfinite(by_smoothing)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What counts as a number
 
@@ -480,6 +513,30 @@ def labels_beyond(_: str, labels: Any) -> None:
     refuses(jl.BadValueError, ("y_true must be in 0..2: 1 of 2 is not",), jl.checked(jl.sparse_cce), labels, SCORES)
 
 
+OF_TARGETS = [(name,) for name in ("cce", "categorical_focal", "poly1", "generalized_cce")]
+
+
+@rule("4 dtypes that differ", OF_TARGETS)
+def targets_wider_than_logits(name: str) -> None:
+    """As `jax.nn.one_hot` makes them where jax has 64 bits."""
+    z, y = np.array([[0.0, 1.0, 2.0]], np.float32), np.eye(3)[[1]]
+
+    def slope(y: Any, z: Any) -> Any:
+        return jax.grad(lambda z: getattr(jl, name)(y, z, from_logits=True))(z)
+
+    with x64():
+        got = slope(y, z)
+    close(got, slope(y.astype(np.float32), z), "the gradient", rtol=2e-6)
+
+
+@rule("4 dtypes that differ")
+def learnt_margins() -> None:
+    y, z, margin = np.array([1, -1], np.float32), np.array([0.5, 0.5], np.float32), np.float32(1)
+    with x64():
+        for loss, slope in ((jl.hinge, 1.0), (jl.squared_hinge, 2.0)):
+            close(jax.grad(lambda m, loss=loss: loss(y, z, margin=m))(margin), np.float32(slope), loss.__name__)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Names and errors
 
@@ -583,6 +640,16 @@ MISTAKES: list[Mistake] = [
     ("jnp.max", ValueError, jl.mse, (ONES, ONES), {"reduction": jnp.max}, ('"mean"', "lambda losses, weights")),
     ("jnp.average", ValueError, jl.mse, (ONES, ONES), {"reduction": jnp.average}, ('"mean"', "lambda losses, weights")),
 ]  # fmt: skip
+
+
+@rule("9 errors say the cure")
+def classes_of_others_reduce() -> None:
+    class Both(NamedTuple):
+        losses: Any
+        weights: Any
+
+    found = jl.mse(ONES, 2 * ONES, reduction=Both)
+    close((found.losses, found.weights), (ONES, ONES), "a named tuple is a function")
 
 
 @rule("9 errors say the cure", MISTAKES)
@@ -1335,50 +1402,6 @@ def chunks_need_a_size() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Many
-
-
-OF_TARGETS = [(name,) for name in ("cce", "categorical_focal", "poly1", "generalized_cce")]
-
-
-@rule("4 dtypes that differ", OF_TARGETS)
-def targets_wider_than_logits(name: str) -> None:
-    """As `jax.nn.one_hot` makes them where jax has 64 bits."""
-    z, y = np.array([[0.0, 1.0, 2.0]], np.float32), np.eye(3)[[1]]
-
-    def slope(y: Any, z: Any) -> Any:
-        return jax.grad(lambda z: getattr(jl, name)(y, z, from_logits=True))(z)
-
-    with x64():
-        got = slope(y, z)
-    close(got, slope(y.astype(np.float32), z), "the gradient", rtol=2e-6)
-
-
-@rule("4 dtypes that differ")
-def learnt_margins() -> None:
-    y, z, margin = np.array([1, -1], np.float32), np.array([0.5, 0.5], np.float32), np.float32(1)
-    with x64():
-        for loss, slope in ((jl.hinge, 1.0), (jl.squared_hinge, 2.0)):
-            close(jax.grad(lambda m, loss=loss: loss(y, z, margin=m))(margin), np.float32(slope), loss.__name__)
-
-
-SMALL_WEIGHTS = [
-    ("logits", 1.0, -1000.0, True, 1e-3 * 1000),
-    ("probabilities", 1.0, 1e-6, False, -1e-3 * math.log(1e-6)),
-    ("an infinite logit", 1.0, -np.inf, True, np.inf),
-    ("the right one", 1.0, np.inf, True, 0.0),
-]
-
-
-@rule("2 small weights of the positive class", SMALL_WEIGHTS)
-def small_positive_weights(_: str, y: float, score: float, from_logits: bool, want: float) -> None:
-    value, slope = jax.value_and_grad(lambda s: jl.bce(y, s, from_logits=from_logits, pos_weight=1e-3))(
-        np.float32(score)
-    )
-    if np.isinf(want):
-        assert value == want
-        assert np.isfinite(slope)
-    else:
-        close(value, np.float32(want), "the loss", rtol=3e-7)
 
 
 @rule("12 more than 2^24 units", slow=True)

@@ -241,7 +241,8 @@ def check_units(
         weights = jnp.asarray(weights)
         if weights.ndim:
             _check_leads("weights", weights, shape, "losses")
-    if isinstance(reduction, type):
+    # One of ours that was not made. Other classes, such as a named tuple, are functions like any other.
+    if isinstance(reduction, type) and hasattr(reduction, "zero_for_nothing"):
         raise TypeError(f"{loss}: reduction is the class {reduction.__name__}. Did you mean {reduction.__name__}()?")
     if not callable(reduction) and reduction not in REDUCTIONS:
         raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.")

@@ -99,8 +99,8 @@ class Holds(NamedTuple):
 def widen(x: Array, kind: Kind, dtype: Any) -> Array:
     """An input as the formula gets it."""
     half = x.dtype.itemsize == 2 and jnp.issubdtype(x.dtype, jnp.floating)
-    # Rows lie as they are, but beside float64: rules of theirs would meet two dtypes.
-    if (kind == "row" and dtype == jnp.float32) or (kind == "stored" and half and dtype == jnp.float32):
+    # Beside float64 a row of float32 is widened, too: else its rules would meet two dtypes.
+    if dtype == jnp.float32 and (kind == "row" or (kind == "stored" and half)):
         return x
     if kind in ("label", "length", "id"):  # a narrower dtype could not even be compared with the number of classes
         return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)

@@ -37,6 +37,8 @@ def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
     - none costs memory, since it shares nothing with the value (`_alone`);
     - its own derivative, the second of the function, counts as 0 where no float can hold it: infinity times 0, or less
       infinity, would be NaN.
+
+    Where the function is called, a result of another shape than that of its arguments, broadcast, is a ValueError.
     """
     places = range(len(derivatives))
 

@@ -42,25 +42,28 @@ def moved_as(x: Array, other: Array) -> Array:
 
 
 def laid_out_together(arrays: Sequence[Array], axes: Sequence[Sequence[int]]) -> list[Array]:
-    """Arrays that share leading axes, each laid out along them as the first of them that is spread there.
+    """Arrays that share axes, each laid out along those of them where it is whole as the first that is spread there.
 
-    axes: the places of the shared axes in each; of a mask they may be fewer. What is spread there already stays so.
+    axes: the places of the shared axes in each; a mask may lack the last of them.
     """
     mesh = mesh_of(*arrays)
     if mesh is None:
         return list(arrays)
     specs = [[*kind.spec, *[None] * (x.ndim - len(kind.spec))] for x in arrays for kind in [jax.typeof(x).sharding]]
-    together = []
-    for x, spec, places in zip(arrays, specs, axes, strict=True):
+    common: dict[int, Any] = {}
+    for spec, places in zip(specs, axes, strict=True):
+        for i, place in enumerate(places):
+            if spec[place] is not None:
+                common.setdefault(i, spec[place])
+
+    def laid_out(x: Array, spec: list[Any], places: Sequence[int]) -> Array:
         wanted = list(spec)
         for i, place in enumerate(places):
-            others = (s[at[i]] for s, at in zip(specs, axes, strict=True) if i < len(at))
-            found = next((along for along in others if along is not None), None)
-            if spec[place] is None and found not in wanted:
-                wanted[place] = found
-        moves = wanted != spec
-        together.append(jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*wanted))) if moves else x)
-    return together
+            if spec[place] is None and i in common and common[i] not in wanted:
+                wanted[place] = common[i]
+        return x if wanted == spec else jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*wanted)))
+
+    return list(map(laid_out, arrays, specs, axes))
 
 
 def laid_out_along(axes: Sequence[int], x: Array, other: Array) -> Array:
