@@ -82,6 +82,14 @@ def test_what_is_not_elementwise_is_refused():
         jax.jit(mean)(jnp.asarray(X))
 
 
+def test_outside_jit_a_derivative_is_one_step():
+    """Outside `jax.jit`, too: each step would be dispatched, and a NaN that `jnp.where` leaves out be reported."""
+    grown = partials(lambda x: jnp.where(x > 0, 1 + 0 * jnp.exp(-x), 0))(lambda x: jnp.maximum(x, 0))
+    x = jnp.array([-1000.0, 1.0])
+    with jax.debug_nans(True):
+        np.testing.assert_array_equal(jax.grad(jax.checkpoint(lambda x: jnp.sum(grown(x))))(x), [0, 1])
+
+
 def test_a_derivative_made_of_others_shares_nothing_with_the_value():
     y, z = np.ones((512, 512), np.float32), np.zeros((512, 512), np.float32)
     program = jax.jit(jax.value_and_grad(functools.partial(jl.binary_focal, from_logits=True), 1)).lower(y, z)

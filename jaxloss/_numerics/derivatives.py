@@ -123,7 +123,8 @@ def _differentiated(
     return value, sum(terms[1:], terms[0])
 
 
-_ruled.def_impl(_value)
+# Outside `jax.jit`, too, it is one step, so that `jax_debug_nans` does not judge what its selects leave out.
+_ruled.def_impl(jax.jit(_value, static_argnames=("function", "derivatives")))
 _ruled.def_abstract_eval(_type)
 batching.primitive_batchers[_ruled] = _batched
 ad.primitive_jvps[_ruled] = _differentiated
