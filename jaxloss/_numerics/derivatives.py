@@ -139,6 +139,8 @@ def _finite_slope(function: Elementwise, place: int) -> Elementwise:
     """The automatic derivative with respect to one argument; 0 where it is not finite."""
 
     def slope(*point: Array) -> Array:
+        point = tuple(map(jnp.asarray, point))  # in a program they may be literals, which older jax cannot negate
+
         def along(x: Array) -> Array:
             return function(*point[:place], x, *point[place + 1 :])
 
