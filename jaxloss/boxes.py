@@ -426,7 +426,7 @@ def wiou_v2(
         weight = _relative(b, iou_loss_mean) ** jnp.asarray(gamma, b.missed.dtype)
         return jax.lax.stop_gradient(weight) * _wiou_v1(b)
 
-    options = {"iou_loss_mean": (iou_loss_mean, at_least(0)), "gamma": (gamma, AT_LEAST_0)}
+    options = {"iou_loss_mean": (iou_loss_mean, AT_LEAST_0), "gamma": (gamma, AT_LEAST_0)}
     return _of_pairs(pair, y_true, y_pred, options, **units)
 
 
@@ -473,7 +473,7 @@ def wiou_v3(
         weight = relative / delta * jnp.exp((delta - relative) * jnp.log(alpha))  # no power: it would overflow
         return jax.lax.stop_gradient(weight) * _wiou_v1(b)
 
-    options = {"iou_loss_mean": (iou_loss_mean, at_least(0)), "alpha": (alpha, at_least(1)), "delta": (delta, POSITIVE)}
+    options = {"iou_loss_mean": (iou_loss_mean, AT_LEAST_0), "alpha": (alpha, at_least(1)), "delta": (delta, POSITIVE)}
     return _of_pairs(pair, y_true, y_pred, options, **units)
 
 

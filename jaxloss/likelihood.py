@@ -18,7 +18,7 @@ from jaxloss._numerics.elementary import (
     saturate,
     stirling,
 )
-from jaxloss.contract import AMOUNT, NUMBER, POSITIVE, ArrayLike, Units, at_least, loss, losses
+from jaxloss.contract import AMOUNT, AT_LEAST_0, NUMBER, POSITIVE, ArrayLike, Units, loss, losses
 
 __all__ = ["gaussian_nll", "laplace_nll", "student_t_nll"]
 
@@ -79,7 +79,7 @@ def gaussian_nll(
         "mean": (mean, NUMBER),
         "variance": (variance, NUMBER if log_variance else AMOUNT),
     }
-    return losses(element, inputs, options={"eps": (eps, at_least(0))}, elementwise=True, **units)
+    return losses(element, inputs, options={"eps": (eps, AT_LEAST_0)}, elementwise=True, **units)
 
 
 def _gaussian_d_residual(e: Array, variance: Array, eps: Array) -> Array:
@@ -168,7 +168,7 @@ def laplace_nll(
         return loss + math.log(2) if full else loss
 
     inputs = {"y_true": (y_true, NUMBER), "location": (location, NUMBER), "scale": (scale, AMOUNT)}
-    return losses(element, inputs, options={"eps": (eps, at_least(0))}, elementwise=True, **units)
+    return losses(element, inputs, options={"eps": (eps, AT_LEAST_0)}, elementwise=True, **units)
 
 
 def _laplace_d_scale(e: Array, scale: Array, eps: Array) -> Array:
@@ -227,7 +227,7 @@ def student_t_nll(
         return loss + _student_t_constant(n) if full else loss
 
     inputs = {"y_true": (y_true, NUMBER), "location": (location, NUMBER), "scale": (scale, AMOUNT)}
-    return losses(element, inputs, options={"df": (df, POSITIVE), "eps": (eps, at_least(0))}, elementwise=True, **units)
+    return losses(element, inputs, options={"df": (df, POSITIVE), "eps": (eps, AT_LEAST_0)}, elementwise=True, **units)
 
 
 # With w = sqrt(n) s the loss is log s + (n + 1) / 2 log(1 + (e / w)^2), and with the share q = e^2 / (e^2 + w^2)

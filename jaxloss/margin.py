@@ -18,6 +18,7 @@ from jaxloss._numerics.elementary import bce_of_logit, relu0, softplus
 from jaxloss._numerics.rows import Row, is_at, take_label
 from jaxloss._platform import cpu, mesh
 from jaxloss.contract import (
+    AT_LEAST_0,
     BINARY,
     LABEL,
     LOGIT,
@@ -28,7 +29,6 @@ from jaxloss.contract import (
     ArrayLike,
     Holds,
     Units,
-    at_least,
     current_loss,
     loss,
     losses,
@@ -111,7 +111,7 @@ def hinge(y_true: ArrayLike, y_pred: ArrayLike, *, margin: float | ArrayLike = 1
         return _hinge(y, z, margin)
 
     inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
-    return losses(element, inputs, options={"margin": (margin, at_least(0))}, elementwise=True, **units)
+    return losses(element, inputs, options={"margin": (margin, AT_LEAST_0)}, elementwise=True, **units)
 
 
 @loss
@@ -144,7 +144,7 @@ def squared_hinge(
         return _squared_hinge(y, z, margin)
 
     inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
-    return losses(element, inputs, options={"margin": (margin, at_least(0))}, elementwise=True, **units)
+    return losses(element, inputs, options={"margin": (margin, AT_LEAST_0)}, elementwise=True, **units)
 
 
 @loss
@@ -285,7 +285,7 @@ def categorical_hinge(
         return jnp.where(saved_for_backward(jnp.sum(y)) == 1, relu0(margin + excess), jnp.nan)
 
     inputs = {"y_true": (y_true, Holds("number", ONE_HOT, core=1)), "y_pred": (y_pred, SCORES)}
-    return losses(example, inputs, options={"margin": (margin, at_least(0))}, axis=axis, **units)
+    return losses(example, inputs, options={"margin": (margin, AT_LEAST_0)}, axis=axis, **units)
 
 
 @loss
@@ -329,7 +329,7 @@ def multi_margin(
         return jnp.sum(jnp.where(is_at(label, z), 0, terms)) / z.size
 
     inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, SCORES)}
-    return losses(example, inputs, options={"margin": (margin, at_least(0))}, axis=axis, **units)
+    return losses(example, inputs, options={"margin": (margin, AT_LEAST_0)}, axis=axis, **units)
 
 
 @loss

@@ -35,6 +35,7 @@ from jaxloss._platform import gpu, tpu
 from jaxloss._platform.mesh import laid_out_as, laid_out_together, moved_as, summed_around
 from jaxloss.contract import (
     ANY,
+    AT_LEAST_0,
     FRACTION,
     NUMBER,
     NUMBERS,
@@ -48,7 +49,6 @@ from jaxloss.contract import (
     Reduction,
     Units,
     all_members,
-    at_least,
     between,
     compiled,
     current_loss,
@@ -134,7 +134,7 @@ def triplet(
         return relu0(saturate(near) - saturate(far) + margin)
 
     inputs = {"anchor": (anchor, NUMBERS), "positive": (positive, NUMBERS), "negative": (negative, NUMBERS)}
-    return losses(triple, inputs, options={"margin": (margin, at_least(0))}, axis=axis, **units)
+    return losses(triple, inputs, options={"margin": (margin, AT_LEAST_0)}, axis=axis, **units)
 
 
 @loss
@@ -180,7 +180,7 @@ def contrastive(
         return jnp.where(TARGET.domain.holds(y), alike + (1 - y) * apart, jnp.nan)
 
     inputs = {"y_true": (y_true, TARGET), "first": (first, NUMBERS), "second": (second, NUMBERS)}
-    return losses(pair, inputs, options={"margin": (margin, at_least(0))}, axis=axis, **units)
+    return losses(pair, inputs, options={"margin": (margin, AT_LEAST_0)}, axis=axis, **units)
 
 
 @loss
@@ -258,7 +258,7 @@ def hinge_embedding(
         return _hinge_embedding(y, d, margin)
 
     inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
-    return losses(element, inputs, options={"margin": (margin, at_least(0))}, elementwise=True, **units)
+    return losses(element, inputs, options={"margin": (margin, AT_LEAST_0)}, elementwise=True, **units)
 
 
 def _chooses(y: Array, *_: Array) -> Array:
@@ -311,7 +311,7 @@ def margin_ranking(
         return _margin_ranking(y, a, b, margin)
 
     inputs = {"y_true": (y_true, SIGN), "first": (first, SCORE), "second": (second, SCORE)}
-    return losses(element, inputs, options={"margin": (margin, at_least(0))}, elementwise=True, **units)
+    return losses(element, inputs, options={"margin": (margin, AT_LEAST_0)}, elementwise=True, **units)
 
 
 def _ahead(y: Array, a: Array, b: Array) -> Array:
@@ -936,7 +936,7 @@ def barlow_twins(
         return jnp.sum(own**2) + redundancy * _apart_squares(_products(u.T, v.T))
 
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
-    options = {"redundancy": (redundancy, at_least(0))}
+    options = {"redundancy": (redundancy, AT_LEAST_0)}
     return losses(members, inputs, options=options, members=axis, axis_name=axis_name, **units)
 
 
@@ -1004,7 +1004,7 @@ def vicreg(
 
     inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
     weights = {"invariance": invariance, "variance": variance, "covariance": covariance, "std": std}
-    options = {name: (value, at_least(0)) for name, value in weights.items()} | {"eps": (eps, POSITIVE)}
+    options = {name: (value, AT_LEAST_0) for name, value in weights.items()} | {"eps": (eps, POSITIVE)}
     return losses(members, inputs, options=options, members=axis, axis_name=axis_name, **units)
 
 

@@ -32,6 +32,7 @@ from jaxloss._platform import apart
 from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
+    AT_LEAST_0,
     POSITIVE,
     ArrayLike,
     Domain,
@@ -39,7 +40,6 @@ from jaxloss.contract import (
     Reduction,
     Units,
     all_members,
-    at_least,
     loss,
     losses,
 )
@@ -220,7 +220,7 @@ def pairwise_hinge(
     def items(z: Array, row: _Items, margin: float | Array) -> Array:
         return _mean_over_pairs(_hinge, z, _for_items(margin, z), row)
 
-    return _of_lists(items, y_true, y_pred, axis, segments, {"margin": (margin, at_least(0))}, **units)
+    return _of_lists(items, y_true, y_pred, axis, segments, {"margin": (margin, AT_LEAST_0)}, **units)
 
 
 @loss

@@ -11,9 +11,12 @@ from jax import Array
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import abs0, at_least_tiny, atanh_rest, divide, lerp, softplus, step
 from jaxloss._platform import unmoved
-from jaxloss.contract import FRACTION, NUMBER, POSITIVE, ArrayLike, Units, at_least, loss, losses
+from jaxloss.contract import AT_LEAST_0, FRACTION, NUMBER, POSITIVE, ArrayLike, Units, loss, losses
 
 __all__ = ["balanced_l1", "expectile", "huber", "log_cosh", "mae", "mse", "quantile", "smooth_l1"]
+
+# With infinity the loss is half of the squared error.
+DELTA = AT_LEAST_0._replace(text="at least 0", infinite=(math.inf,))
 
 
 @loss
@@ -78,7 +81,7 @@ def huber(y_true: ArrayLike, y_pred: ArrayLike, *, delta: float | ArrayLike = 1.
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
-      delta: where the loss turns from quadratic to linear, at least 0.
+      delta: where the loss turns from quadratic to linear, at least 0. With infinity it never does.
 
     Returns:
       The mean over elements; with `reduction="none"` one loss per element, shape (...).
@@ -98,7 +101,7 @@ def huber(y_true: ArrayLike, y_pred: ArrayLike, *, delta: float | ArrayLike = 1.
         return _huber(p - y, delta)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"delta": (delta, at_least(0))}, elementwise=True, **units)
+    return losses(element, inputs, options={"delta": (delta, DELTA)}, elementwise=True, **units)
 
 
 @partials(lambda e, delta: jnp.clip(e, -delta, delta), lambda e, delta: jnp.maximum(jnp.abs(e) - delta, 0))
@@ -134,7 +137,7 @@ def smooth_l1(y_true: ArrayLike, y_pred: ArrayLike, *, beta: float | ArrayLike =
         return _smooth_l1(p - y, beta)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"beta": (beta, at_least(0))}, elementwise=True, **units)
+    return losses(element, inputs, options={"beta": (beta, AT_LEAST_0)}, elementwise=True, **units)
 
 
 def _smooth_sign(e: Array, beta: Array) -> Array:
@@ -189,7 +192,7 @@ def balanced_l1(
     def element(y: Array, p: Array, alpha: float | Array, gamma: float | Array, beta: float | Array) -> Array:
         return _balanced_l1(p - y, alpha, gamma, beta)
 
-    options = {"alpha": (alpha, POSITIVE), "gamma": (gamma, POSITIVE), "beta": (beta, at_least(0))}
+    options = {"alpha": (alpha, POSITIVE), "gamma": (gamma, POSITIVE), "beta": (beta, AT_LEAST_0)}
     return losses(
         element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, options=options, elementwise=True, **units
     )
@@ -339,7 +342,7 @@ def quantile(
 
     inputs = {"y_true": (_for_each_level(y_true, y_pred, level), NUMBER), "y_pred": (y_pred, NUMBER)}
     return losses(
-        element, inputs, options={"level": (level, FRACTION), "delta": (delta, at_least(0))}, elementwise=True, **units
+        element, inputs, options={"level": (level, FRACTION), "delta": (delta, DELTA)}, elementwise=True, **units
     )
 
 

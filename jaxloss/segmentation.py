@@ -31,6 +31,7 @@ from jaxloss._platform import cpu
 from jaxloss._platform.mesh import laid_out_as
 from jaxloss.contract import (
     AMOUNT,
+    AT_LEAST_0,
     BINARY,
     LABEL,
     LOGIT,
@@ -104,7 +105,7 @@ def dice(
     def classes(y: Array, p: Array, w: Array | float, smooth: float | Array) -> Array:
         return _tversky(y, p, w, 0.5, 0.5, smooth)
 
-    options = {"smooth": (smooth, at_least(0))}
+    options = {"smooth": (smooth, AT_LEAST_0)}
     images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
     return images.losses(classes, options, from_logits=from_logits, **units)
 
@@ -166,7 +167,7 @@ def tversky(
     ) -> Array:
         return _tversky(y, p, w, alpha, beta, smooth)
 
-    options = {"alpha": (alpha, at_least(0)), "beta": (beta, at_least(0)), "smooth": (smooth, at_least(0))}
+    options = {"alpha": (alpha, AT_LEAST_0), "beta": (beta, AT_LEAST_0), "smooth": (smooth, AT_LEAST_0)}
     images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
     return images.losses(classes, options, from_logits=from_logits, **units)
 
@@ -236,9 +237,9 @@ def focal_tversky(
 
     options = {
         "gamma": (gamma, at_least(1e-6)),
-        "alpha": (alpha, at_least(0)),
-        "beta": (beta, at_least(0)),
-        "smooth": (smooth, at_least(0)),
+        "alpha": (alpha, AT_LEAST_0),
+        "beta": (beta, AT_LEAST_0),
+        "smooth": (smooth, AT_LEAST_0),
     }
     images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
     return images.losses(classes, options, from_logits=from_logits, **units)
@@ -293,7 +294,7 @@ def jaccard(
     def classes(y: Array, p: Array, w: Array | float, smooth: float | Array) -> Array:
         return _tversky(y, p, w, 1.0, 1.0, smooth)
 
-    options = {"smooth": (smooth, at_least(0))}
+    options = {"smooth": (smooth, AT_LEAST_0)}
     images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
     return images.losses(classes, options, from_logits=from_logits, **units)
 

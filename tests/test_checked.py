@@ -143,7 +143,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
             (0, (0, 0), 2, "y_true must be in [0, 1]: 1 of 4 is not, the first at index (0, 0), which is 2."),
             (1, (1, 0), 1.2, f"y_pred must be in [0, 1]: 1 of 4 is not"
              f", the first at index (1, 0), which is 1.2.{FOR_LOGITS}"),
-            ("pos_weight", 1, -1, "pos_weight must be at least 0: 1 of 2 is not, the first at index (1,), "
+            ("pos_weight", 1, -1, "pos_weight must be finite and at least 0: 1 of 2 is not, the first at index (1,), "
              "which is -1."),
             ("weights", 0, INF, "weights must be finite: 1 of 2 is not, the first at index (0,), which is inf."),
         ],
@@ -166,7 +166,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         [
             (0, 1, 2, "y_true must be -1 or +1 (or 0, for -1): 1 of 2 is not, the first at index (1,), which is 2."),
             (1, 0, -INF, "y_pred must be finite: 1 of 2 is not, the first at index (0,), which is -inf."),
-            ("margin", (), -1, "margin must be at least 0, got -1."),
+            ("margin", (), -1, "margin must be finite and at least 0, got -1."),
         ],
     ),
     (
@@ -240,7 +240,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         [
             (1, (1, 3), -1, "the width and height of the boxes in y_pred must be at least 0: 1 of 4 is not, the first "
              "at index (1, 1), which is -2. Boxes are x1, y1, x2, y2."),
-            ("iou_loss_mean", (), -1, "iou_loss_mean must be at least 0, got -1."),
+            ("iou_loss_mean", (), -1, "iou_loss_mean must be finite and at least 0, got -1."),
         ],
     ),
     (

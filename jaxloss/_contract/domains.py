@@ -112,7 +112,6 @@ ANY = Domain("a number", infinite=(-INF, INF))
 NUMBER = Domain("finite")
 LOGIT = Domain("finite or -inf", infinite=(-INF,))
 LABEL = Domain("in 0..{last}", cure="Leave others out with where=, as in where=y_true != -100.")
-AT_LEAST_0 = Domain("finite and at least 0", low=0)
 ABOVE_MINUS_1 = Domain("finite and above -1", low=-1, above=True)
 POSITIVE = Domain("above 0 and finite", low=0, above=True)
 SIGN = Domain("-1 or +1 (or 0, for -1)", power=3)
@@ -134,5 +133,8 @@ def between(low: float, high: float) -> Domain:
 
 
 def at_least(low: float) -> Domain:
-    """This number or a larger one, infinity included."""
-    return Domain(f"at least {low:g}", low=low, infinite=(INF,))
+    """This number or a larger one."""
+    return Domain(f"finite and at least {low:g}", low=low)
+
+
+AT_LEAST_0 = at_least(0)
