@@ -20,9 +20,10 @@ from jaxloss._numerics.elementary import (
     weighted_bce_of_probability,
 )
 from jaxloss._numerics.rows import Row, entropy, normaliser, smoothed, take_label
-from jaxloss._numerics.scores import Logits, interpolate, read, weight_of
+from jaxloss._numerics.scores import Logits, interpolate, read, weighed
 from jaxloss.contract import (
     ANY,
+    AT_LEAST_0,
     FRACTION,
     LABEL,
     LOG_DISTRIBUTION,
@@ -36,7 +37,6 @@ from jaxloss.contract import (
     TARGETS,
     ArrayLike,
     Units,
-    at_least,
     compiled,
     loss,
     losses,
@@ -151,7 +151,7 @@ def sparse_cce(
         z_loss: float | Array,
     ) -> Array:
         row = read(scores, from_logits)
-        surprisal = weight_of(class_weights, label) * row.surprisal(label)
+        surprisal = weighed(row.surprisal(label), class_weights, label)
         smooth = interpolate(label_smoothing, surprisal, lambda: row.mean_surprisal(class_weights))
         return smooth + row.z_loss(z_loss)
 
@@ -196,7 +196,7 @@ def sparse_cce_stats(
     """
 
     def cross_entropy(label: Array, row: Logits, a: float | Array, weights: Array | None) -> Array:
-        surprisal = weight_of(weights, label) * row.surprisal(label)
+        surprisal = weighed(row.surprisal(label), weights, label)
         return interpolate(a, surprisal, lambda: row.mean_surprisal(weights))
 
     def at_top(label: Array, row: Logits) -> Array:
@@ -323,7 +323,7 @@ def bce(
         )
 
     inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}
-    options = {"label_smoothing": (label_smoothing, FRACTION), "pos_weight": (pos_weight, at_least(0))}
+    options = {"label_smoothing": (label_smoothing, FRACTION), "pos_weight": (pos_weight, AT_LEAST_0)}
     return losses(element, inputs, options=options, elementwise=True, **units)
 
 
@@ -363,8 +363,7 @@ def nll(
 
     def example(label: Array, scores: Array, class_weights: Array | None) -> Array:
         log_p = take_label(Row.of(scores), label)
-        loss = -weight_of(class_weights, label) * log_p
-        return jnp.where(log_p <= slack, loss, jnp.nan)
+        return jnp.where(log_p <= slack, weighed(-log_p, class_weights, label), jnp.nan)
 
     # Only the entry that the label names is looked at: more would read the whole row.
     inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOG_PROBABILITIES._replace(outside="formula"))}

@@ -30,7 +30,7 @@ from jaxloss._numerics.elementary import (
     saturate,
 )
 from jaxloss._numerics.rows import Classes, Row, exp_sum, exp_sum_alone, row_sum, smoothed, surprisal, zero_at_zero
-from jaxloss._numerics.scores import Probabilities, weight_of
+from jaxloss._numerics.scores import Probabilities, weighed
 from jaxloss._platform import apart, cpu
 from jaxloss.contract import (
     ANY,
@@ -46,7 +46,6 @@ from jaxloss.contract import (
     TARGETS,
     ArrayLike,
     Units,
-    at_least,
     loss,
     losses,
 )
@@ -110,7 +109,7 @@ def binary_focal(
 
     inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}
     options = {
-        "gamma": (gamma, at_least(0)),
+        "gamma": (gamma, AT_LEAST_0),
         "alpha": (alpha, FRACTION),
         "label_smoothing": (label_smoothing, FRACTION),
     }
@@ -166,8 +165,8 @@ def categorical_focal(
 
     inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
     options = {
-        "gamma": (gamma, at_least(0)),
-        "alpha": (alpha, PER_CLASS._replace(domain=AT_LEAST_0) if np.ndim(alpha) else at_least(0)),  # pyright: ignore
+        "gamma": (gamma, AT_LEAST_0),
+        "alpha": (alpha, PER_CLASS._replace(domain=AT_LEAST_0) if np.ndim(alpha) else AT_LEAST_0),  # pyright: ignore
         "label_smoothing": (label_smoothing, FRACTION),
     }
     return losses(example, inputs, options=options, axis=axis, sibling="sparse_focal", **units)
@@ -299,14 +298,14 @@ def sparse_focal(
 
     def example(label: Array, scores: Array, gamma: float | Array, alpha: float | Array | None) -> Array:
         loss = _of_label(_focal(_power(gamma)), label, scores, gamma, from_logits)
-        if alpha is None:
-            return loss
-        return loss * (weight_of(alpha, label) if isinstance(alpha, Array) and alpha.ndim else alpha)
+        if isinstance(alpha, Array) and alpha.ndim:
+            return weighed(loss, alpha, label)
+        return loss if alpha is None else zero_at_zero(jnp.asarray(alpha, loss.dtype), loss)
 
     inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
     options = {
-        "gamma": (gamma, at_least(0)),
-        "alpha": (alpha, PER_CLASS._replace(domain=AT_LEAST_0) if np.ndim(alpha) else at_least(0)),  # pyright: ignore
+        "gamma": (gamma, AT_LEAST_0),
+        "alpha": (alpha, PER_CLASS._replace(domain=AT_LEAST_0) if np.ndim(alpha) else AT_LEAST_0),  # pyright: ignore
     }
     return losses(example, inputs, options=options, axis=axis, sibling="categorical_focal", **units)
 

@@ -25,7 +25,7 @@ from jaxloss._numerics import rows
 from jaxloss._numerics.chunks import chunk_counts, cut, join
 from jaxloss._numerics.elementary import is_constant
 from jaxloss._numerics.rows import Row, predict, sum_below
-from jaxloss._numerics.scores import interpolate, weight_of
+from jaxloss._numerics.scores import interpolate, weighed
 from jaxloss._platform import cpu, mesh
 from jaxloss.contract import LABEL, ArrayLike, Holds, Reduction, Units, compiled, loss, mean_over
 
@@ -137,7 +137,21 @@ def linear_cce_stats(
 # The formula
 
 
-def _of_token(
+def _of_token(z: Array, label: Array, *, entropy: bool, **options: Any) -> tuple[Array, ClassStats]:
+    """The loss of one token; NaN, with zero gradient, where its label or a traced option lies outside."""
+    inside = (label >= 0) & (label < z.size)
+    for name, option in options.items():
+        if isinstance(option, Array) and name != "bias":
+            inside &= jnp.all(_DOMAINS[name].holds(option))
+            options[name] = _DOMAINS[name].usable(option)
+    stats = _formula(z, label, entropy=entropy, **options)
+    cross_entropy, penalty, correct = (
+        jnp.where(inside, x, jnp.nan) for x in (stats.cross_entropy, stats.z_loss, stats.correct)
+    )
+    return cross_entropy + penalty, stats._replace(cross_entropy=cross_entropy, z_loss=penalty, correct=correct)
+
+
+def _formula(
     z: Array,
     label: Array,
     *,
@@ -147,13 +161,15 @@ def _of_token(
     z_loss: float | Array,
     softcap: float | Array | None,
     entropy: bool,
-) -> tuple[Array, ClassStats]:
-    """The loss of one token, from its row of products `hidden @ kernel`."""
+) -> ClassStats:
+    """What makes the loss of one token, from its row of products `hidden @ kernel`."""
+    excluded = bias is not None and jnp.isneginf(bias)
     if bias is not None:
         z = z + bias
     if softcap is not None:
+        capped = softcap * jnp.tanh(jnp.where(excluded, 0, z) / softcap)
         # Computed once: rounded in two ways, the largest logit would not equal itself.
-        z = cpu.opaque(softcap * jnp.tanh(z / softcap))
+        z = cpu.opaque(jnp.where(excluded, z, capped))
     row = Row.of(z)
     surprisal, correct, largest, excess = predict(row, label)
     log_sum = jnp.log1p(excess)
@@ -162,18 +178,13 @@ def _of_token(
         mean_weight = 1 if class_weights is None else jnp.mean(class_weights)
         return mean_weight * log_sum - sum_below(row, largest, class_weights) / row.size
 
-    cross_entropy = interpolate(label_smoothing, weight_of(class_weights, label) * surprisal, mean_surprisal)
+    cross_entropy = interpolate(label_smoothing, weighed(surprisal, class_weights, label), mean_surprisal)
     logsumexp = largest + log_sum
     # A product, not a square, whose derivative would overflow for the largest logits.
     penalty = jnp.zeros_like(logsumexp) if is_constant(z_loss, 0) else z_loss * logsumexp * logsumexp
 
-    inside = (label >= 0) & (label < row.size)
-    for option, domain in ((label_smoothing, domains.FRACTION), (softcap, domains.POSITIVE)):
-        if isinstance(option, Array):
-            inside &= domain.holds(option)
-    cross_entropy, penalty, correct = (jnp.where(inside, x, jnp.nan) for x in (cross_entropy, penalty, correct))
     unsure = rows.entropy(row, largest, log_sum) if entropy else jnp.zeros_like(log_sum)
-    return cross_entropy + penalty, ClassStats(cross_entropy, penalty, logsumexp, correct, unsure)
+    return ClassStats(cross_entropy, penalty, logsumexp, correct, unsure)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

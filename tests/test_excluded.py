@@ -20,6 +20,7 @@ LABELS = np.array([0, 0, 0, 0, 0])
 SOFT = np.array([[0.5, 0.25, 0.25, 0]] * 5, np.float32)
 ONE_HOT = np.eye(4, dtype=np.float32)[LABELS]
 KERNEL = np.zeros((2, 4), np.float32)
+WEIGHTS = np.array([0, 2, 1, 0.5], np.float32)
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -28,15 +29,20 @@ def softmax(z: np.ndarray) -> np.ndarray:
     return powers / np.maximum(powers.sum(-1, keepdims=True), 1e-300)
 
 
-def cross_entropy(q: np.ndarray, smoothing: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """The losses and their gradient p - q."""
-    q, p = (1 - smoothing) * q + smoothing / 4, softmax(LOGITS)
+def cross_entropy(q: np.ndarray, smoothing: float = 0.0, weights: np.ndarray | float = 1.0) -> tuple[np.ndarray, ...]:
+    """The losses and their gradient p - q, of q with the weights of its classes."""
+    q, p = weights * ((1 - smoothing) * q + smoothing / 4), softmax(LOGITS)
     with np.errstate(divide="ignore", invalid="ignore"):
         return -np.where(q == 0, 0, q * np.log(p)).sum(-1), p * q.sum(-1, keepdims=True) - q
 
 
 def linear(z, **options):
     return jax.vmap(lambda label, bias: jl.linear_cce(label, jnp.ones(2), KERNEL, bias=bias, **options))(LABELS, z)
+
+
+def weighted(loss, y, a=0.0):
+    options = {"from_logits": True, "label_smoothing": a, "class_weights": WEIGHTS, "reduction": "none"}
+    return lambda z: loss(y, z, **options)
 
 
 CASES = {
@@ -67,6 +73,23 @@ CASES = {
         cross_entropy(ONE_HOT),
     ),
     "linear_cce, smoothed": (lambda z: linear(z, label_smoothing=0.1), cross_entropy(ONE_HOT, 0.1)),
+    "linear_cce, weights": (lambda z: linear(z, class_weights=WEIGHTS), cross_entropy(ONE_HOT, 0, WEIGHTS)),
+    "linear_cce, smoothed, weights": (
+        lambda z: linear(z, label_smoothing=0.1, class_weights=WEIGHTS),
+        cross_entropy(ONE_HOT, 0.1, WEIGHTS),
+    ),
+    "cce, weights": (weighted(jl.cce, ONE_HOT), cross_entropy(ONE_HOT, 0, WEIGHTS)),
+    "cce, smoothed, weights": (weighted(jl.cce, ONE_HOT, 0.1), cross_entropy(ONE_HOT, 0.1, WEIGHTS)),
+    "sparse_cce, weights": (weighted(jl.sparse_cce, LABELS), cross_entropy(ONE_HOT, 0, WEIGHTS)),
+    "sparse_cce, smoothed, weights": (weighted(jl.sparse_cce, LABELS, 0.1), cross_entropy(ONE_HOT, 0.1, WEIGHTS)),
+    "sparse_cce_stats, weights": (
+        lambda z: jl.sparse_cce_stats(LABELS, z, class_weights=WEIGHTS, reduction="none")[0],
+        cross_entropy(ONE_HOT, 0, WEIGHTS),
+    ),
+    "sparse_focal, gamma 0, weights": (
+        lambda z: jl.sparse_focal(LABELS, z, from_logits=True, gamma=0.0, alpha=WEIGHTS, reduction="none"),
+        cross_entropy(ONE_HOT, 0, WEIGHTS),
+    ),
 }
 
 
@@ -76,6 +99,15 @@ def test_excluded_classes(case: str):
     got, pull = run(lambda z: (losses(z), jax.vjp(losses, z)[1](jnp.ones(5))[0]), LOGITS)
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)  # inf equals inf
     close(pull, slopes, "gradients", 1e-6, 1e-6)
+
+
+def test_nll_of_an_excluded_class_without_weight():
+    def loss(log_p):
+        return jl.nll([0], log_p, class_weights=[0.0, 1.0])
+
+    value, slope = jax.value_and_grad(loss)(jnp.array([[-INF, 0.0]]))
+    assert value == 0
+    np.testing.assert_array_equal(slope, [[0, 0]])
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])

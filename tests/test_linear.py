@@ -259,13 +259,32 @@ def test_labels_outside():
     assert (np.isnan(losses) == ~right).all()
 
 
-def test_excluded_classes():
+@pytest.mark.parametrize(("name", "value"), [("class_weights", [np.nan] + [1] * 8), ("z_loss", np.nan), ("softcap", 0)])
+def test_traced_options_outside(name: str, value: Any):
+    """Loud in the value, silent in the gradient."""
+    labels, hidden, kernel, _ = inputs((6,), 4, 9)
+
+    def loss(hidden: Any, kernel: Any, option: Any) -> Any:
+        return linear_cce(labels, hidden, kernel, chunk=2, **{name: option})
+
+    value, slopes = jax.value_and_grad(loss, (0, 1, 2))(hidden, kernel, np.array(value, np.float32))
+    assert np.isnan(value)
+    assert all((slope == 0).all() for slope in slopes)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_excluded_classes(softcap: float | None):
     """A bias of -inf, as for the padding of a vocabulary."""
     labels, hidden, kernel, bias = inputs((6,), 4, 9)
     wide = np.pad(kernel, [(0, 0), (0, 3)], constant_values=1), np.pad(bias, (0, 3), constant_values=-np.inf)
-    want = run(functools.partial(graded, linear_cce), labels, hidden, kernel, bias)
-    got = run(functools.partial(graded, functools.partial(linear_cce, chunk=2)), labels, hidden, *wide)
-    close((got[0], got[1][0], got[1][1][:, :9], got[1][2][:9]), (want[0], *want[1]), "excluded")
+
+    def of(hidden: Any, kernel: Any, bias: Any, softcap: Any, **options: Any) -> Any:
+        return linear_cce(labels, hidden, kernel, bias=bias, softcap=softcap, **options)
+
+    by = (0, 1, 2) if softcap is None else (0, 1, 2, 3)
+    want = run(jax.value_and_grad(of, by), hidden, kernel, bias, softcap)
+    got = run(jax.value_and_grad(functools.partial(of, chunk=2), by), hidden, *wide, softcap)
+    close((got[0], got[1][0], got[1][1][:, :9], got[1][2][:9], *got[1][3:]), (want[0], *want[1]), "excluded")
     assert (got[1][1][:, 9:] == 0).all()
     assert (got[1][2][9:] == 0).all()
 

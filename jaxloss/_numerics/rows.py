@@ -244,14 +244,14 @@ def _(primals: tuple[Row, Array], tangents: tuple[Row, Any]) -> tuple[Prediction
 
 @jax.custom_jvp
 def sum_below(row: Row, largest: Array, weight: Array | None = None) -> Array:
-    """sum_k w_k (z_k - m)."""
+    """sum_k w_k (z_k - m); an excluded class, of logit -inf, adds nothing if its weight is 0."""
     return _sum_below(row, largest, weight)
 
 
 @cpu.instead(cpu.sum_below)
 def _sum_below(row: Row, largest: Array, weight: Array | None) -> Array:
     below = row.stored.astype(row.wide.dtype) - largest
-    return row_sum(below if weight is None else weight * below)
+    return row_sum(below if weight is None else zero_at_zero(weight, below))
 
 
 @sum_below.defjvp

@@ -208,6 +208,6 @@ def interpolate(a: float | Array, first: Array, second: Callable[[], Array]) -> 
     return zero_at_zero(1 - a, first) + zero_at_zero(a, second())
 
 
-def weight_of(class_weights: Array | None, label: Array) -> Array | float:
-    """w[label]; 1 without weights."""
-    return 1.0 if class_weights is None else rows.take_label(Row.of(class_weights), label)
+def weighed(loss: Array, class_weights: Array | None, label: Array) -> Array:
+    """w[label] loss; the loss without weights. A class of weight 0 costs nothing, even one that is excluded."""
+    return loss if class_weights is None else zero_at_zero(rows.take_label(Row.of(class_weights), label), loss)

@@ -241,16 +241,23 @@ def cross_entropy(targets: Any, row: Any, log_sum: tuple[Array, Array]) -> Array
     apart = jax.lax.optimization_barrier if pieces.ndim > 1 else lambda x: x
     largest, log_sum = apart(log_sum)
     surprisal = log_sum - (apart(pieces).astype(dtype) - largest)
-    # The largest number where t is 0, infinite elsewhere.
-    huge = float(jnp.finfo(dtype).max)
-    return _by_piece(jnp.sum, t * jnp.minimum(surprisal, (jnp.abs(t) * huge + 1) * huge))
+    return _by_piece(jnp.sum, t * jnp.minimum(surprisal, _bound(t)))
+
+
+def _bound(factor: Array) -> Array:
+    """What makes an infinite number finite where its factor is 0: the largest number there, infinity elsewhere."""
+    huge = float(jnp.finfo(factor.dtype).max)
+    return (jnp.abs(factor) * huge + 1) * huge
 
 
 def sum_below(row: Any, largest: Array, weight: Array | None) -> Array:
     # Sharing the difference with the normaliser would store it.
     pieces, largest = jax.lax.optimization_barrier((_pieces(row.stored), largest))
     below = pieces.astype(row.wide.dtype) - largest
-    return _end_loop(_by_piece(jnp.sum, below if weight is None else _pieces(weight) * below))
+    if weight is not None:
+        weight = _pieces(weight)
+        below = weight * jnp.maximum(below, -_bound(weight))
+    return _end_loop(_by_piece(jnp.sum, below))
 
 
 def find_label(x: Array, label: Array) -> Array:
