@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import abs0, divide, expm1_ratio, legs, log1p_square, saturate
+from jaxloss._numerics.elementary import abs0, divide, expm1_ratio, legs, log1p_square, power_series, saturate
 from jaxloss.contract import NUMBER, POSITIVE, ArrayLike, Domain, Units, loss, losses
 
 __all__ = ["barron", "cauchy", "charbonnier", "welsch"]
@@ -209,8 +209,12 @@ def _welsch(e: Array, c: Array) -> Array:
 # of which the second form has its limit at alpha = 0, and does not cancel for small e. From dh / de = s / w,
 #   d loss / de = b h^(alpha - 1) s / w = sqrt(b) / c s h^(alpha - 1),
 #   d loss / dc = -e / c d loss / de = -b / c s^2 h^alpha,    since e = s h w,
-# and from dL / db = -s^2 / (2 b), with k = db / dalpha = sign(alpha - 2),
-#   d loss / dalpha = k E (L - s^2 / 2) + L E' (b L - k alpha s^2 / 2).
+# and from dL / db = -s^2 / (2 b), with k = db / dalpha = sign(alpha - 2) and A = L - s^2 / 2,
+#   d loss / dalpha = k E A + L E' (b L - k alpha s^2 / 2) = k (A exp(alpha L) - 2 L^2 E'),
+# since b = k (alpha - 2), and (x E)' = exp(x). For small L both terms are about L^2 and cancel. There, of
+#   s^2 = 1 - exp(-2 L),  exp(x) - 2 E'(x) = x E''(x),  R(t) = (exp(t) - 1 - t - t^2 / 2) / t^3
+# it follows that A = L^2 (1 - 4 L R(-2 L)), and
+#   d loss / dalpha = k L^3 (alpha E''(alpha L) - 4 exp(alpha L) R(-2 L)).
 # At alpha = 2 the loss is (e / c)^2 / 2 for every b, so that there b may be any small number.
 
 
@@ -244,12 +248,16 @@ def _barron_d_residual(e: Array, alpha: Array, c: Array) -> Array:
 
 def _barron_d_alpha(e: Array, alpha: Array, c: Array) -> Array:
     alpha = _limited(alpha)
-    b, _, log, s = _triangle(e, alpha, c)
+    _, _, log, s = _triangle(e, alpha, c)
     x = jnp.minimum(alpha * log, jnp.log(jnp.finfo(e.dtype).max) - 10)
-    ratio, ratio_slope = jax.jvp(expm1_ratio, (x,), (jnp.ones_like(x),))
-    k = jnp.sign(alpha - 2)
-    slope = k * ratio * (log - s**2 / 2) + log * ratio_slope * (b * log - k * alpha * s**2 / 2)
-    return jnp.where(_parabolic(e, c) | (alpha == 2), 0, slope)
+    small, near = log < 0.25, jnp.abs(x) < 0.5
+    terms = range(9 if e.dtype == jnp.float32 else 16)
+    rest = power_series(jnp.where(small, -2 * log, 0), [1 / math.factorial(n + 3) for n in terms])
+    second = power_series(jnp.where(near, x, 0), [1 / (math.factorial(n) * (n + 3)) for n in terms])
+    a = jnp.where(small, log**2 * (1 - 4 * log * rest), log - s**2 / 2)
+    ratio_slope = jax.jvp(expm1_ratio, (x,), (jnp.ones_like(x),))[1]
+    both_small = log**3 * (alpha * second - 4 * jnp.exp(x) * rest)
+    return jnp.sign(alpha - 2) * jnp.where(small & near, both_small, a * jnp.exp(x) - 2 * log**2 * ratio_slope)
 
 
 def _barron_d_scale(e: Array, alpha: Array, c: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -203,6 +204,22 @@ def test_the_derivative_by_alpha():
         got = jax.vmap(jax.grad(loss))(alphas)
         want = (jax.vmap(loss)(alphas + 1e-6) - jax.vmap(loss)(alphas - 1e-6)) / 2e-6
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_the_derivative_by_alpha_of_small_residuals():
+    """It is of the sixth order, r^6 / (24 (alpha - 2)^2), since the second and the fourth do not depend on alpha."""
+    alphas, e = np.float32([-1e6, -8, -0.5, 1e-3, 1, 1.5, 2.5, 6]), np.float32([1e-4, 1e-3, 0.01, 0.1, 0.3, 1, 3])
+
+    def formula(r: Any, alpha: Any) -> Any:
+        b = abs(alpha - 2)
+        return b / alpha * ((r**2 / b + 1) ** (alpha / 2) - 1)
+
+    by_alpha = jax.grad(lambda alpha, e: jaxloss.barron(0.0, e, alpha=alpha))
+    got = jax.jit(jax.vmap(jax.vmap(by_alpha, (None, 0)), (0, None)))(alphas, e)
+    points = [[(mp.mpf(float(r)), float(a)) for r in e] for a in alphas]
+    with mp.workdps(60):
+        want = [[mp.diff(functools.partial(formula, r), a, h=1e-25) for r, a in row] for row in points]
+    np.testing.assert_allclose(got, np.array(want, np.float64), rtol=3e-5, atol=1e-36)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxloss._contract.domains import Domain, at_least
+from jaxloss._contract.domains import Domain
 from jaxloss._contract.types import REDUCTIONS, ArrayLike, Holds, Kind, Reduction, current_loss, current_notes
 
 
@@ -190,7 +190,7 @@ def check_chunk(chunk: int | None, name: str, shape: tuple[int, ...], instead: s
         )
     if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool)):
         raise TypeError(f"{current_loss()}: chunk must be an int or None, got {chunk!r}.")
-    check_constant("chunk", chunk, at_least(1))
+    check_constant("chunk", chunk, Domain("at least 1", low=1))
 
 
 def check_option_shape(name: str, shape: tuple[int, ...], units: tuple[int, ...]) -> None:
