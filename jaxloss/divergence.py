@@ -15,9 +15,9 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.derivatives import partials, saved_for_backward
-from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, exp_rest, log_probability
+from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, at_least_tiny, atanh_rest, exp_rest, log_probability
 from jaxloss._numerics.rows import Row, exp_sum, exp_sum_alone, normaliser, row_sum, sum_of
-from jaxloss._platform import apart, gpu
+from jaxloss._platform import apart, cpu, gpu
 from jaxloss.contract import (
     DISTRIBUTION,
     FRACTION,
@@ -251,40 +251,59 @@ def _kl_of_logs(a: Array, b: Array) -> Array:
     return jnp.exp(a) * (jnp.maximum(a, -float(jnp.finfo(a.dtype).max)) - jnp.where(empty, 0, b))
 
 
-# With m = w q + (1 - w) p, a term of the Jensen-Shannon divergence is w q log(q / m) + (1 - w) p log(p / m). Its
-# derivatives are w log(q / m), (1 - w) log(p / m), and by w, q log(q / m) - p log(p / m) - (q - p).
+# With m = w q + (1 - w) p, a term of the Jensen-Shannon divergence is w q log(q / m) + (1 - w) p log(p / m). Since
+# w (q - m) + (1 - w) (p - m) = 0, it is w g(q) + (1 - w) g(p) with
+#   g(x) = x log(x / m) - (x - m),
+# which is never negative. Its derivatives are w log(q / m), (1 - w) log(p / m), and by w, g(q) - g(p). With
+# s = (x - m) / (x + m) and R = (atanh(s) / s - 1) / s^2,
+#   log(x / m) = 2 atanh(s) = 2 s + 2 s^3 R,    g(x) = (x + m) s^2 (1 + (1 + s) s R),
+# where nothing cancels, however close x and m are.
 
 
-def _js(q: Array, log_q: Array, p: Array, log_p: Array, w: Array) -> Array:
-    log_m = log_probability(w * q + (1 - w) * p)
-    return w * q * (log_q - log_m) + (1 - w) * p * (log_p - log_m)
+def _closeness(x: Array, m: Array, d: Array) -> tuple[Array, Array, Array]:
+    """Of x = m + d: whether its s is small, s, and R where it is."""
+    s = d * (1 / at_least_tiny(x + m))  # a product, since a quotient that is used more than once is stored
+    return jnp.abs(s) < 1 / 5, s, atanh_rest(s * s, 1 / 5)
+
+
+def _log_ratio(x: Array, m: Array, d: Array) -> Array:
+    """log(x / m) and what the bounds of the logarithms leave; 0 where m is 0."""
+    near, s, rest = _closeness(x, m, d)
+    log = jnp.where(near, 2 * s * (1 + s * s * rest), log_probability(x) - log_probability(m))
+    return jnp.where(m == 0, 0, log + (_over_least(x) - _over_least(m)))
 
 
 def _over_least(x: Array) -> Array:
     """x times the derivative of its logarithm: 1, but less where that is bounded."""
-    return x / jnp.maximum(x, LEAST_PROBABILITY)
+    return jnp.minimum(x * (1 / LEAST_PROBABILITY), 1)
 
 
-def _d_entry(x: Array, m: Array) -> Array:
-    """log(x / m) and what the bounds of the logarithms leave; 0 where m is 0."""
-    slope = log_probability(x) - log_probability(m) + (_over_least(x) - _over_least(m))
-    return jnp.where(m == 0, 0, slope)
+def _excess(x: Array, m: Array, d: Array) -> Array:
+    """g(x)."""
+    near, s, rest = _closeness(x, m, d)
+    return jnp.where(near, d * s * (1 + (s + s * s) * rest), x * (log_probability(x) - log_probability(m)) - d)
 
 
-def _d_weight(q: Array, p: Array, w: Array) -> Array:
+def _sides(q: Array, p: Array, w: Array) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
+    """q and p with m and with their differences from it."""
     m = w * q + (1 - w) * p
-    log_m = log_probability(m)
-    slope = q * (log_probability(q) - log_m) - p * (log_probability(p) - log_m) - (q - p) * _over_least(m)
-    return jnp.where(m == 0, 0, slope)
+    return (q, m, (1 - w) * (q - p)), (p, m, w * (p - q))
+
+
+def _js_by_weight(q: Array, p: Array, w: Array) -> Array:
+    of_q, of_p = _sides(q, p, w)
+    return _excess(*of_q) - _excess(*of_p)
 
 
 @partials(
-    lambda q, p, w: w * _d_entry(q, w * q + (1 - w) * p),
-    lambda q, p, w: (1 - w) * _d_entry(p, w * q + (1 - w) * p),
-    _d_weight,
+    lambda q, p, w: w * _log_ratio(*_sides(q, p, w)[0]),
+    lambda q, p, w: (1 - w) * _log_ratio(*_sides(q, p, w)[1]),
+    _js_by_weight,
 )
 def _js_of_probabilities(q: Array, p: Array, w: Array) -> Array:
-    return _js(q, log_probability(q), p, log_probability(p), w)
+    of_q, of_p = _sides(q, p, w)
+    # Summed while it is computed, so long a formula takes up to six times as long.
+    return cpu.end_loop(w * _excess(*of_q) + (1 - w) * _excess(*of_p))
 
 
 def _js_of_logs(a: Array, b: Array, w: float | Array) -> Array:

@@ -208,7 +208,8 @@ def test_the_derivative_by_alpha():
 
 def test_the_derivative_by_alpha_of_small_residuals():
     """It is of the sixth order, r^6 / (24 (alpha - 2)^2), since the second and the fourth do not depend on alpha."""
-    alphas, e = np.float32([-1e6, -8, -0.5, 1e-3, 1, 1.5, 2.5, 6]), np.float32([1e-4, 1e-3, 0.01, 0.1, 0.3, 1, 3])
+    alphas = np.array([-1e6, -8, -0.5, 1e-3, 1, 1.5, 2.5, 6], np.float32)
+    e = np.array([1e-4, 1e-3, 0.01, 0.1, 0.3, 1, 3], np.float32)
 
     def formula(r: Any, alpha: Any) -> Any:
         b = abs(alpha - 2)
@@ -220,6 +221,30 @@ def test_the_derivative_by_alpha_of_small_residuals():
     with mp.workdps(60):
         want = [[mp.diff(functools.partial(formula, r), a, h=1e-25) for r, a in row] for row in points]
     np.testing.assert_allclose(got, np.array(want, np.float64), rtol=3e-5, atol=1e-36)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The Jensen-Shannon divergence of rows that almost agree
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.1])
+def test_js_divergence_of_almost_equal_rows(weight: float):
+    """As exact as of any others: with differences of logarithms it would be off by 6e-8, whatever it is."""
+    rng = np.random.default_rng(0)
+    q = rng.dirichlet(np.ones(10), 6).astype(np.float32)
+    p = (q * np.exp(np.float32(10.0) ** np.arange(-6, 0)[:, None] * rng.standard_normal(q.shape))).astype(np.float32)
+    p /= p.sum(-1, keepdims=True)
+    losses, slopes = graded(jaxloss.js_divergence, q, p, weight=weight)
+
+    w = mp.mpf(float(np.float32(weight)))
+    with mp.workdps(50):
+        q, p = ([[mp.mpf(float(x)) for x in row] for row in rows] for rows in (q, p))
+        pairs = [zip(*rows, strict=True) for rows in zip(q, p, strict=True)]
+        mixed = [[(a, b, w * a + (1 - w) * b) for a, b in row] for row in pairs]
+        want = [sum(w * a * mp.log(a / m) + (1 - w) * b * mp.log(b / m) for a, b, m in row) for row in mixed]
+        by_p = [[(1 - w) * mp.log(b / m) for _, b, m in row] for row in mixed]
+    np.testing.assert_allclose(losses, np.array(want, np.float64), rtol=1e-6)
+    np.testing.assert_allclose(slopes, np.array(by_p, np.float64), rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

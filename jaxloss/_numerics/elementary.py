@@ -5,6 +5,7 @@ Each is the function that its name says. Where a derivative is not the automatic
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -278,7 +279,8 @@ def atanh_rest(square: Array, bound: float = 1 / 3) -> Array:
 
     There log(1 + u) is 2 atanh(v) with v = u / (2 + u), so that a v up to 1/3 covers u from -1/2 to 1.
     """
-    terms = math.ceil(math.log(jnp.finfo(square.dtype).eps) / (2 * math.log(bound)))
+    # It is multiplied by v at least, and added to 1.
+    terms = next(k for k in itertools.count() if bound ** (2 * k + 1) / (2 * k + 3) < jnp.finfo(square.dtype).eps / 2)
     return power_series(square, [1 / (2 * k + 3) for k in range(terms)])
 
 
