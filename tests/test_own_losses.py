@@ -93,6 +93,27 @@ def test_a_formula_that_forgets_its_sum():
 
 
 @pytest.mark.parametrize(
+    ("returned", "words"),
+    [(None, "NoneType"), ((1.0, 2.0), "tuple")],
+)
+def test_a_formula_that_returns_no_array(returned: Any, words: str):
+    @contract.compiled
+    def nothing(y_true: ArrayLike, y_pred: ArrayLike):
+        return losses(lambda y, p: returned, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)})
+
+    refuses(TypeError, (f"nothing: the formula returned {words}, expected an array",), nothing, 1.0, 2.0)
+
+
+def test_an_input_that_does_not_say_what_it_holds():
+    @contract.compiled
+    def bare(y_true: ArrayLike, y_pred: ArrayLike):
+        return losses(lambda y, p: y - p, {"y_true": y_true, "y_pred": (y_pred, NUMBER)})  # pyright: ignore
+
+    words = "bare: y_true is declared by an array alone, expected a pair, as in (y_true, NUMBER)."
+    refuses(TypeError, (words,), bare, np.ones(2), np.ones(2))
+
+
+@pytest.mark.parametrize(
     ("holds", "domain", "words"),
     [
         (POSITIVE, POSITIVE, ("y_true is declared by the Domain 'above 0 and finite', expected a Holds.", "Did you")),

@@ -22,6 +22,8 @@ from jaxloss._contract.refuse import (
     check_inputs,
     check_members,
     check_option_shape,
+    check_pair,
+    check_returned,
     check_units,
 )
 from jaxloss._contract.sets import loss_of_set
@@ -99,13 +101,14 @@ def losses(
       ValueError: shapes that differ, an axis out of range, an unknown reduction, a constant outside its domain.
       TypeError: a dtype that an input cannot have, a mask that is not bool.
     """
-    given = check_inputs([(name, x, holds) for name, (x, holds) in inputs.items()], axis, sibling)
+    given = check_inputs([(name, *check_pair(name, pair, "NUMBER")) for name, pair in inputs.items()], axis, sibling)
     # An array of NumPy, say, beside one that an explicit mesh spreads.
     alike = mesh.laid_out_together([entry.x for entry in given], [entry.batch_axes for entry in given])
     given = [entry._replace(x=x) for entry, x in zip(given, alike, strict=True)]
     wide = any(x.dtype == jnp.float64 and not x.weak_type for x in (entry.x for entry in given))
     dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
-    knobs = [_Option.of(name, value, domain, given[-1].core) for name, (value, domain) in (options or {}).items()]
+    pairs = [(name, *check_pair(name, pair, "POSITIVE")) for name, pair in (options or {}).items()]
+    knobs = [_Option.of(name, value, domain, given[-1].core) for name, value, domain in pairs]
     constant = {knob.name: knob.value for knob in knobs if not knob.traced}
     traced = [knob for knob in knobs if knob.traced]
     slacks = [entry.holds.domain.slack(entry.x.dtype) for entry in given]
@@ -116,7 +119,7 @@ def losses(
         return constant | {knob.name: knob.domain.usable(x) for knob, x in zip(traced, tuned, strict=True)}
 
     def evaluated(exists: Array | None, cores: Sequence[Array], tuned: Sequence[Array]) -> Array:
-        return formula(*cores, **by_name(tuned), **({} if exists is None else {"exists": exists}))
+        return check_returned(formula(*cores, **by_name(tuned), **({} if exists is None else {"exists": exists})))
 
     def outline(exists: Array | None, *cores: Array) -> Array:
         """The formula, for the shape of what it returns."""

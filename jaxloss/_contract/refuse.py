@@ -62,6 +62,23 @@ def check_declared(name: str, words: Any, *kinds: type) -> Any:
     raise TypeError(f"{current_loss()}: {name} is declared by {given}, expected a {expected}.{cure}")
 
 
+def check_pair(name: str, given: Any, word: str) -> tuple[Any, Any]:
+    """What the author of a loss gives for an argument: its value, and a word for what it holds."""
+    if isinstance(given, tuple) and len(given) == 2:
+        return given
+    shown = "an array alone" if hasattr(given, "dtype") else repr(given)
+    raise TypeError(f"{current_loss()}: {name} is declared by {shown}, expected a pair, as in ({name}, {word}).")
+
+
+def check_returned(loss: Any) -> Array:
+    """What the formula of a loss returns: an array, or a number."""
+    if isinstance(loss, Array):
+        return loss
+    if isinstance(loss, (np.ndarray, np.generic, int, float)):
+        return jnp.asarray(loss)
+    raise TypeError(f"{current_loss()}: the formula returned {type(loss).__name__}, expected an array, its loss.")
+
+
 def _check_dtype(given: Input, inputs: Sequence[Input], sibling: str | None) -> None:
     loss, (name, x, holds, _) = current_loss(), given
     kind: Kind = holds.kind
