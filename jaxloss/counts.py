@@ -14,6 +14,7 @@ from jaxloss._numerics.elementary import (
     HALF_LOG_TWO_PI,
     at_least_tiny,
     atanh_rest,
+    d_expm1_ratio,
     digamma,
     divide,
     expm1_ratio,
@@ -412,10 +413,6 @@ def _integral(s: Array, k: Array) -> Array:
     return s * expm1_ratio(k * s)
 
 
-def _expm1_ratio_slope(x: Array) -> Array:
-    return jax.jvp(expm1_ratio, (x,), (jnp.ones_like(x),))[1]
-
-
 def _divided_difference(a: Array, b: Array) -> Array:
     """(E(a) - E(b)) / (a - b) for numbers in [-1, 1]: sum_k sum_i a^i b^(k - i) / (k + 2)!."""
     total, term, power = jnp.full_like(a, 0.5), jnp.ones_like(a), jnp.ones_like(a)
@@ -439,7 +436,7 @@ def _log_mean_over(y: Array, x: Array, log_rate: bool) -> Array:
 def _power_integral_d_exponent(y: Array, x: Array, w: Array, *, log_rate: bool) -> Array:
     y = jnp.maximum(y, LEAST_MEAN)
     s = _log_mean_over(y, x, log_rate)
-    return y**w * (jnp.log(y) * _integral(s, w) + s**2 * _expm1_ratio_slope(w * s))
+    return y**w * (jnp.log(y) * _integral(s, w) + s**2 * d_expm1_ratio(w * s))
 
 
 # Its automatic derivative would be a difference of two numbers that overflow.
@@ -457,13 +454,13 @@ def _power_integral(y: Array, x: Array, w: Array, *, log_rate: bool) -> Array:
 def _tweedie_full_d_u(y: Array, x: Array, u: Array, w: Array, *, log_rate: bool) -> Array:
     y = jnp.maximum(y, LEAST_MEAN)
     s = _log_mean_over(y, x, log_rate)
-    return y**u * (jnp.log(y) * (_integral(s, u) - _integral(s, w)) + s**2 * _expm1_ratio_slope(u * s))
+    return y**u * (jnp.log(y) * (_integral(s, u) - _integral(s, w)) + s**2 * d_expm1_ratio(u * s))
 
 
 def _tweedie_full_d_w(y: Array, x: Array, u: Array, w: Array, *, log_rate: bool) -> Array:
     y = jnp.maximum(y, LEAST_MEAN)
     s = _log_mean_over(y, x, log_rate)
-    return -(y**u) * s**2 * _expm1_ratio_slope(w * s)
+    return -(y**u) * s**2 * d_expm1_ratio(w * s)
 
 
 @partials(

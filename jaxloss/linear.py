@@ -163,10 +163,10 @@ def _formula(
     entropy: bool,
 ) -> ClassStats:
     """What makes the loss of one token, from its row of products `hidden @ kernel`."""
-    excluded = bias is not None and jnp.isneginf(bias)
     if bias is not None:
         z = z + bias
     if softcap is not None:
+        excluded = bias is not None and jnp.isneginf(bias)
         capped = softcap * jnp.tanh(jnp.where(excluded, 0, z) / softcap)
         # Computed once: rounded in two ways, the largest logit would not equal itself.
         z = cpu.opaque(jnp.where(excluded, z, capped))

@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import abs0, divide, expm1_ratio, legs, log1p_square, power_series, saturate
+from jaxloss._numerics.elementary import (
+    abs0,
+    d_expm1_ratio,
+    divide,
+    exp_moment,
+    exp_rest,
+    expm1_ratio,
+    legs,
+    log1p_square,
+    saturate,
+)
 from jaxloss.contract import NUMBER, POSITIVE, ArrayLike, Domain, Units, loss, losses
 
 __all__ = ["barron", "cauchy", "charbonnier", "welsch"]
@@ -251,13 +260,10 @@ def _barron_d_alpha(e: Array, alpha: Array, c: Array) -> Array:
     _, _, log, s = _triangle(e, alpha, c)
     x = jnp.minimum(alpha * log, jnp.log(jnp.finfo(e.dtype).max) - 10)
     small, near = log < 0.25, jnp.abs(x) < 0.5
-    terms = range(9 if e.dtype == jnp.float32 else 16)
-    rest = power_series(jnp.where(small, -2 * log, 0), [1 / math.factorial(n + 3) for n in terms])
-    second = power_series(jnp.where(near, x, 0), [1 / (math.factorial(n) * (n + 3)) for n in terms])
+    rest, second = exp_rest(jnp.where(small, -2 * log, 0), 3), exp_moment(jnp.where(near, x, 0), 3)
     a = jnp.where(small, log**2 * (1 - 4 * log * rest), log - s**2 / 2)
-    ratio_slope = jax.jvp(expm1_ratio, (x,), (jnp.ones_like(x),))[1]
     both_small = log**3 * (alpha * second - 4 * jnp.exp(x) * rest)
-    return jnp.sign(alpha - 2) * jnp.where(small & near, both_small, a * jnp.exp(x) - 2 * log**2 * ratio_slope)
+    return jnp.sign(alpha - 2) * jnp.where(small & near, both_small, a * jnp.exp(x) - 2 * log**2 * d_expm1_ratio(x))
 
 
 def _barron_d_scale(e: Array, alpha: Array, c: Array) -> Array:

@@ -83,7 +83,7 @@ def test_what_is_not_elementwise_is_refused():
 
 
 def test_outside_jit_a_derivative_is_one_step():
-    """Outside `jax.jit`, too: each step would be dispatched, and a NaN that `jnp.where` leaves out be reported."""
+    """Otherwise each step would be dispatched, and a NaN that `jnp.where` leaves out reported."""
     grown = partials(lambda x: jnp.where(x > 0, 1 + 0 * jnp.exp(-x), 0))(lambda x: jnp.maximum(x, 0))
     x = jnp.array([-1000.0, 1.0])
     with jax.debug_nans(True):
@@ -94,4 +94,4 @@ def test_a_derivative_made_of_others_shares_nothing_with_the_value():
     y, z = np.ones((512, 512), np.float32), np.zeros((512, 512), np.float32)
     program = jax.jit(jax.value_and_grad(functools.partial(jl.binary_focal, from_logits=True), 1)).lower(y, z)
     stored: Any = program.compile().memory_analysis()
-    assert stored.temp_size_in_bytes < 2 * z.nbytes
+    assert stored.temp_size_in_bytes <= 1.001 * z.nbytes  # jax 0.7.2 stores 1 KB more

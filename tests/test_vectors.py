@@ -207,7 +207,7 @@ def test_the_derivative_by_alpha():
 
 
 def test_the_derivative_by_alpha_of_small_residuals():
-    """It is of the sixth order, r^6 / (24 (alpha - 2)^2), since the second and the fourth do not depend on alpha."""
+    """It begins with r^6 / (24 (alpha - 2)^2), since of the loss r^2 and r^4 do not depend on alpha."""
     alphas = np.array([-1e6, -8, -0.5, 1e-3, 1, 1.5, 2.5, 6], np.float32)
     e = np.array([1e-4, 1e-3, 0.01, 0.1, 0.3, 1, 3], np.float32)
 
@@ -229,7 +229,7 @@ def test_the_derivative_by_alpha_of_small_residuals():
 
 @pytest.mark.parametrize("weight", [0.5, 0.1])
 def test_js_divergence_of_almost_equal_rows(weight: float):
-    """As exact as of any others: with differences of logarithms it would be off by 6e-8, whatever it is."""
+    """As exact as for any others: with differences of logarithms it would be off by 6e-8, however small it is."""
     rng = np.random.default_rng(0)
     q = rng.dirichlet(np.ones(10), 6).astype(np.float32)
     p = (q * np.exp(np.float32(10.0) ** np.arange(-6, 0)[:, None] * rng.standard_normal(q.shape))).astype(np.float32)

@@ -99,10 +99,10 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
         arrays = {key: as_array(name, key, x) for key, x in zip(positional, args, strict=False)}
         constants, numbers, options = {}, {}, {}
         for key, value in settled(kwargs).items():
-            if (value is None and key in needed - flags) or (isinstance(value, str) and key in tuned):
-                raise TypeError(f"{name}: {key} must be a number or an array, got {value!r}.")
             if key in flags and not (isinstance(value, int) and value in (0, 1)):
                 raise TypeError(f"{name}: {key} must be True or False, got {value!r}.")
+            if (value is None and key in needed) or (isinstance(value, str) and key in tuned):
+                raise TypeError(f"{name}: {key} must be a number or an array, got {value!r}.")
             if value is None or (key not in operands and _is_constant(value)):
                 constants[key] = value if key != "reduction" else _named(name, value)
             else:

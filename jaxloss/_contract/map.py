@@ -107,19 +107,22 @@ def losses(
     given = [entry._replace(x=x) for entry, x in zip(given, alike, strict=True)]
     wide = any(x.dtype == jnp.float64 and not x.weak_type for x in (entry.x for entry in given))
     dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
-    pairs = [(name, *check_pair(name, pair, "POSITIVE")) for name, pair in (options or {}).items()]
-    knobs = [_Option.of(name, value, domain, given[-1].core) for name, value, domain in pairs]
+    declared = {name: check_pair(name, pair, "POSITIVE") for name, pair in (options or {}).items()}
+    knobs = [_Option.of(name, value, domain, given[-1].core) for name, (value, domain) in declared.items()]
     constant = {knob.name: knob.value for knob in knobs if not knob.traced}
     traced = [knob for knob in knobs if knob.traced]
     slacks = [entry.holds.domain.slack(entry.x.dtype) for entry in given]
 
-    inside = guarded(formula, [entry.holds for entry in given], slacks)
+    def returned(*cores: Array, **options: Any) -> Array:
+        return check_returned(formula(*cores, **options))
+
+    inside = guarded(returned, [entry.holds for entry in given], slacks)
 
     def by_name(tuned: Sequence[Array]) -> dict[str, Any]:
         return constant | {knob.name: knob.domain.usable(x) for knob, x in zip(traced, tuned, strict=True)}
 
     def evaluated(exists: Array | None, cores: Sequence[Array], tuned: Sequence[Array]) -> Array:
-        return check_returned(formula(*cores, **by_name(tuned), **({} if exists is None else {"exists": exists})))
+        return returned(*cores, **by_name(tuned), **({} if exists is None else {"exists": exists}))
 
     def outline(exists: Array | None, *cores: Array) -> Array:
         """The formula, for the shape of what it returns."""

@@ -17,7 +17,6 @@ from jax import Array
 
 from jaxloss._contract import domains
 from jaxloss._contract.domains import Domain
-from jaxloss._contract.refuse import check_returned
 from jaxloss._contract.types import Holds
 from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
@@ -46,7 +45,7 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
             else x
             for m, h, x in zip(margins, holds, cores, strict=True)
         )
-        loss = check_returned(formula(*cores, **options))
+        loss = formula(*cores, **options)
         if numbers:
             loss = loss + zero_or_nan(least(*at)).astype(loss.dtype)
         by_entry: dict[Any, list[tuple[Domain, float, Array]]] = {}  # rows that are read together

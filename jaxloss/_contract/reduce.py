@@ -53,7 +53,7 @@ class mean_of_means:
 
         jl.sparse_cce(tokens, logits, from_logits=True, where=mask, reduction=jl.mean_of_means())
 
-    Inside of `jax.shard_map` it is that of one device's sequences; under `jax.jit` that of all, wherever they lie.
+    Inside `jax.shard_map` it is the mean over one device's sequences; under `jax.jit` over all, wherever they lie.
 
     Args:
       axis: the axis, or axes, of the first mean, which the units' weights weight; the second mean is unweighted.

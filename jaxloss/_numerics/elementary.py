@@ -268,19 +268,29 @@ def power_series(x: Array, coefficients: Sequence[float]) -> Array:
     return total
 
 
-def exp_rest(x: Array) -> Array:
-    """(exp(x) - 1 - x) / x^2 for abs(x) <= 1/2, which is 1/2 at 0."""
-    terms = 9 if x.dtype == jnp.float32 else 16
-    return power_series(x, [1 / math.factorial(k + 2) for k in range(terms)])
+def exp_rest(x: Array, n: int = 2) -> Array:
+    """exp(x) without the first n terms of its series, over x^n, for abs(x) <= 1/2: (exp(x) - 1 - x) / x^2."""
+    return power_series(x, [1 / math.factorial(k + n) for k in range(_exp_terms(x))])
 
 
-def atanh_rest(square: Array, bound: float = 1 / 3) -> Array:
+def exp_moment(x: Array, n: int) -> Array:
+    """The integral of t^(n - 1) exp(t x) from 0 to 1, for abs(x) <= 1/2."""
+    return power_series(x, [1 / (math.factorial(k) * (k + n)) for k in range(_exp_terms(x))])
+
+
+def _exp_terms(x: Array) -> int:
+    return 9 if x.dtype == jnp.float32 else 16
+
+
+def atanh_rest(square: Array, bound: float = 1 / 3, error: float = 1 / 32) -> Array:
     """(atanh(v) / v - 1) / v^2 as a function of v^2, v <= bound: what keeps log(1 + u) - u and its kin from cancelling.
 
     There log(1 + u) is 2 atanh(v) with v = u / (2 + u), so that a v up to 1/3 covers u from -1/2 to 1.
+
+    error: by how many eps it may be off.
     """
-    # It is multiplied by v at least, and added to 1.
-    terms = next(k for k in itertools.count() if bound ** (2 * k + 1) / (2 * k + 3) < jnp.finfo(square.dtype).eps / 2)
+    most = error * float(jnp.finfo(square.dtype).eps)
+    terms = next(k for k in itertools.count() if bound ** (2 * k) / (2 * k + 3) <= most)
     return power_series(square, [1 / (2 * k + 3) for k in range(terms)])
 
 
@@ -296,15 +306,15 @@ def angle(y: Array, x: Array) -> Array:
     return jnp.sign(y) * jnp.where(jnp.abs(y) > x, math.pi / 2 - turned, turned)
 
 
-def _expm1_ratio_slope(x: Array) -> Array:
+def d_expm1_ratio(x: Array) -> Array:
+    """((x - 1) exp(x) + 1) / x^2, and 1/2 at 0."""
     series = jnp.abs(x) < 0.5
     far = jnp.where(series, 1, x)
-    terms = 9 if x.dtype == jnp.float32 else 16
-    near = power_series(jnp.where(series, x, 0), [1 / (math.factorial(k) * (k + 2)) for k in range(terms)])
+    near = exp_moment(jnp.where(series, x, 0), 2)
     return jnp.where(series, near, (jnp.exp(far) - jnp.expm1(far) / far) / far)
 
 
-@partials(_expm1_ratio_slope)
+@partials(d_expm1_ratio)
 def expm1_ratio(x: Array) -> Array:
     """(exp(x) - 1) / x, and 1 at 0."""
     return jnp.where(x == 0, 1, jnp.expm1(x) / jnp.where(x == 0, 1, x))
