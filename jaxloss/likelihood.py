@@ -13,10 +13,12 @@ from jaxloss._numerics.elementary import (
     HALF_LOG_TWO_PI,
     abs0,
     at_least_tiny,
+    atanh_rest,
     divide,
     log1p_square,
     saturate,
     stirling,
+    stirling_slope,
 )
 from jaxloss.contract import AMOUNT, AT_LEAST_0, NUMBER, POSITIVE, ArrayLike, Units, loss, losses
 
@@ -232,7 +234,9 @@ def student_t_nll(
 
 # With w = sqrt(n) s the loss is log s + (n + 1) / 2 log(1 + (e / w)^2), and with the share q = e^2 / (e^2 + w^2)
 #   d loss / de = (n + 1) e / (e^2 + w^2),    d loss / ds = (1 - (n + 1) q) / s = n (s^2 - e^2) / (e^2 + w^2) / s,
-#   d loss / dn = (log(1 + (e / w)^2) - (n + 1) / n q) / 2.
+#   d loss / dn = (log(1 + (e / w)^2) - q - q / n) / 2.
+# For many degrees of freedom the first two differ by little. With v = q / (2 - q) and so 1 - q = (1 - v) / (1 + v) it is
+#   log(1 / (1 - q)) - q = 2 (atanh(v) - v / (1 + v)) = 2 v^2 (1 / (1 + v) + (atanh(v) - v) / v^2).
 # The squares may overflow or vanish, so that e and w are divided by the larger of abs(e) and w.
 
 
@@ -257,7 +261,14 @@ def _student_t_d_scale(e: Array, scale: Array, eps: Array, n: Array) -> Array:
 
 def _student_t_d_df(e: Array, scale: Array, eps: Array, n: Array) -> Array:
     s, _, part, squares = _student_t_parts(e, scale, eps, n)
-    return (log1p_square(e, jnp.sqrt(n) * s) - (n + 1) / n * (part**2 / squares)) / 2
+    q = part**2 / squares
+    return (_log_less_share(q, log1p_square(e, jnp.sqrt(n) * s)) - q / n) / 2
+
+
+def _log_less_share(q: Array, log: Array) -> Array:
+    """log - q, with log = log(1 / (1 - q))."""
+    v = jnp.minimum(q, 0.5) / (2 - jnp.minimum(q, 0.5))
+    return jnp.where(q > 0.5, log - q, 2 * v**2 * (1 / (1 + v) + v * atanh_rest(v**2)))
 
 
 @partials(_student_t_d_location, _student_t_d_scale, _constant, _student_t_d_df)
@@ -266,6 +277,12 @@ def _student_t(e: Array, scale: Array, eps: Array, n: Array) -> Array:
     return jnp.log(s) + (n + 1) / 2 * log1p_square(e, jnp.sqrt(n) * s)
 
 
+def _student_t_constant_slope(n: Array) -> Array:
+    by_gammas = 2 * ((1 / (n + 1)) ** 2 * stirling_slope(2 / (n + 1)) - (1 / n) ** 2 * stirling_slope(2 / n))
+    return by_gammas - _log_less_share(1 / (n + 1), jnp.log1p(1 / n)) / 2
+
+
+@partials(_student_t_constant_slope)
 def _student_t_constant(n: Array) -> Array:
     # For many degrees of freedom the logarithms of gamma cancel. By Stirling's formula, with h = n / 2,
     #   log gamma(h) - log gamma(h + 1/2) + log(pi n) / 2

@@ -223,6 +223,23 @@ def test_the_derivative_by_alpha_of_small_residuals():
     np.testing.assert_allclose(got, np.array(want, np.float64), rtol=3e-5, atol=1e-36)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_student_t_by_degrees_of_freedom(full: bool):
+    """Of many it is of the order of 1 / df^2, and its terms of 1 / df."""
+    n, e = np.array([0.1, 1, 4, 30, 1e3, 1e6], np.float32), np.array([0.01, 0.5, 1, 2, 5, 1e3], np.float32)
+
+    def formula(e: Any, n: Any) -> Any:
+        constant = mp.loggamma(n / 2) - mp.loggamma((n + 1) / 2) + mp.log(n) / 2
+        return (n + 1) / 2 * mp.log(1 + e**2 / n) + full * constant
+
+    by_df = jax.grad(lambda n, e: jaxloss.student_t_nll(0.0, e, 1.0, df=n, full=full))
+    got = jax.jit(jax.vmap(jax.vmap(by_df, (None, 0)), (0, None)))(n, e)
+    points = [[(mp.mpf(float(x)), float(y)) for x in e] for y in n]
+    with mp.workdps(60):
+        want = [[mp.diff(functools.partial(formula, x), y, h=1e-20) for x, y in row] for row in points]
+    np.testing.assert_allclose(got, np.array(want, np.float64), rtol=3e-6)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The Jensen-Shannon divergence of rows that almost agree
 
