@@ -235,7 +235,7 @@ def student_t_nll(
 # With w = sqrt(n) s the loss is log s + (n + 1) / 2 log(1 + (e / w)^2), and with the share q = e^2 / (e^2 + w^2)
 #   d loss / de = (n + 1) e / (e^2 + w^2),    d loss / ds = (1 - (n + 1) q) / s = n (s^2 - e^2) / (e^2 + w^2) / s,
 #   d loss / dn = (log(1 + (e / w)^2) - q - q / n) / 2.
-# For many degrees of freedom the first two differ by little. With v = q / (2 - q) and so 1 - q = (1 - v) / (1 + v) it is
+# For many degrees of freedom the first two differ by little. If v = q / (2 - q), then 1 - q = (1 - v) / (1 + v), and
 #   log(1 / (1 - q)) - q = 2 (atanh(v) - v / (1 + v)) = 2 v^2 (1 / (1 + v) + (atanh(v) - v) / v^2).
 # The squares may overflow or vanish, so that e and w are divided by the larger of abs(e) and w.
 

@@ -16,7 +16,7 @@ from jax import Array
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import bce_of_logit, relu0, softplus
 from jaxloss._numerics.rows import Row, is_at, take_label
-from jaxloss._platform import cpu, mesh
+from jaxloss._platform import apart, cpu, gpu, mesh
 from jaxloss.contract import (
     AT_LEAST_0,
     BINARY,
@@ -357,12 +357,39 @@ def multilabel_margin(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, *
     """
 
     def example(y: Array, z: Array) -> Array:
-        y, z = mesh.replicated(y, z)  # pairs of classes cannot be spread along one axis of the mesh twice
-        pairs = (y == 1)[:, None] & (y == 0)[None, :]
-        return jnp.sum(jnp.where(pairs, relu0(1 - (z[:, None] - z[None, :])), 0)) / z.size
+        # Pairs of classes cannot be spread along one axis of the mesh twice.
+        return _multilabel_margin(*mesh.replicated(y, z)) / z.size
 
     inputs = {"y_true": (y_true, Holds("number", BINARY, core=1)), "y_pred": (y_pred, SCORES)}
     return losses(example, inputs, axis=axis, **units)
+
+
+def _pairs(y: Array) -> Array:
+    """Of which classes the example has the first, and not the second."""
+    return (y == 1)[:, None] & (y == 0)[None, :]
+
+
+@jax.custom_jvp
+def _multilabel_margin(y: Array, z: Array) -> Array:
+    return jnp.sum(jnp.where(_pairs(y), jnp.maximum(1 - (z[:, None] - z[None, :]), 0), 0))
+
+
+def _in_one_sum(y: Array, z: Array) -> Array:
+    """The derivative, where a pair that goes into two sums would be stored: each class finds its own pairs."""
+    sign, z = _sign(y), apart(z, 1, "gpu")
+    lacks = (sign[:, None] != sign[None, :]) & (sign[:, None] * (z[:, None] - z[None, :]) < 1)
+    return -sign * jnp.sum(lacks.astype(z.dtype), axis=1)
+
+
+@gpu.instead(_in_one_sum)
+def _multilabel_margin_slope(y: Array, z: Array) -> Array:
+    lacks = (_pairs(y) & (z[:, None] - z[None, :] < 1)).astype(z.dtype)
+    return jnp.sum(lacks, axis=0) - jnp.sum(lacks, axis=1)
+
+
+@_multilabel_margin.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return _multilabel_margin(*primals), jnp.sum(_multilabel_margin_slope(*primals) * tangents[1])
 
 
 @loss
