@@ -11,7 +11,7 @@ author = copyright = "The jaxloss authors"
 release = importlib.metadata.version("jaxloss")
 
 extensions = ["myst_nb", "sphinx.ext.mathjax", "losspages"]
-exclude_patterns = ["_made/*.md", "_made/stamp"]
+exclude_patterns = ["_made/stamp"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # `dev.py notebooks` ran them

@@ -96,7 +96,7 @@ def box_tables() -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The pictures of the guides
+# The pictures of the tutorial, which lie beside it so that GitHub shows them
 
 
 def tutorial(folder: Path) -> None:
@@ -139,6 +139,6 @@ def make(folder: Path) -> None:
             "loss": [shortened(line[0]) for line in lines],
             "gradient": [shortened(line[1]) for line in lines],
         }
-    tutorial(folder)
+    tutorial(folder.parent / "guides")
     data = json.dumps({"curves": explored, "boxes": box_tables()}, separators=(",", ":"))
     (folder / "explorer-data.js").write_text(f"const JAXLOSS = {data};\n", encoding="utf-8")

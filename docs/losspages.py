@@ -276,30 +276,6 @@ def index_pages() -> dict[str, str]:
     return {"losses/index.md": "\n\n".join(toc) + "\n", "reference/index.md": about + others + "\n"}
 
 
-# The sides on which the arguments stand, and what a mean divides by: one row a library.
-ORDER = {
-    "torch.nn.functional": "`f(input, target)`",
-    "torch.nn": "`Loss()(input, target)`",
-    "torchvision.ops": "`f(input, target)`; `box_iou` compares all pairs",
-    "keras.losses": "`f(y_true, y_pred)`",
-    "optax.losses": "`f(predictions, targets)`",
-    "rax": "`f(scores, labels)`, for pairs the mean over those of all lists",
-}
-
-
-def names_table() -> str:
-    """The table of names of the guide for those who come from elsewhere."""
-    parts = []
-    for library, table in NAMES.items():
-        parts += [f"### {library}", f"There: {ORDER[library]}. Here: `f(y_true, y_pred)`.", ""]
-        rows = [
-            (f"`{theirs}`", f"[`{ours}`](/losses/{ours}.md)", f"`{options}`" if options else "")
-            for theirs, (ours, options) in table.items()
-        ]
-        parts.append(markdown(["there", "here", "options"], rows))
-    return "\n".join(parts)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Notebooks
 
@@ -386,7 +362,7 @@ def make(app: Sphinx) -> None:
     pictures()
     pages = {f"losses/{name}.md": loss_page(name) for name in LOSSES}
     pages |= {f"reference/{name}.md": other_page(name) for name in OTHERS}
-    pages |= {"reference/contract.md": contract_page(), "gallery.md": gallery(), "_made/names.md": names_table()}
+    pages |= {"reference/contract.md": contract_page(), "gallery.md": gallery()}
     differences = (HERE.parent / "DIFFERENCES.md").read_text(encoding="utf-8")
     pages["guides/differences.md"] = differences.replace("[README.md](README.md)", "[all losses](contract.md)")
     pages |= index_pages()
@@ -401,8 +377,35 @@ def make(app: Sphinx) -> None:
         write(HERE / path, text)
 
 
+# What GitHub shows in the repository is a page of its own here.
+ELSEWHERE = {
+    "](../../README.md#the-losses)": "](/gallery.md)",
+    "](../../DIFFERENCES.md)": "](/guides/differences.md)",
+    "`jaxloss.contract`": "[`jaxloss.contract`](/reference/contract.md)",
+}
+
+
+def as_of_the_site(app: Sphinx, page: str, source: list[str]) -> None:
+    """A page that GitHub shows, too: here names lead to their pages, and an index has a table of contents."""
+    if page.partition("/")[0] not in ("guides", "recipes", "zh") or page == "guides/differences":
+        return
+    lines, code = source[0].splitlines(), False
+    for i, line in enumerate(lines):
+        code ^= line.startswith("```")
+        if not code and not line.startswith(("#", "```")):
+            for here, there in ELSEWHERE.items():
+                line = line.replace(here, there)
+            lines[i] = linked(line)
+    text = "\n".join(lines) + "\n"
+    if page.endswith("/index"):
+        pages = re.findall(r"^- \[[^]]*\]\(([\w/-]+)\.md\)", text, re.MULTILINE)
+        text += "\n".join(["", "```{toctree}", ":hidden:", "", *pages, "```", ""])
+    source[0] = text
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     (HERE / "_made").mkdir(exist_ok=True)  # Sphinx looks for it before anything is made
     app.connect("builder-inited", make)
+    app.connect("source-read", as_of_the_site)
     app.set_html_assets_policy("always")  # MathJax on the gallery, whose formulas are plain HTML
     return {"parallel_read_safe": True, "parallel_write_safe": True}

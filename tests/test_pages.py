@@ -69,17 +69,21 @@ def test_the_chinese_page_has_the_same_code():
 ROWS = [(library, theirs, *ours) for library, table in NAMES.items() for theirs, ours in table.items()]
 
 
+def test_the_guide_has_the_names():
+    text = (ROOT / "docs/guides/coming-from.md").read_text(encoding="utf-8").partition("## Names")[2]
+    rows = []
+    for part in text.split("### ")[1:]:
+        library, _, table = part.partition("\n")
+        assert table.startswith("There: ")  # the order of its arguments
+        found = re.findall(r"^\| `(.*?)` \| `(.*?)` \| (?:`(.*?)`)? *\|$", table, re.MULTILINE)
+        rows += [(library, *row) for row in found]
+    assert rows == ROWS
+
+
 @pytest.mark.parametrize(("library", "theirs", "ours", "options"), ROWS, ids=[f"{r[0]}.{r[1]}" for r in ROWS])
 def test_a_row_names_a_loss_and_its_options(library: str, theirs: str, ours: str, options: str):
     given = eval(f"dict({options})")
     inspect.signature(jaxloss.LOSSES[ours]).bind_partial(**given)
-
-
-def test_each_library_has_a_row_of_its_order():
-    source = (ROOT / "docs" / "losspages.py").read_text(encoding="utf-8")
-    order = re.search(r"^ORDER = (\{.*?^\})", source, re.MULTILINE | re.DOTALL)
-    assert order is not None
-    assert set(eval(order[1])) == set(NAMES)
 
 
 RNG = np.random.default_rng(0)
