@@ -271,6 +271,7 @@ def debug_modes(row: Row, loss: Loss) -> None:
     with jax.debug_nans(True):
         graded(row, loss, hard, cotangents=1)
         jax.jit(both)(*spoiled)
+        both(*spoiled)
         loss(*spoiled, **row.options, **given)
     with jax.checking_leaks():
         jax.jit(lambda *a: both(*a)).lower(*spoiled)  # a new function, so that it is traced

@@ -57,6 +57,14 @@ def test_padding_means_nothing(name: str):
 
 
 @pytest.mark.parametrize("name", EACH)
+def test_nothing_for_debug_nans(name: str):
+    """Not outside of jax.jit either, where a derivative would be one operation after the other."""
+    y, z, where = lists()
+    with jax.debug_nans(True):
+        graded(name, jnp.asarray(y), jnp.asarray(z), where=jnp.asarray(where))
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_second_derivatives_of_padded_lists(name: str):
     y, z = np.array([[2, 1, 0, 0]], np.float32), np.array([[0.3, -1, 2, 0.3]], np.float32)
 

@@ -112,7 +112,10 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
         found = program(debugging_nans(), **constants)
         given = _in_32_bits(found, arrays, options)
         # As a NumPy constant of a larger program it could not be lowered with and without x64 in one process.
-        options = {key: given[key] if key in operands else jnp.asarray(given[key]) for key in options}
+        options = {key: given[key] for key in options}
+        for key in options.keys() - operands:
+            if not isinstance(options[key], jax.Array):
+                options[key] = jnp.asarray(options[key])
         try:
             result = found.run(*(given[key] for key in arrays), **options)
         except Exception as error:

@@ -206,9 +206,14 @@ def losses(
         places = [entry.batch_axes[i] - before for entry in given]
         mapped = jax.vmap(mapped, in_axes=(exists_axis, *places, *(knob.mapped(i, frame) for knob in traced)))
 
-    # The derivative is recomputed from the inputs: nothing as large as they are is stored for it.
-    policy = jax.checkpoint_policies.save_only_these_names(SAVED)
-    again = jax.checkpoint(lambda *arrays: mapped(*cpu.reread(arrays)), policy=policy, prevent_cse=False)
+    # The derivative is recomputed from the inputs: nothing as large as they are is stored for it. Outside of `jax.jit`
+    # it is one program, too: jax.checkpoint alone would take one operation after the other there, and `jax_debug_nans`
+    # would judge what selects leave out.
+    again = jax.checkpoint(
+        jax.jit(lambda *arrays: mapped(*cpu.reread(arrays))),
+        policy=jax.checkpoint_policies.save_only_these_names(SAVED),
+        prevent_cse=False,
+    )
     with mesh.current(*(entry.x for entry in given)):
         found = frame.in_order(again(where, *(entry.x for entry in given), *(knob.value for knob in traced)))
     if checking.value:
