@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._contract import domains
 from jaxloss._contract.types import ClassStats
 from jaxloss._numerics.elementary import (
     bce_of_logit,
@@ -22,7 +23,6 @@ from jaxloss._numerics.elementary import (
 from jaxloss._numerics.rows import Row, entropy, normaliser, smoothed, take_label
 from jaxloss._numerics.scores import Logits, interpolate, read, weighed
 from jaxloss.contract import (
-    ANY,
     AT_LEAST_0,
     FRACTION,
     LABEL,
@@ -164,7 +164,7 @@ def _shared(label_smoothing: ArrayLike, class_weights: ArrayLike | None, z_loss:
     return {
         "label_smoothing": (label_smoothing, FRACTION),
         "class_weights": (class_weights, PER_CLASS),
-        "z_loss": (z_loss, ANY),
+        "z_loss": (z_loss, domains.NUMBER),
     }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._contract import domains
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import (
     LEAST_PROBABILITY,
@@ -33,7 +34,6 @@ from jaxloss._numerics.rows import Classes, Row, exp_sum, exp_sum_alone, row_sum
 from jaxloss._numerics.scores import Probabilities, weighed
 from jaxloss._platform import apart, cpu
 from jaxloss.contract import (
-    ANY,
     AT_LEAST_0,
     FRACTION,
     LABEL,
@@ -198,7 +198,7 @@ def poly1(
       The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
-      ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
+      ValueError: shapes that differ, an epsilon that is not finite. TypeError: `y_pred` of integer dtype.
       A probability below 0 or above 1 (by more than rounding) makes its example NaN, with zero gradient.
 
     Example:
@@ -213,7 +213,9 @@ def poly1(
         return _over_classes(_POLY1, y, scores, epsilon, from_logits)
 
     inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
-    return losses(example, inputs, options={"epsilon": (epsilon, ANY)}, axis=axis, sibling="sparse_poly1", **units)
+    return losses(
+        example, inputs, options={"epsilon": (epsilon, domains.NUMBER)}, axis=axis, sibling="sparse_poly1", **units
+    )
 
 
 @loss
@@ -331,9 +333,9 @@ def sparse_poly1(
       The mean over examples; with `reduction="none"` one loss per example, shape (...).
 
     Raises:
-      ValueError: shapes that do not fit. TypeError: labels of floating dtype, or `y_pred` of integer dtype.
-      A label outside 0..K-1 makes its example NaN, with zero gradient; so does a probability outside [0, 1] (by more
-      than rounding).
+      ValueError: shapes that do not fit, an epsilon that is not finite. TypeError: labels of floating dtype, or
+      `y_pred` of integer dtype. A label outside 0..K-1 makes its example NaN, with zero gradient; so does a probability
+      outside [0, 1] (by more than rounding).
 
     Example:
       >>> print(sparse_poly1([1], [[0.25, 0.5, 0.25]]))  # log 2 + 0.5
@@ -346,7 +348,7 @@ def sparse_poly1(
         return _of_label(_POLY1, label, scores, epsilon, from_logits)
 
     inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
-    return losses(example, inputs, options={"epsilon": (epsilon, ANY)}, axis=axis, sibling="poly1", **units)
+    return losses(example, inputs, options={"epsilon": (epsilon, domains.NUMBER)}, axis=axis, sibling="poly1", **units)
 
 
 @loss

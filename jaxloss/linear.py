@@ -194,7 +194,7 @@ _DOMAINS = {
     "bias": domains.LOGIT,
     "label_smoothing": domains.FRACTION,
     "class_weights": domains.NUMBER,
-    "z_loss": domains.ANY,
+    "z_loss": domains.NUMBER,
     "softcap": domains.POSITIVE,
 }
 _OF_TOKENS = ("label_smoothing", "z_loss", "softcap")

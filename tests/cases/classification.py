@@ -153,6 +153,7 @@ EXCLUDED = [-np.inf, 1, 2, 0], [-np.inf, -np.inf, -np.inf, 1e4]
 # The ends of its range: a 0 that is traced is no constant to leave out.
 SMOOTHED = ({"label_smoothing": np.zeros(())}, {"label_smoothing": 1.0})
 SMOOTHINGS = ({"label_smoothing": -0.1}, {"label_smoothing": 1.5}, {"label_smoothing": float("nan")})
+Z_LOSSES = ({"z_loss": float("inf")}, {"z_loss": float("nan")})
 WRONG_LENGTHS = ({"class_weights": [1.0, 2.0, 3.0]}, {"class_weights": [2.0]}, {"class_weights": 2.0})
 FROM_LOGITS = {"from_logits": True}
 WEIGHTED = {"label_smoothing": 0.1, "class_weights": CLASS_WEIGHTS}
@@ -173,7 +174,7 @@ ROWS = (
         hard=every(DISTRIBUTIONS, HARD_PROBABILITIES),
         hard_options=SMOOTHED,
         outside=([[0.0, 1, 0, 0]], negative),
-        refused=(*SMOOTHINGS, *WRONG_LENGTHS),
+        refused=(*SMOOTHINGS, *WRONG_LENGTHS, *Z_LOSSES),
     ),
     Row("cce-one_hot", one_hot_distribution, cce),
     Row("cce-weighted", distributions, cce, WEIGHTED, hard=every(DISTRIBUTIONS, HARD_PROBABILITIES)),

@@ -205,7 +205,14 @@ ROWS = (
         hard_options=SMOOTHED,
         excused=overflows("loss @bfloat16", "gradient by y_true @bfloat16"),
     ),
-    Row("poly1-probabilities", distributions, poly1, hard=PROBABLE, outside=NEGATIVE),
+    Row(
+        "poly1-probabilities",
+        distributions,
+        poly1,
+        hard=PROBABLE,
+        outside=NEGATIVE,
+        refused=({"epsilon": float("inf")}, {"epsilon": float("nan")}),
+    ),
     Row(
         "poly1-logits",
         distribution_logits,

@@ -31,7 +31,13 @@ HIDDEN = [[0.0, 0.0, 0.0], [30.0, -30.0, 30.0], [1e4, 0.0, 0.0], [0.0, -1e4, 1e-
 HIDDEN += [[0.0, normal, -small] for _, normal, small in EXTREMES] + [
     [largest / 8, 0.0, small] for largest, _, small in EXTREMES
 ]
-REFUSED = ({"label_smoothing": -0.1}, {"label_smoothing": 1.1}, {"softcap": 0.0}, {"chunk": 0})
+REFUSED = (
+    {"label_smoothing": -0.1},
+    {"label_smoothing": 1.1},
+    {"softcap": 0.0},
+    {"chunk": 0},
+    *classification.Z_LOSSES,
+)
 
 ROWS = (
     Row(
