@@ -452,15 +452,16 @@ def _power_integral(y: Array, x: Array, w: Array, *, log_rate: bool) -> Array:
 
 
 def _tweedie_full_d_u(y: Array, x: Array, u: Array, w: Array, *, log_rate: bool) -> Array:
-    y = jnp.maximum(y, LEAST_MEAN)
-    s = _log_mean_over(y, x, log_rate)
-    return y**u * (jnp.log(y) * (_integral(s, u) - _integral(s, w)) + s**2 * d_expm1_ratio(u * s))
+    some = jnp.maximum(y, LEAST_MEAN)
+    s = _log_mean_over(some, x, log_rate)
+    near = some**u * (jnp.log(some) * (_integral(s, u) - _integral(s, w)) + s**2 * d_expm1_ratio(u * s))
+    return jnp.where(y == 0, _power_over_exponent_d_exponent(x, u, log_rate), near)
 
 
 def _tweedie_full_d_w(y: Array, x: Array, u: Array, w: Array, *, log_rate: bool) -> Array:
-    y = jnp.maximum(y, LEAST_MEAN)
-    s = _log_mean_over(y, x, log_rate)
-    return -(y**u) * s**2 * d_expm1_ratio(w * s)
+    some = jnp.maximum(y, LEAST_MEAN)
+    s = _log_mean_over(some, x, log_rate)
+    return jnp.where(y == 0, 0, -(some**u) * s**2 * d_expm1_ratio(w * s))
 
 
 @partials(

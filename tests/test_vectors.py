@@ -240,6 +240,19 @@ def test_student_t_by_degrees_of_freedom(full: bool):
     np.testing.assert_allclose(got, np.array(want, np.float64), rtol=3e-6)
 
 
+@pytest.mark.parametrize("log_rate", [False, True])
+def test_tweedie_of_nothing_by_power(log_rate: bool):
+    power, mean = np.array([1.1, 1.5, 1.9], np.float32), np.array([0.01, 1, 30], np.float32)
+    x = np.log(mean) if log_rate else mean
+
+    def loss(power: Any, x: Any) -> Any:
+        return jaxloss.tweedie(0.0, x, power=power, log_rate=log_rate, full=True)
+
+    got = jax.jit(jax.vmap(jax.vmap(jax.grad(loss), (None, 0)), (0, None)))(power, x)
+    u, m = 2 - power.astype(float)[:, None], np.exp(x.astype(float)) if log_rate else mean
+    np.testing.assert_allclose(got, m**u * (1 / u - np.log(m)) / u, rtol=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The Jensen-Shannon divergence of rows that almost agree
 
