@@ -381,6 +381,7 @@ def make(app: Sphinx) -> None:
 ELSEWHERE = {
     "](../../README.md#the-losses)": "](/gallery.md)",
     "](../../DIFFERENCES.md)": "](/guides/differences.md)",
+    "](../../notebooks/": "](/notebooks/",
     "`jaxloss.contract`": "[`jaxloss.contract`](/reference/contract.md)",
 }
 
