@@ -25,7 +25,7 @@ from hard_inputs import judge, mixed
 
 import jaxloss
 from jaxloss._laws import APPLIES as LAW_APPLIES
-from jaxloss._laws import LAWS, close, distinct, graded, refuses, run, slopes, x64
+from jaxloss._laws import LAWS, close, distinct, expect, graded, refuses, run, slopes, x64
 
 __all__ = [
     "CHECKS",
@@ -275,6 +275,28 @@ def debug_modes(row: Row, loss: Loss) -> None:
         loss(*spoiled, **row.options, **given)
     with jax.checking_leaks():
         jax.jit(lambda *a: both(*a)).lower(*spoiled)  # a new function, so that it is traced
+
+
+@check(lambda row: not row.pooled, same_way)
+def mask_of_second_derivatives(row: Row, loss: Loss) -> None:
+    """What is under a mask is not noticed by the derivative of a gradient, in reverse over reverse."""
+    arrays, places, mask = row.make((3,)), row.differentiable, np.array([True, False, True])
+
+    def squared(*arrays: Any) -> Any:
+        return loss(*arrays, **row.options, where=mask) ** 2
+
+    @jax.jit
+    def bends(*arrays: Any) -> Any:
+        def slope(*arrays: Any) -> Any:
+            return sum(jnp.sum(jnp.sin(x)) for x in jax.grad(squared, places)(*arrays))
+
+        return jax.grad(slope, places)(*arrays)
+
+    want = [np.asarray(x) for x in bends(*arrays)]
+    expect(all(np.isfinite(x).all() and (x[1] == 0).all() for x in want), f"second derivatives are {want}")
+    for x in arrays:
+        x[1] = np.nan if x.dtype.kind == "f" else -100
+    close([np.asarray(x) for x in bends(*arrays)], want, "second derivatives, NaN under the mask")
 
 
 @check(alike=same_way)

@@ -64,24 +64,28 @@ def end_loop(x: Array) -> Array:
 
 
 _kept = Primitive("jaxloss_kept")
-_kept.def_impl(lambda x, keep, back: jnp.where(keep, x, 0))
-_kept.def_abstract_eval(lambda x, keep, back: x)
-mlir.register_lowering(_kept, mlir.lower_fun(lambda x, keep, back: jnp.where(keep, x, 0), multiple_results=False))
+_kept.def_impl(lambda x, keep, forth, back: jnp.where(keep, x, 0) if forth else x)
+_kept.def_abstract_eval(lambda x, keep, forth, back: x)
+
+
+def _kept_with(zero: Callable[[Any], Array]) -> Callable[..., Any]:
+    def selected(x: Array, keep: Array, forth: bool, back: bool) -> Array:
+        return jnp.where(keep, x, zero(x.dtype)) if forth else x
+
+    return mlir.lower_fun(selected, multiple_results=False)
+
+
+mlir.register_lowering(_kept, _kept_with(lambda dtype: jnp.zeros((), dtype)))
 mlir.register_lowering(
-    _kept,
-    mlir.lower_fun(
-        lambda x, keep, back: jnp.where(keep, x, jax.lax.optimization_barrier(jnp.zeros((), x.dtype))),
-        multiple_results=False,
-    ),
-    platform="cpu",
+    _kept, _kept_with(lambda dtype: jax.lax.optimization_barrier(jnp.zeros((), dtype))), platform="cpu"
 )
 batching.defbroadcasting(_kept)
-ad.primitive_jvps[_kept] = lambda primals, tangents, back: (
-    _kept.bind(*primals, back=back),
-    tangents[0] if isinstance(tangents[0], ad.Zero) else _kept.bind(tangents[0], primals[1], back=back),
+ad.primitive_jvps[_kept] = lambda primals, tangents, **ways: (
+    _kept.bind(*primals, **ways),
+    tangents[0] if isinstance(tangents[0], ad.Zero) else _kept.bind(tangents[0], primals[1], **ways),
 )
-ad.primitive_transposes[_kept] = lambda slope, _, keep, back: [
-    _kept.bind(slope, keep, back=back) if back else slope,
+ad.primitive_transposes[_kept] = lambda slope, _, keep, forth, back: [
+    _kept.bind(slope, keep, forth=back, back=forth),
     None,
 ]
 
@@ -89,9 +93,10 @@ ad.primitive_transposes[_kept] = lambda slope, _, keep, back: [
 def kept(x: Array, keep: Array, back: bool = True) -> Array:
     """x where it is to be kept, else a 0 of its own; so is its transpose, where that of a select has a common 0.
 
-    back: whether the transpose keeps, too. If not, it is the identity, and what x is made of must be kept where x is.
+    back: whether the transpose keeps, too. If not, it takes its argument as it is: what x is made of must be kept where
+        x is. The transpose of that one keeps again, since there is nothing else to drop a NaN.
     """
-    return _kept.bind(x, keep, back=back)
+    return _kept.bind(x, keep, forth=True, back=back)
 
 
 def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
