@@ -23,7 +23,7 @@ from jaxloss._contract.refuse import check_chunk, check_constant, check_inputs, 
 from jaxloss._contract.types import ClassStats, checking, current_loss, widen
 from jaxloss._numerics import rows
 from jaxloss._numerics.chunks import chunk_counts, cut, join
-from jaxloss._numerics.elementary import is_constant
+from jaxloss._numerics.elementary import divide, is_constant
 from jaxloss._numerics.rows import Row, predict, sum_below
 from jaxloss._numerics.scores import interpolate, weighed
 from jaxloss._platform import cpu, mesh
@@ -325,7 +325,8 @@ def _shares(weights: Array, exists: Array | None, reduction: Any) -> Array:
         divisor = jnp.sum(weights)
     if isinstance(reduction, mean_over):
         divisor = jax.lax.psum(divisor, reduction.axis_name)
-    return jnp.where(divisor == 0, 0, weights / jnp.where(divisor == 0, 1, divisor))
+    nothing = divisor == 0
+    return divide(jnp.where(nothing, 0, weights), jnp.where(nothing, 1, divisor))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._contract.reduce import quotient
+
 
 @dataclasses.dataclass(frozen=True)
 class mean_over:
@@ -41,5 +43,4 @@ class mean_over:
                 f"mean_over: no axis {self.axis_name!r} is bound here. Give the name of an axis of the mesh, and call "
                 'the loss inside jax.shard_map; with jit and sharded arrays reduction="mean" is right as it is.'
             ) from None
-        nothing = summed[1] == 0
-        return jnp.where(nothing, 0, summed[0] / jnp.where(nothing, 1, summed[1]))
+        return quotient(summed[0], summed[1])

@@ -229,6 +229,8 @@ def dtypes(row: Row, loss: Loss) -> None:
         refused(ValueError, given=[[1.0], [1.0, 2.0], [1.0]])
         if i == row.labels:
             refused(TypeError, "integer", given=x.astype(np.float32))
+    words = (row.name, "weights", "real")
+    refuses(TypeError, words, lambda: loss(*arrays, **row.options, weights=np.ones(3, np.complex64)))
     if jaxloss.LOSSES[row.name].__module__ in ("jaxloss.classification", "jaxloss.focal", "jaxloss.margin"):
         swapped = [*arrays[:-1], arrays[-1].astype(np.int32)]
         refuses(TypeError, (row.name, row.names[-1], "swapped"), loss, *swapped, **row.options)

@@ -90,6 +90,26 @@ def test_outside_jit_a_derivative_is_one_step():
         np.testing.assert_array_equal(jax.grad(jax.checkpoint(lambda x: jnp.sum(grown(x))))(x), [0, 1])
 
 
+def test_without_jit_at_all():
+    y, p = np.array([1.0, 0.0], np.float32), np.array([0.2, 0.3], np.float32)
+
+    def loss(p: Any) -> Any:  # the terms of df alone are made of constants
+        return jl.student_t_nll(y, p, np.ones(2), full=True)
+
+    compiled = jax.value_and_grad(loss)(p)
+    with jax.disable_jit():
+        np.testing.assert_allclose(np.hstack(jax.value_and_grad(loss)(p)), np.hstack(compiled), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-22, 1.0, 1e25])
+def test_by_weights_of_any_size(size: float):
+    """(l_i - mean) / sum(w), which holds the square of no sum."""
+    y, p, w = np.array([1.0, 0.0, 1.0]), np.array([0.2, 0.3, 0.9]), size * np.array([1.0, 2.0, 0.5])
+    losses = (p - y) ** 2
+    by_weights = jax.grad(lambda w: jl.mse(y, p, weights=w))(jnp.asarray(w, jnp.float32))
+    np.testing.assert_allclose(by_weights, (losses - losses @ w / w.sum()) / w.sum(), rtol=2e-6)
+
+
 def test_a_derivative_made_of_others_shares_nothing_with_the_value():
     y, z = np.ones((512, 512), np.float32), np.zeros((512, 512), np.float32)
     program = jax.jit(jax.value_and_grad(functools.partial(jl.binary_focal, from_logits=True), 1)).lower(y, z)

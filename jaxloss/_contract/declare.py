@@ -16,7 +16,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxloss._contract import values
-from jaxloss._contract.refuse import check_constant
+from jaxloss._contract.refuse import check_constant, check_real
 from jaxloss._contract.types import INT32, PROGRAMS, Notes, P, R, checking, debugging_nans, fits_32_bits, tracing
 from jaxloss._names import KEYWORDS
 
@@ -250,6 +250,7 @@ def as_array(loss: str, name: str, value: Any) -> Any:
     if isinstance(value, jax.Array):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             raise TypeError(f"{loss}: {name} must be an array of numbers, got a key of jax.random.")
+        check_real(loss, name, value)
         return value
     try:
         array = np.asarray(value)
@@ -269,6 +270,7 @@ def as_array(loss: str, name: str, value: Any) -> Any:
         raise TypeError(
             f"{loss}: {name} must be an array of numbers or a list of them, got {_shown(name, value, array)}"
         )
+    check_real(loss, name, array)
     return array
 
 

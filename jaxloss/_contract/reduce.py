@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract.types import Reduction
+from jaxloss._numerics.elementary import divide
 from jaxloss._platform import cpu, mesh
 
 
@@ -42,7 +43,15 @@ def reduce(losses: Array, weights: Array | None, where: Array | None, reduction:
         return total, jnp.asarray(losses.size, losses.dtype)
     else:
         return total / (losses.size or 1)
-    return (total, divisor) if pair else jnp.where(divisor == 0, 0, total / jnp.where(divisor == 0, 1, divisor))
+    return (total, divisor) if pair else quotient(total, divisor)
+
+
+def quotient(total: Array, divisor: Array) -> Array:
+    """The mean by its sums; 0 where no weight is left, but a NaN is a NaN."""
+    nothing = divisor == 0
+    # `divide`, since the derivative of a quotient has the square of the divisor, which overflows.
+    mean = divide(jnp.where(nothing, 0, total), jnp.where(nothing, 1, divisor))
+    return jnp.where(nothing & jnp.isnan(total), jnp.nan, mean)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +92,13 @@ def _reduce_by(
         one = jnp.zeros(tuple(max(n, 1) for n in losses.shape), losses.dtype)
         if all(x.ndim == 0 for x in jax.tree.leaves(jax.eval_shape(reduction, one, one))):
             losses, weights = one, one
-    # Where no weight is left, a weighted mean is 0 / 0: it counts as 0, and no derivative comes from there.
-    nothing = ~jnp.any(weights != 0)
-    result = reduction(jnp.where(nothing, 0, losses), jnp.where(nothing, 0, weights))
+    # Where no weight is left, a weighted mean is 0 / 0: it counts as 0, and no derivative comes from there. But a NaN
+    # remains one.
+    nothing, spoilt = ~jnp.any(weights != 0), jnp.isnan(losses)
+    result = reduction(jnp.where(nothing & ~spoilt, 0, losses), jnp.where(nothing, 0, weights))
     if getattr(reduction, "zero_for_nothing", False):
         return result
-    return jax.tree.map(functools.partial(_zero_for_nan, nothing), result)
+    return jax.tree.map(functools.partial(_zero_for_nan, nothing & ~jnp.any(spoilt)), result)
 
 
 def _zero_for_nan(nothing: Array, x: Any) -> Any:

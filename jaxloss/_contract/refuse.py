@@ -79,11 +79,15 @@ def check_returned(loss: Any) -> Array:
     raise TypeError(f"{current_loss()}: the formula returned {type(loss).__name__}, expected an array, its loss.")
 
 
+def check_real(loss: str, name: str, x: Any) -> None:
+    if jnp.issubdtype(x.dtype, jnp.complexfloating) or x.dtype == jax.dtypes.float0:
+        raise TypeError(f"{loss}: {name} must hold real numbers, got {x.dtype}.")
+
+
 def _check_dtype(given: Input, inputs: Sequence[Input], sibling: str | None) -> None:
     loss, (name, x, holds, _) = current_loss(), given
     kind: Kind = holds.kind
-    if jnp.issubdtype(x.dtype, jnp.complexfloating) or x.dtype == jax.dtypes.float0:
-        raise TypeError(f"{loss}: {name} must hold real numbers, got {x.dtype}.")
+    check_real(loss, name, x)
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     if kind == "label" and floating:
         raise TypeError(f"{loss}: {name} must hold integer class labels, got {x.dtype}.{_label_cure(inputs, sibling)}")

@@ -124,7 +124,9 @@ def _differentiated(
 
 
 # Outside `jax.jit`, too, it is one step, so that `jax_debug_nans` does not judge what its selects leave out.
-_ruled.def_impl(jax.jit(_value, static_argnames=("function", "derivatives")))
+_in_one_step = jax.jit(_value, static_argnames=("function", "derivatives"))
+# With `jax.disable_jit` it may be given literals of a program.
+_ruled.def_impl(lambda *arguments, **rule: _in_one_step(*map(jnp.asarray, arguments), **rule))
 _ruled.def_abstract_eval(_type)
 batching.primitive_batchers[_ruled] = _batched
 ad.primitive_jvps[_ruled] = _differentiated
