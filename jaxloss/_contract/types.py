@@ -31,7 +31,7 @@ ArrayLike: TypeAlias = jax.typing.ArrayLike | HoldsArray | list[Any] | tuple[Any
 Reduction: TypeAlias = (
     Literal["mean", "sum", "none", "sum_over_batch_size", "sum_and_weight"] | Callable[[Array, Array], Any]
 )
-"""A name, or a function `(losses, weights) -> result`; both arrays have one entry for each unit."""
+"""A name, or a function `(losses, weights) -> result`; both have an entry for each unit, 0 where none exists."""
 
 # Programs kept for each loss, one for each set of constant options: new lambdas at every step must not fill the memory.
 PROGRAMS = 128
