@@ -101,12 +101,13 @@ def test_without_jit_at_all():
         np.testing.assert_allclose(np.hstack(jax.value_and_grad(loss)(p)), np.hstack(compiled), rtol=1e-6)
 
 
+@pytest.mark.parametrize("reduction", ["mean", jl.mean_of_means()])
 @pytest.mark.parametrize("size", [1e-22, 1.0, 1e25])
-def test_by_weights_of_any_size(size: float):
+def test_by_weights_of_any_size(size: float, reduction: Any):
     """(l_i - mean) / sum(w), which holds the square of no sum."""
     y, p, w = np.array([1.0, 0.0, 1.0]), np.array([0.2, 0.3, 0.9]), size * np.array([1.0, 2.0, 0.5])
     losses = (p - y) ** 2
-    by_weights = jax.grad(lambda w: jl.mse(y, p, weights=w))(jnp.asarray(w, jnp.float32))
+    by_weights = jax.grad(lambda w: jl.mse(y, p, weights=w, reduction=reduction))(jnp.asarray(w, jnp.float32))
     np.testing.assert_allclose(by_weights, (losses - losses @ w / w.sum()) / w.sum(), rtol=2e-6)
 
 

@@ -79,7 +79,7 @@ class mean_of_means:
         within = jnp.sum(weights, self.axis, keepdims=True)
         empty = within == 0
         count = jnp.maximum(jnp.sum((~empty).astype(weights.dtype)), 1)
-        return jnp.where(empty, 0, weights / jnp.where(empty, 1, within)) / count
+        return jnp.where(empty, 0, divide(weights, jnp.where(empty, 1, within))) / count
 
 
 def _reduce_by(
