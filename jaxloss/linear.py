@@ -18,12 +18,12 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._contract import domains, values
-from jaxloss._contract.reduce import mean_of_means, reduce, spread
+from jaxloss._contract.reduce import mean_of_means, over, reduce, spread
 from jaxloss._contract.refuse import check_chunk, check_constant, check_inputs, check_option_shape, check_units
 from jaxloss._contract.types import ClassStats, checking, current_loss, widen
 from jaxloss._numerics import rows
 from jaxloss._numerics.chunks import chunk_counts, cut, join
-from jaxloss._numerics.elementary import divide, is_constant
+from jaxloss._numerics.elementary import is_constant
 from jaxloss._numerics.rows import Row, predict, sum_below
 from jaxloss._numerics.scores import interpolate, weighed
 from jaxloss._platform import cpu, mesh
@@ -326,7 +326,7 @@ def _shares(weights: Array, exists: Array | None, reduction: Any) -> Array:
     if isinstance(reduction, mean_over):
         divisor = jax.lax.psum(divisor, reduction.axis_name)
     nothing = divisor == 0
-    return divide(jnp.where(nothing, 0, weights), jnp.where(nothing, 1, divisor))
+    return over(jnp.where(nothing, 0, weights), jnp.where(nothing, 1, divisor))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

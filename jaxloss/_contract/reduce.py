@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract.types import Reduction
-from jaxloss._numerics.elementary import divide
 from jaxloss._platform import cpu, mesh
 
 
@@ -46,11 +45,22 @@ def reduce(losses: Array, weights: Array | None, where: Array | None, reduction:
     return (total, divisor) if pair else quotient(total, divisor)
 
 
+@jax.custom_jvp
+def over(x: Array, weight: Array) -> Array:
+    """x / weight, whose automatic derivative has the square of the weight, which no float may hold."""
+    return x / weight
+
+
+@over.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (x, weight), (dx, dweight) = primals, tangents
+    return over(x, weight), (dx - over(x, weight) * dweight) / weight
+
+
 def quotient(total: Array, divisor: Array) -> Array:
     """The mean by its sums; 0 where no weight is left, but a NaN is a NaN."""
     nothing = divisor == 0
-    # `divide`, since the derivative of a quotient has the square of the divisor, which overflows.
-    mean = divide(jnp.where(nothing, 0, total), jnp.where(nothing, 1, divisor))
+    mean = jnp.where(nothing, 0, over(total, jnp.where(nothing, 1, divisor)))
     # Added, so that the derivative need not wait for the total, in a pass of its own.
     return mean + jax.lax.stop_gradient(jnp.where(nothing & jnp.isnan(total), jnp.nan, 0))
 
@@ -80,7 +90,7 @@ class mean_of_means:
         within = jnp.sum(weights, self.axis, keepdims=True)
         empty = within == 0
         count = jnp.maximum(jnp.sum((~empty).astype(weights.dtype)), 1)
-        return jnp.where(empty, 0, divide(weights, jnp.where(empty, 1, within))) / count
+        return jnp.where(empty, 0, over(weights, jnp.where(empty, 1, within))) / count
 
 
 def _reduce_by(
