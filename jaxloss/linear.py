@@ -325,8 +325,7 @@ def _shares(weights: Array, exists: Array | None, reduction: Any) -> Array:
         divisor = jnp.sum(weights)
     if isinstance(reduction, mean_over):
         divisor = jax.lax.psum(divisor, reduction.axis_name)
-    nothing = divisor == 0
-    return over(jnp.where(nothing, 0, weights), jnp.where(nothing, 1, divisor))
+    return over(weights, divisor)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -112,10 +112,11 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
         found = program(debugging_nans(), **constants)
         given = _in_32_bits(found, arrays, options)
         # As a NumPy constant of a larger program it could not be lowered with and without x64 in one process.
-        options = {key: given[key] for key in options}
-        for key in options.keys() - operands:
-            if not isinstance(options[key], jax.Array):
-                options[key] = jnp.asarray(options[key])
+        options = {
+            key: x if key in operands or isinstance(x, jax.Array) else jnp.asarray(x)
+            for key, x in given.items()
+            if key in options
+        }
         try:
             result = found.run(*(given[key] for key in arrays), **options)
         except Exception as error:

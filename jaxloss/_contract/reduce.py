@@ -45,24 +45,31 @@ def reduce(losses: Array, weights: Array | None, where: Array | None, reduction:
     return (total, divisor) if pair else quotient(total, divisor)
 
 
+def _over(x: Array, weight: Array) -> Array:
+    nothing = weight == 0
+    return jnp.where(nothing, 0, x / jnp.where(nothing, 1, weight))
+
+
 @jax.custom_jvp
 def over(x: Array, weight: Array) -> Array:
-    """x / weight, whose automatic derivative has the square of the weight, which no float may hold."""
-    return x / weight
+    """x / weight, and 0 with derivatives 0 where there is no weight.
+
+    Its automatic derivative would hold the square of the weight, which may be too small or too large for any float.
+    """
+    return _over(x, weight)
 
 
 @over.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (x, weight), (dx, dweight) = primals, tangents
-    return over(x, weight), (dx - over(x, weight) * dweight) / weight
+    return over(x, weight), _over(dx - over(x, weight) * dweight, weight)
 
 
 def quotient(total: Array, divisor: Array) -> Array:
-    """The mean by its sums; 0 where no weight is left, but a NaN is a NaN."""
-    nothing = divisor == 0
-    mean = jnp.where(nothing, 0, over(total, jnp.where(nothing, 1, divisor)))
+    """The mean from its two sums: 0 where no weight is left, unless a loss is NaN."""
+    spoilt = (divisor == 0) & jnp.isnan(total)
     # Added, so that the derivative need not wait for the total, in a pass of its own.
-    return mean + jax.lax.stop_gradient(jnp.where(nothing & jnp.isnan(total), jnp.nan, 0))
+    return over(total, divisor) + jax.lax.stop_gradient(jnp.where(spoilt, jnp.nan, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +95,8 @@ class mean_of_means:
     def shares(self, weights: Array) -> Array:
         """By what the loss of each unit is multiplied in the result."""
         within = jnp.sum(weights, self.axis, keepdims=True)
-        empty = within == 0
-        count = jnp.maximum(jnp.sum((~empty).astype(weights.dtype)), 1)
-        return jnp.where(empty, 0, over(weights, jnp.where(empty, 1, within))) / count
+        count = jnp.maximum(jnp.sum((within != 0).astype(weights.dtype)), 1)
+        return over(weights, within) / count
 
 
 def _reduce_by(

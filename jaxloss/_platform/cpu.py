@@ -94,7 +94,7 @@ def kept(x: Array, keep: Array, back: bool = True) -> Array:
     """x where it is to be kept, else a 0 of its own; so is its transpose, where that of a select has a common 0.
 
     back: whether the transpose keeps, too. If not, it takes its argument as it is: what x is made of must be kept where
-        x is. The transpose of that one keeps again, since there is nothing else to drop a NaN.
+        x is. Transposed again it keeps, since nothing else would drop a NaN.
     """
     return _kept.bind(x, keep, forth=True, back=back)
 
