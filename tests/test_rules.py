@@ -30,6 +30,7 @@ import numpy as np
 import pytest
 from cases import ROWS, Row
 from contract import close, distinct, refuses, run, same_way, x64
+from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -414,6 +415,10 @@ SAME: list[tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any], dict[
      {"class_weights": [1.0, 2, 3]}),
     ("Parameter as weights", jl.mse, (ONES, 3 * ONES), {"weights": Parameter(ONES)}, {}),
     ("limit", jl.generalized_cce, (HOT, SCORES), {"power": np.float64(0)}, {"power": 0}),
+    ("long double", jl.huber, (ONES, 3 * ONES), {"delta": np.longdouble(1.5)}, {"delta": 1.5}),
+    ("long doubles", jl.mse, (ONES, 3 * ONES), {"weights": ONES.astype(np.longdouble)}, {}),
+    ("bytes in the order of a file", jl.mse, (ONES, 3 * ONES), {"weights": ONES.astype(">f4")}, {}),
+    ("masked array without a mask", jl.mse, (ONES, 3 * ONES), {"weights": np.ma.array(ONES)}, {}),
 ]  # fmt: skip
 
 
@@ -630,6 +635,11 @@ MISTAKES: list[Mistake] = [
     ("objects", TypeError, jl.mse, (np.array([1, object()], object), ONES), {}, ("y_true", "holds object")),
     ("missing", TypeError, jl.sparse_cce, ([0, None], SCORES), {}, ("y_true", "NoneType", "where=")),
     ("dates", TypeError, jl.mse, (ONES, np.array(["2020", "2021"], "M8[D]")), {}, ("y_pred", "dates", "timedelta64")),
+    ("masked array", TypeError, jl.mse, (np.ma.array(ONES, mask=[False, True]), ONES), {},
+     ("y_true", "masked array", "y_true.data, with where=~y_true.mask")),
+    ("masked weights", TypeError, jl.mse, (ONES, ONES), {"weights": np.ma.array(ONES, mask=[False, True])},
+     ("weights", "masked array")),
+    ("sparse", TypeError, jl.mse, (ONES, BCOO.fromdense(jnp.ones(2))), {}, ("y_pred", "BCOO", "y_pred.todense()")),
     ("a key", TypeError, jl.mse, (jax.random.key(0), ONES), {}, ("y_true", "jax.random")),
     ("a dict", TypeError, jl.cce, (HOT, SCORES), {"class_weights": {0: 1.0}}, ("class_weights", "dict")),
     ("an option as text", TypeError, jl.huber, (ONES, ONES), {"delta": "1"}, ("delta must be a number", "'1'")),

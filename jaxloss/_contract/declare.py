@@ -16,8 +16,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxloss._contract import values
+from jaxloss._contract.from_numpy import INT32, fits_32_bits, hides_entries, of_numpy
 from jaxloss._contract.refuse import check_constant, check_real
-from jaxloss._contract.types import INT32, PROGRAMS, Notes, P, R, checking, debugging_nans, fits_32_bits, tracing
+from jaxloss._contract.types import PROGRAMS, Notes, P, R, checking, debugging_nans, tracing
 from jaxloss._names import KEYWORDS
 
 SHARED = tuple(
@@ -253,6 +254,11 @@ def as_array(loss: str, name: str, value: Any) -> Any:
             raise TypeError(f"{loss}: {name} must be an array of numbers, got a key of jax.random.")
         check_real(loss, name, value)
         return value
+    if hides_entries(value):
+        raise TypeError(
+            f"{loss}: {name} is a masked array, and its mask would be lost. Did you mean {name}.data, with "
+            f"where=~{name}.mask?"
+        )
     try:
         array = np.asarray(value)
     except jax.errors.TracerArrayConversionError:  # a list of traced scalars
@@ -272,12 +278,14 @@ def as_array(loss: str, name: str, value: Any) -> Any:
             f"{loss}: {name} must be an array of numbers or a list of them, got {_shown(name, value, array)}"
         )
     check_real(loss, name, array)
-    return array
+    return of_numpy(array)
 
 
 def _shown(name: str, value: Any, array: np.ndarray) -> str:
     """What holds no numbers, what it holds, and how to make numbers of it."""
     kind = type(value).__name__
+    if hasattr(value, "todense"):
+        return f"{kind}, which is sparse. Did you mean {name}.todense()?"
     if not array.ndim:
         return f"{kind}."
     if array.dtype.kind in "mM":

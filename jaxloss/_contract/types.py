@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeAlias, Typ
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxloss._contract import domains
@@ -105,16 +104,6 @@ def widen(x: Array, kind: Kind, dtype: Any) -> Array:
     if kind in ("label", "length", "id"):  # a narrower dtype could not even be compared with the number of classes
         return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
     return x.astype(dtype)
-
-
-INT32 = np.iinfo(np.int32)
-
-
-def fits_32_bits(x: np.ndarray) -> bool:
-    """Whether no integer wraps around where jax, without x64, makes 32 bits of 64."""
-    if x.dtype.kind not in "iu" or x.dtype.itemsize < 8 or not x.size:
-        return True
-    return bool(INT32.min <= x.min() and x.max() <= INT32.max)
 
 
 NO_LOGITS = "For logits give from_logits=True."

@@ -22,9 +22,10 @@ from jax.custom_batching import custom_vmap
 
 from jaxloss._contract import domains
 from jaxloss._contract.domains import Domain
+from jaxloss._contract.from_numpy import fits_32_bits, hides_entries, of_numpy
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input
-from jaxloss._contract.types import PROGRAMS, Finding, P, R, checking, current_loss, fits_32_bits, widen
+from jaxloss._contract.types import PROGRAMS, Finding, P, R, checking, current_loss, widen
 from jaxloss._numerics.elementary import widened
 from jaxloss._platform import mesh, tied
 
@@ -84,7 +85,10 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         kwargs = getattr(function, "settled", lambda options: options)(kwargs)
         leaves, structure = jax.tree.flatten((args, kwargs))
         leaves = [_leaf(x) for x in leaves]
-        traced = [isinstance(x, jax.Array) or (isinstance(x, np.ndarray) and fits_32_bits(x)) for x in leaves]
+        traced = [
+            isinstance(x, jax.Array) or (isinstance(x, np.ndarray) and fits_32_bits(x) and not hides_entries(x))
+            for x in leaves
+        ]
         arrays = [x for x, trace in zip(leaves, traced, strict=True) if trace]
         rest = [_ARRAY if trace else x for x, trace in zip(leaves, traced, strict=True)]
         # What does not fit must reach the loss as it is, which knows a label from a number.
@@ -105,11 +109,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 def _leaf(x: Any) -> Any:
     """What counts as an array, as one."""
-    if isinstance(x, (jax.Array, str)):
+    if isinstance(x, (jax.Array, str)) or hides_entries(x):
         return x
     if hasattr(x, "__jax_array__"):
         return x.__jax_array__()
-    return np.asarray(x) if hasattr(x, "__array__") else x
+    return of_numpy(x) if hasattr(x, "__array__") else x
 
 
 _ARRAY = object()  # stands for an array among the arguments
