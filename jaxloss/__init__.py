@@ -4,7 +4,7 @@
 
 **Arrays** are those of jax or NumPy, numbers, or lists. Shapes must be equal; nothing is broadcast. Half precision is
 computed in float32 and returns float32; gradients have the dtype of their input. The prediction comes second:
-`jax.grad(loss, argnums=1)`. An option that chooses the program is closed over where the loss itself is compiled:
+`jax.grad(loss, argnums=1)`. To compile the loss itself, close over the options that choose the program:
 `jax.jit(functools.partial(loss, from_logits=True))`.
 
 **Units** are what a loss gives one value for: an element, an example, a box, a sequence, a class of an image. The
@@ -18,18 +18,18 @@ Returns of each loss names its unit. Three options are the same for all of them:
   by the number of units; "sum_and_weight" is the pair (sum(w l), sum(w)); or a function of (losses, weights).
   Where nothing is left, a mean is 0 with zero gradient.
 
-**Options** of a loss are constants if they are Python numbers: another value is another program. An array is traced,
-and differentiated where the formula is: one number, or one for each unit, matched from the right as NumPy does, so that
-(K,) is one for each entry of the last axis.
+**Options** of a loss that are Python numbers are compiled in: another value compiles another program. An array is
+traced, and differentiated where the formula is. It holds one number, or one for each unit; its shape matches the units
+from the right, as in NumPy, so that (K,) is one for each entry of the last axis.
 
 **Domains.** A value outside the domain of its argument (a label that is no class, a probability of 1.2) makes the loss
 of its unit NaN, with zero gradient: never a plausible number. So watch the loss, not the gradient.
 `jaxloss.checked(loss)` raises an error that names the value.
 
-**Kinks** have the derivative 0 at the tie.
+**Kinks** have the derivative that the loss documents: 0 in most, such as `mae` at a residual of 0.
 
-**Keras** casts labels to float, and weighs what a loss gives for each example, so that a loss for
-`model.compile(loss=...)`, which its saved models find by name, is:
+**Keras** casts labels to float, and applies its weights to one loss for each example. So a loss for
+`model.compile(loss=...)`, registered for saved models to find it by name, is:
 
     @keras.saving.register_keras_serializable("mine")
     def sparse_cce(y_true, y_pred):

@@ -86,15 +86,15 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "complete_box_iou_loss": ("ciou", ""),
         "distance_box_iou_loss": ("diou", ""),
         "generalized_box_iou_loss": ("giou", ""),
-        "sigmoid_focal_loss": ("binary_focal", _LOGITS),
+        "sigmoid_focal_loss": ("binary_focal", f"{_LOGITS}, alpha=0.25"),
     },
     "keras.losses": {
         "BinaryCrossentropy": ("bce", ""),
         "BinaryFocalCrossentropy": ("binary_focal", ""),
         "CTC": ("ctc", ""),
         "CategoricalCrossentropy": ("cce", ""),
-        "CategoricalFocalCrossentropy": ("categorical_focal", ""),
-        "CategoricalGeneralizedCrossEntropy": ("generalized_cce", ""),
+        "CategoricalFocalCrossentropy": ("categorical_focal", "alpha=0.25"),
+        "CategoricalGeneralizedCrossEntropy": ("sparse_generalized_cce", "power=0.5"),
         "CategoricalHinge": ("categorical_hinge", ""),
         "Circle": ("circle", ""),
         "CosineSimilarity": ("cosine_distance", ""),
@@ -114,7 +114,7 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "binary_crossentropy": ("bce", ""),
         "binary_focal_crossentropy": ("binary_focal", ""),
         "categorical_crossentropy": ("cce", ""),
-        "categorical_focal_crossentropy": ("categorical_focal", ""),
+        "categorical_focal_crossentropy": ("categorical_focal", "alpha=0.25"),
         "cosine_similarity": ("cosine_distance", ""),
         "mean_absolute_error": ("mae", ""),
         "mean_absolute_percentage_error": ("mape", ""),
@@ -124,11 +124,11 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "sparse_categorical_crossentropy": ("sparse_cce", ""),
     },
     "optax.losses": {
-        "binary_dice_loss": ("dice", _LOGITS),
+        "binary_dice_loss": ("dice", f"{_LOGITS}, smooth=1"),
         "cosine_distance": ("cosine_distance", ""),
         "cosine_similarity": ("cosine_distance", ""),
         "ctc_loss": ("ctc", ""),
-        "dice_loss": ("dice", _LOGITS),
+        "dice_loss": ("dice", f"{_LOGITS}, smooth=1"),
         "hinge_loss": ("hinge", ""),
         "huber_loss": ("huber", ""),
         "kl_divergence": ("kl_divergence", 'from_logs="pred"'),
@@ -137,7 +137,7 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "log_cosh": ("log_cosh", ""),
         "multiclass_generalized_dice_loss": ("generalized_dice", _LOGITS),
         "multiclass_hinge_loss": ("categorical_hinge", ""),
-        "ntxent": ("nt_xent", ""),
+        "ntxent": ("sup_con", "temperature=0.07"),
         "perceptron_loss": ("perceptron", ""),
         "poly_loss_cross_entropy": ("poly1", "from_logits=True, epsilon=2"),
         "ranking_softmax_loss": ("list_softmax", ""),
@@ -190,7 +190,7 @@ class Table(Mapping[str, Any]):
 
 
 def did_you_mean(name: str, ours: Iterable[str]) -> str:
-    """A sentence with our name for what another library calls so, or for what is misspelt; else nothing."""
+    """A sentence that suggests our name for a name of another library or for a misspelt one; else an empty string."""
     if name in LOOSE:
         return f" Did you mean {LOOSE[name]}?"
     for library, table in NAMES.items():

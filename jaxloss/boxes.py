@@ -182,9 +182,9 @@ def ciou(
 ) -> Array:
     """Complete IoU loss: `1 - IoU + rho^2 / c^2 + alpha v`, which also compares the aspects of the boxes.
 
-    `v = 4 / pi^2 (arctan(wg / hg) - arctan(w / h))^2` and `alpha = v / (1 - IoU + v)`, which the derivative takes for a
-    constant. The aspect of a point counts as 0. Nothing is clamped, and the derivative of v is the true one: the paper
-    prints it with the wrong sign.
+    `v = 4 / pi^2 (arctan(wg / hg) - arctan(w / h))^2` and `alpha = v / (1 - IoU + v)`, which the derivative treats as a
+    constant. The aspect ratio of a point counts as 0. Nothing is clamped, and the derivative of v is the true one: the
+    paper prints it with the wrong sign.
 
     Args:
       y_true: (..., 4) target boxes, x1 y1 x2 y2.
@@ -242,8 +242,8 @@ def focal_eiou(
 ) -> Array:
     """Focal EIoU loss: `IoU^gamma eiou`; 0 with gradient 0 where the boxes do not overlap.
 
-    The derivative takes the weight for a constant. Were it differentiated, boxes of equal size with
-    IoU < gamma / (1 + gamma) would be pushed apart.
+    By default the derivative treats the weight as a constant. Were it differentiated, boxes of equal size that overlap
+    little would be pushed apart.
 
     Args:
       y_true: (..., 4) target boxes, x1 y1 x2 y2.
@@ -449,7 +449,7 @@ def wiou_v3(
       y_true: (..., 4) target boxes, x1 y1 x2 y2.
       y_pred: (..., 4) predicted boxes.
       iou_loss_mean: the running mean of L, see `update_iou_loss_mean`.
-      alpha: above 1; how fast the weight of bad boxes falls.
+      alpha: at least 1; the larger, the faster the weight of bad boxes falls. At 1 it does not fall.
       delta: the b at which r = 1, positive.
 
     Returns:
@@ -498,8 +498,8 @@ def update_iou_loss_mean(
       y_pred: (..., 4) predicted boxes.
       momentum: in [0, 1], the share of the new batch. The authors have 0.01; or `1 - 0.05^(1 / n)` for n batches until
         the mean has forgotten all but 5 % of its beginning.
-      where: which boxes exist.
-      axis_name: inside `shard_map`, the mesh axis over which the boxes are spread: all devices get the mean of all.
+      where: (...) which boxes exist (bool).
+      axis_name: inside `jax.shard_map`, the mesh axis over which the boxes are spread: all devices get the mean of all.
 
     Returns:
       The next mean, a scalar.

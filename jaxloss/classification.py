@@ -69,7 +69,8 @@ def cce(
         that are said to be logits.
       label_smoothing: a in [0, 1]; the targets become `(1 - a) y + a / K`.
       class_weights: (K,) factors of the terms of the sum.
-      z_loss: c; adds `c logsumexp(z)^2`, which keeps the normaliser of logits near 1.
+      z_loss: c; adds `c logsumexp(z)^2`, which keeps the normaliser of logits near 1. With probabilities, which have no
+        normaliser, it adds nothing.
       axis: the class axis.
 
     Returns:
@@ -351,7 +352,8 @@ def nll(
 
     Raises:
       ValueError: shapes that do not fit. TypeError: labels of floating dtype, or `y_pred` of integer dtype.
-      A label outside 0..K-1 makes its example NaN, with zero gradient.
+      A label outside 0..K-1 makes its example NaN, with zero gradient; so does a log-probability of the label above 0
+      (by more than rounding).
 
     Example:
       >>> print(nll([1, 0], [[-2.0, -0.5], [-1.0, -3.0]]))  # (0.5 + 1) / 2

@@ -30,7 +30,7 @@ __all__ = ["negative_binomial_nll", "poisson_nll", "tweedie"]
 
 # In all of this file y is the count, m the mean, and x the prediction: m, or log m with `log_rate`.
 
-# A mean below this one has its derivative: 1 / m and its square stay finite in float32.
+# Below this mean the derivative is the one at this mean, so that 1 / m and its square stay finite in float32.
 LEAST_MEAN = 1e-12
 
 

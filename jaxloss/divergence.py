@@ -78,7 +78,7 @@ def kl_divergence(
     if from_logs not in (False, True, "pred") or (from_logits and from_logs == "pred"):
         raise ValueError(
             f"kl_divergence: from_logs must be False, True or 'pred', got {from_logs!r}"
-            f"{' with from_logits=True, which says it of y_pred already' if from_logits else ''}."
+            f"{' with from_logits=True, which already says what y_pred holds' if from_logits else ''}."
         )
 
     to_logs = _kl_to_logs if from_logits or from_logs else _kl_of_probabilities
@@ -190,8 +190,8 @@ def distillation(
     teacher is differentiated like any other input: stop its gradient if it shares parameters with the student.
 
     Args:
-      y_true: (..., K) logits of the teacher.
-      y_pred: (..., K) logits of the student. Both may have -inf for a class that both exclude.
+      y_true: (..., K) logits of the teacher; -inf excludes a class.
+      y_pred: (..., K) logits of the student. If it excludes a class that the teacher does not, the loss is infinite.
       temperature: T, at least 1e-6; the factor T^2 keeps the gradient at the size that it has at T = 1.
       axis: the class axis.
 

@@ -74,13 +74,13 @@ def binary_focal(
 ) -> Array:
     """Focal loss of two classes: `a (1 - p_t)^gamma bce(y, p)`, where `p_t = p y + (1 - p) (1 - y)`.
 
-    It is finite for every logit and every gamma; with gamma 0 and no alpha it is `bce`.
+    It is finite for every finite logit and every gamma; with gamma 0 and no alpha it is `bce`.
 
     Args:
       y_true: (...) targets in [0, 1].
       y_pred: (...) probabilities, or logits if `from_logits`.
       from_logits: whether `y_pred` holds logits; they are more exact than probabilities.
-      gamma: at least 0; the higher, the less do well classified elements count.
+      gamma: at least 0; the higher, the smaller the weight of elements that are classified well.
       alpha: in [0, 1]; the factor a is `alpha y + (1 - alpha) (1 - y)`. Without it a = 1.
       label_smoothing: s in [0, 1]; the targets become `(1 - s) y + s / 2`.
 
@@ -137,7 +137,7 @@ def categorical_focal(
       y_true: (..., K) target distributions, one-hot or soft.
       y_pred: (..., K) probabilities, or logits if `from_logits`.
       from_logits: whether `y_pred` holds logits; they are more exact than probabilities.
-      gamma: at least 0; the higher, the less do well classified examples count.
+      gamma: at least 0; the higher, the smaller the weight of examples that are classified well.
       alpha: a, one factor for all classes, or (K,) factors; at least 0.
       label_smoothing: s in [0, 1]; the targets become `(1 - s) y + s / K`.
       axis: the class axis.
@@ -190,8 +190,8 @@ def poly1(
       y_true: (..., K) target distributions, one-hot or soft.
       y_pred: (..., K) probabilities, or logits if `from_logits`.
       from_logits: whether `y_pred` holds logits; they are more exact than probabilities.
-      epsilon: how much the first term of the expansion in powers of 1 - p is raised; from -1 on the loss decreases
-        with p.
+      epsilon: what is added to the coefficient, 1, of the first term of the expansion in powers of 1 - p. At -1 or
+        above the loss falls as p rises.
       axis: the class axis.
 
     Returns:

@@ -204,8 +204,8 @@ def student_t_nll(
       location: (...) predicted centres.
       scale: (...) predicted scales, at least 0; the variance is `s^2 df / (df - 2)` where df > 2.
       df: degrees of freedom, above 0; the smaller, the less outliers count.
-      full: whether the terms are added that depend on df alone: `log gamma(df / 2) - log gamma((df + 1) / 2) +
-        log(pi df) / 2`. Whoever learns df needs them.
+      full: whether to add the terms that depend on df alone: `log gamma(df / 2) - log gamma((df + 1) / 2) +
+        log(pi df) / 2`. They are needed to learn df.
       eps: smaller scales count as this one, at least 0. There the gradient is that at eps, so that it still pushes the
         scale up.
 

@@ -64,10 +64,10 @@ def linear_cce(
       hidden: (..., D) the inputs of the last layer.
       kernel: (D, V) its weights; for embeddings of shape (V, D) give their transpose, which costs nothing.
       bias: (V,) added to the logits; -inf excludes a class.
-      label_smoothing, class_weights, z_loss: as for `sparse_cce`; the first and the last also one for each token.
-      softcap: c; the logits become `c tanh(z / c)`.
-      chunk: how many tokens' logits are held at once, about; the default is chosen from the shapes. It changes time
-        and memory, not the result.
+      label_smoothing, class_weights, z_loss: as for `sparse_cce`; label_smoothing and z_loss may be one for each token.
+      softcap: c, above 0; the logits become `c tanh(z / c)`. One number, or one for each token.
+      chunk: about how many tokens' logits are held at once; the default is chosen from the shapes. It changes time and
+        memory, not the result.
 
     Returns:
       The mean over tokens; with `reduction="none"` one loss per token, shape (...).

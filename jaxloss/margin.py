@@ -1,8 +1,8 @@
 """Margin losses: of scores `z` that must be on the correct side by a margin. At their kinks the derivative is 0.
 
 Targets `y` are signs (unit: element), labels, one-hot rows or sets of classes (unit: example, of `K` classes). They
-only choose sides, so the derivative by them is 0; the two losses that take soft targets, `sparsemax` and
-`multilabel_soft_margin`, are differentiated by them.
+only choose sides, so the derivative with respect to them is 0; the two losses that take soft targets, `sparsemax` and
+`multilabel_soft_margin`, have one.
 """
 
 from __future__ import annotations
@@ -207,8 +207,8 @@ def soft_margin(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) ->
 def sparsemax(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Array:
     """Binary sparsemax loss: `r (r + z - c)` with `c = clip(z, -1, 1)` and `r = (c + 1) / 2 - y`.
 
-    It is 0 exactly where the sparse sigmoid `(c + 1) / 2` equals the target; its derivative by z is r. For the target
-    0 it is 0 up to z = -1, then `(z + 1)^2 / 4`, and z from 1 on.
+    It is 0 exactly where the sparse sigmoid `(c + 1) / 2` equals the target; its derivative with respect to z is r.
+    For the target 0 it is 0 up to z = -1, then `(z + 1)^2 / 4`, and z from 1 on.
 
     Args:
       y_true: (...) targets in [0, 1].
@@ -406,6 +406,8 @@ def multilabel_soft_margin(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = 
 
     Raises:
       ValueError: shapes that differ. TypeError: `y_pred` of integer dtype.
+      A target outside [0, 1] (by more than rounding) makes its example NaN; only the entry of that target loses its
+      gradient.
 
     Example:
       >>> print(multilabel_soft_margin([[1, 0]], [[0.0, 0.0]]))  # log 2

@@ -1,15 +1,18 @@
-"""Losses of embeddings: vectors that shall lie close to one another, or far apart.
+"""Losses of embeddings: vectors that should lie close to one another, or far apart.
 
 The first of them look at each example alone: a triplet, a pair, the distance or the scores of a pair. At their kinks
 the derivative is 0, and so is that of a distance where two vectors are equal.
 
-In the others the members of a set, such as a batch, see one another. Their inputs are (..., n, d): n members, and sets
-in front. What `where` leaves out is neither an anchor nor a candidate, so it may hold NaN. A set of one member costs 0,
-but for `siglip`. The pairs of a set are held, n^2 numbers, or with `chunk` those of so many anchors at a time: then the
-derivative makes them again, four matrix products in place of three (for `clip` seven), but goes through no large array.
-Those that compare features instead of members, and so give one loss for each set (`barlow_twins`, `vicreg`), hold d^2.
-Inside `jax.shard_map`, `axis_name` says over which axes of the mesh the members are spread: each device has its own
-anchors, and the candidates of all; for `siglip`, which adds pairs up, those of one device after the other.
+In the others the members of a set, such as a batch, see one another. Their inputs are (..., n, d): n members, with the
+axes of the sets in front. A member that `where` leaves out is neither an anchor nor a candidate, so it may hold NaN.
+Two of them compare features instead of members, give one loss for each set, and hold d^2 numbers: `barlow_twins` and
+`vicreg`. The rest compare all pairs of members and hold n^2 numbers. Those with the option `chunk` can hold the pairs
+of that many anchors at a time instead: the derivative then makes them again, four matrix products in place of three
+(seven for `clip`), but goes through no large array. A set of one member costs 0, except for `siglip`, `barlow_twins`
+and `vicreg`.
+
+Inside `jax.shard_map`, `axis_name` says over which axes of the mesh the members are spread. Each device then has its
+own anchors and the candidates of all devices; `siglip`, a sum over pairs, takes those of one device after the other.
 """
 
 from __future__ import annotations
@@ -100,14 +103,14 @@ def triplet(
 ) -> Array:
     """Triplet loss: `max(0, margin + d(anchor, positive) - d(anchor, negative))`, where d is the Euclidean distance.
 
-    An anchor shall be closer to one of its own kind than to one of another, by a margin. Where the loss is 0 the
-    gradient is, too; so it is for vectors that are equal, as far as it comes through their distance.
+    An anchor should be closer to its positive than to its negative, by a margin. Where the loss is 0, so is the
+    gradient. Two vectors that are equal get no gradient from the distance between them.
 
     Args:
       anchor, positive, negative: (..., d) embeddings.
       margin: how much closer the positive must be to cost nothing, at least 0.
       power: the norm of the distance, `d(x, y) = sum(abs(x - y)^power)^(1 / power)`: 2, 1, or another whole number.
-      swap: whether the negative also shall be far from the positive: the smaller of the two distances counts.
+      swap: whether the negative must also be far from the positive: the smaller of its two distances counts.
       axis: where the components lie.
 
     Returns:
@@ -155,7 +158,7 @@ def contrastive(
     Args:
       y_true: (...) whether the two are alike, between 0 (no) and 1 (yes).
       first, second: (..., d) embeddings.
-      margin: the distance from which on a pair that is not alike costs nothing, at least 0.
+      margin: the distance beyond which a pair that is not alike costs nothing, at least 0.
       axis: where the components lie.
 
     Returns:
@@ -237,7 +240,7 @@ def hinge_embedding(
     Args:
       y_true: (...) +1 for pairs that are alike, -1 for others; 0 counts as -1, so that 0/1 and bool targets work.
       y_pred: (...) the distances of the pairs, or any other numbers.
-      margin: the distance from which on a pair that is not alike costs nothing, at least 0.
+      margin: the distance beyond which a pair that is not alike costs nothing, at least 0.
 
     Returns:
       The mean over elements; with `reduction="none"` one loss per element, shape (...).
@@ -287,10 +290,10 @@ def margin_ranking(
     """Margin ranking loss of two scores: `max(0, margin - y (first - second))`.
 
     Args:
-      y_true: (...) +1 if the first shall rank higher, -1 if the second shall; 0 counts as -1, so that 0/1 and bool
+      y_true: (...) +1 if the first should rank higher, -1 if the second should; 0 counts as -1, so that 0/1 and bool
         targets work.
       first, second: (...) scores.
-      margin: how much higher it shall be to cost nothing, at least 0.
+      margin: how far that score must be ahead to cost nothing, at least 0.
 
     Returns:
       The mean over elements; with `reduction="none"` one loss per element, shape (...).
@@ -376,16 +379,16 @@ def arcface(
 ) -> Array:
     """ArcFace's logits: `scale cos(angle + margin)` for the class of the label, `scale cos(angle)` for the others.
 
-    No loss itself: `sparse_cce(labels, arcface(labels, cosines), from_logits=True)` is one, with the mask, weights and
-    reduction of `sparse_cce`; a row that its mask leaves out may hold NaN. Where angle + margin exceeds pi the cosine
-    would rise again: there the logit is `scale (cos(angle) - margin sin(margin))`. At an angle of 0, where the
-    derivative has no bound, it is that of `scale cos(angle) cos(margin)`.
+    It is not a loss itself: `sparse_cce(labels, arcface(labels, cosines), from_logits=True)` is one, with the mask,
+    weights and reduction of `sparse_cce`; a row that its mask leaves out may hold NaN. Where angle + margin exceeds pi
+    the cosine would rise again: there the logit is `scale (cos(angle) - margin sin(margin))`. At an angle of 0 the
+    derivative would be infinite: there it is that of `scale cos(angle) cos(margin)`.
 
     Args:
-      y_true: (...) integer labels in 0..K-1; for any other none of the logits has a margin, and the loss will be NaN.
-      cosines: (..., K) of the embedding with the vector of each class, so the products of vectors of length 1.
+      y_true: (...) integer labels in 0..K-1. With any other label no logit has a margin, and the loss will be NaN.
+      cosines: (..., K) between the embedding and the vector of each class: products of vectors of length 1.
       margin: added to the angle, in radians, between 0 and pi.
-      scale: above 0, the inverse of a temperature. Either is one number.
+      scale: above 0, the inverse of a temperature. Margin and scale are one number each.
 
     Returns:
       The logits, shape (..., K), float32 or float64.
@@ -419,14 +422,14 @@ def cosface(
 ) -> Array:
     """CosFace's logits: `scale (cosine - margin)` for the class of the label, `scale cosine` for the others.
 
-    No loss itself: `sparse_cce(labels, cosface(labels, cosines), from_logits=True)` is one, with the mask, weights and
-    reduction of `sparse_cce`; a row that its mask leaves out may hold NaN.
+    It is not a loss itself: `sparse_cce(labels, cosface(labels, cosines), from_logits=True)` is one, with the mask,
+    weights and reduction of `sparse_cce`; a row that its mask leaves out may hold NaN.
 
     Args:
-      y_true: (...) integer labels in 0..K-1; for any other none of the logits has a margin, and the loss will be NaN.
-      cosines: (..., K) of the embedding with the vector of each class, so the products of vectors of length 1.
-      margin: taken from the cosine, between 0 and 2.
-      scale: above 0, the inverse of a temperature. Either is one number.
+      y_true: (...) integer labels in 0..K-1. With any other label no logit has a margin, and the loss will be NaN.
+      cosines: (..., K) between the embedding and the vector of each class: products of vectors of length 1.
+      margin: subtracted from the cosine, between 0 and 2.
+      scale: above 0, the inverse of a temperature. Margin and scale are one number each.
 
     Returns:
       The logits, shape (..., K), float32 or float64.
@@ -622,8 +625,8 @@ def siglip(
       bias: added to the scores; negative, since few of the pairs are alike.
       chunk: how many of `first` meet all of `second` at once, for sets whose pairs do not fit; None: all of them. It
         changes time and memory, not the result.
-      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread. Those of `second` go
-        from device to device, and again for the derivative, so that none holds all of them.
+      axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread. The vectors of `second`
+        pass from device to device, once more for the derivative, so that no device holds all of them.
 
     Returns:
       The mean over members; with `reduction="none"` one loss per member of `first`, shape (..., n).
@@ -725,8 +728,8 @@ def sup_con(
 ) -> Array:
     """Supervised contrastive loss: the mean over p of `-log softmax(cos(i, .) / temperature)` at p, for each member i.
 
-    p goes through the other members of the same label, the softmax through all other members. A member whose label no
-    other has costs 0, and is not counted by the mean; it is a candidate for the others all the same.
+    p runs over the other members of the same label, the softmax over all other members. A member whose label no other
+    has costs 0 and is not counted in the mean; it is still a candidate for the others.
 
     Args:
       labels: (..., n) integers, any.
@@ -796,10 +799,10 @@ def multi_similarity(
     Args:
       labels: (..., n) integers, any.
       embeddings: (..., n, d), of any length; a vector of zeros has cosine 0 with every other and zero gradient.
-      alpha: above 0, how much the farthest of the own label outweigh the others of it.
-      beta: above 0, how much the nearest of other labels outweigh the others.
-      base: the cosine that those of the own label shall exceed, and those of other labels shall not. Each of the three
-        is one number, or one for each member.
+      alpha: above 0; the larger, the more the farthest members of the same label outweigh the rest of that label.
+      beta: above 0; the larger, the more the nearest members of other labels outweigh the rest of those.
+      base: the cosine that members of the same label should exceed, and members of other labels should stay below.
+        alpha, beta and base are each one number, or one for each member.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread.
 
     Returns:
@@ -957,14 +960,14 @@ def vicreg(
     """VICReg: `invariance mse + variance (V(first) + V(second)) + covariance (C(first) + C(second))`.
 
     V is the mean over features of `max(0, std - sqrt(var + eps))`, so that each feature spreads over the members; C is
-    the sum of the squared covariances of different features, over d, so that none repeats another. Both are of n - 1
-    degrees of freedom; in a set of one member they are those of numbers without spread.
+    the sum of the squared covariances of different features, divided by d, so that none repeats another. Variances and
+    covariances are sums over the members divided by n - 1; in a set of one member they are 0.
 
     Args:
       first, second: (..., n, d) embeddings of two views of the same members.
       invariance, variance, covariance: the weights of the three terms, at least 0: lambda, mu and nu of the paper.
-      std: the standard deviation from which on a feature costs nothing, at least 0: the gamma of the paper.
-      eps: above 0.
+      std: the standard deviation beyond which a feature costs nothing, at least 0: the gamma of the paper.
+      eps: added to the variance under the root, above 0.
       axis: where the members lie; several axes, such as (0, 1), are one set together.
       axis_name: inside `jax.shard_map`, the axes of the mesh over which the members are spread, along the first of
         their axes: each device has the loss of the whole set.

@@ -1,12 +1,12 @@
 """Preference losses, of log-probabilities that a policy gives to what it or others have written.
 
-Those of sequences are sums, or means, of the log-probabilities of their tokens. `linear_cce` gives them with a minus,
-and never holds the logits of a large vocabulary:
+The log-probability of a sequence is the sum, or the mean, of those of its tokens. `linear_cce` gives the tokens' with
+the sign reversed, and never holds the logits of a large vocabulary:
 
     log_p = -jnp.sum(jl.linear_cce(tokens, hidden, kernel, where=mask, reduction="none"), axis=-1)
 
-They are at most 0: a positive one, as of a forgotten minus, is outside the domain. A reference is a model that stays as
-it is, so that nobody asks for the derivatives by its log-probabilities.
+A log-probability is at most 0: a positive one, such as after a forgotten minus, is outside the domain. The reference is
+a model that is not trained, so its log-probabilities need no gradient.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def ipo(
 ) -> Array:
     """Identity preference optimisation: `(h - 1 / (2 beta))^2`, h as in `dpo`.
 
-    So a preference that is always the same is not followed without end, but until h = 1 / (2 beta).
+    So h is drawn to 1 / (2 beta) and no further, even if the same sequence is always preferred.
 
     Args:
       chosen: (...) log-probabilities of the preferred sequences by the policy; trl gives means over tokens.
@@ -199,11 +199,11 @@ def kto(
     undesirable_weight: float | ArrayLike = 1.0,
     **units: Unpack[Units],
 ) -> Array:
-    """Kahneman-Tversky optimisation, of sequences without a partner: `w sigmoid(-beta (r - kl))` of a desirable one.
+    """Kahneman-Tversky optimisation, of sequences that are not paired: `w sigmoid(-beta (r - kl))` if desirable.
 
-    Of an undesirable one it is `w sigmoid(beta (r - kl))`, with `r = policy - reference`. The reference point kl is how
-    far the policy is from the reference in all. The paper estimates it from prompts with the completions of others, as
-    `jnp.maximum(jnp.mean(policy - reference), 0)` of those, and no derivative passes through it.
+    If undesirable, it is `w sigmoid(beta (r - kl))`, with `r = policy - reference`. The reference point kl is how far
+    the policy is from the reference overall. The paper estimates it from prompts joined with the completions of other
+    prompts, as `jnp.maximum(jnp.mean(policy - reference), 0)` of these. No derivative passes through it.
 
     Args:
       desirable: (...) 1 or True where the sequence is desirable, 0 where it is not.
@@ -304,7 +304,7 @@ def grpo(
     """The clipped objective of group relative policy optimisation, and of PPO: `-min(r A, clip(r) A) + beta KL`.
 
     r is `exp(policy - old)` and `clip(r)` lies between `1 - epsilon` and `1 + epsilon_high`. The KL term, only with a
-    reference, is `exp(d) - d - 1` with `d = reference - policy`. Where clipping begins, the derivative by r is 0.
+    reference, is `exp(d) - d - 1` with `d = reference - policy`. Where clipping begins, the derivative is 0.
 
     Nothing is broadcast: one advantage for each sequence is `jnp.broadcast_to(advantages[:, None], policy.shape)`. In
     the paper each sequence counts the same: `reduction=jl.mean_of_means()` of (batch, time).
@@ -314,8 +314,8 @@ def grpo(
       policy: (...) log-probabilities of the tokens by the policy; of continuous actions, log-densities.
       old: (...) those by the policy that wrote them. For a single step, `jax.lax.stop_gradient(policy)`.
       reference: (...) those by the reference.
-      epsilon: how far r may fall, and rise if nothing else is said, at least 0.
-      epsilon_high: how far r may rise, at least 0.
+      epsilon: how far r may fall below 1, at least 0; also how far it may rise above 1, unless epsilon_high is given.
+      epsilon_high: how far r may rise above 1, at least 0.
       beta: the weight of the KL term, at least 0.
 
     Returns:

@@ -4,9 +4,10 @@ The unit is a list, a set of items whose order in memory means nothing. `axis` s
 of them exist: lists of different length are padded, with anything. A list without any item does not exist; one in which
 all items are equally relevant has nothing to teach the losses of pairs.
 
-With `segments`, a row holds several lists: items of equal number belong to one, wherever in the row they stand. Such a
-list costs what it costs as a row of its own. Its loss stands where the first of its items stands that exists, and so
-does its weight; no other place is a unit. So the losses have the shape of the items, and their mean is that over lists.
+With `segments`, a row holds several lists: items with the same number belong to one list, wherever in the row they
+stand. Such a list costs what it would cost as a row of its own. The losses have the shape of the items: that of a list
+stands at its first item that exists, its weight is read there, and the other places are not units. So the mean is over
+lists.
 
 A pair is an item and a less relevant one. Losses of pairs, and those that count ranks, take time for each two items of
 a row, and memory too where the compiler stores what it compares (a GPU's does not).
@@ -143,8 +144,8 @@ def ranknet(
 ) -> Array:
     """RankNet, pairwise logistic: the mean of `log(1 + exp(-(z_i - z_j)))` over the pairs of a list, `y_i > y_j`.
 
-    A list without a pair costs 0. So that each pair of the batch counts the same, `weights` may hold how many there
-    are.
+    A list without a pair costs 0. To count each pair of the batch equally, give the number of pairs of each list as
+    `weights`.
 
     Args:
       y_true: (..., N) relevances, of which only the order counts.
@@ -188,8 +189,8 @@ def pairwise_hinge(
 ) -> Array:
     """Pairwise hinge: the mean of `max(0, margin - (z_i - z_j))` over the pairs of a list, `y_i > y_j`.
 
-    A list without a pair costs 0. At the kinks the derivative is 0. So that each pair of the batch counts the same,
-    `weights` may hold how many there are.
+    A list without a pair costs 0. At the kinks the derivative is 0. To count each pair of the batch equally, give the
+    number of pairs of each list as `weights`.
 
     Args:
       y_true: (..., N) relevances, of which only the order counts.
@@ -231,8 +232,8 @@ def list_mle(
 
     Each next one is drawn by a softmax over those that are left: `sum_i (log sum_{j: y_j <= y_i} exp(z_j) - z_i)`.
 
-    For items of equal relevance any order is right. In place of the mean over all of them it has Efron's approximation,
-    the same for each: when k of m such items are drawn, all m count by 1 - k / m in the sum.
+    Among items of equal relevance any order is right. Instead of the mean over all such orders this is Efron's
+    approximation: once k of m such items have been drawn, each of the m has the factor 1 - k / m in the sum.
 
     Args:
       y_true: (..., N) relevances, of which only the order counts.
@@ -324,10 +325,10 @@ def lambda_rank(
 ) -> Array:
     """LambdaRank for NDCG: the sum over the pairs of `abs(dNDCG_ij) log(1 + exp(-(z_i - z_j)))`, `y_i > y_j`.
 
-    `dNDCG_ij = (g_i - g_j) (1 / log2(1 + r_i) - 1 / log2(1 + r_j)) / ideal` is what it would change if the two items
-    changed places; g and `ideal` as in `approx_ndcg`, r the true ranks by the scores. The derivative takes it for a
-    constant. Of items with equal scores it is the mean over their orders, so that a model which starts with equal
-    scores learns.
+    `dNDCG_ij = (g_i - g_j) (1 / log2(1 + r_i) - 1 / log2(1 + r_j)) / ideal` is by how much the NDCG would change if the
+    two items changed places; g and `ideal` are those of `approx_ndcg`, r the true ranks by the scores. The derivative
+    treats it as a constant. Where scores are equal it is the mean over their orders, so that a model which starts with
+    equal scores learns.
 
     Args:
       y_true: (..., N) relevances y, at least 0.
@@ -530,8 +531,8 @@ def _over_pairs(
 
 @_over_pairs.defjvp
 def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    # With c(z_i - z_j) for each pair, the derivative by z_k is the sum over j of c'(z_k - z_j) where k is the more
-    # relevant one, and of -c'(z_j - z_k) where it is not: one sum of N terms for each item.
+    # With c(z_i - z_j) for each pair, the derivative with respect to z_k is the sum over j of c'(z_k - z_j) where
+    # k is the more relevant one, and of -c'(z_j - z_k) where it is not: one sum of N terms for each item.
     z, margin, row, worth = primals
 
     def by_score(k: Any, j: Any) -> Array:
@@ -609,8 +610,8 @@ def _approx_ndcg(z: Array, temperature: Array, row: _Items, places: Array, gains
 @_approx_ndcg.defjvp
 def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     # r_i moves by s_ij / T when z_j - z_i does, where s is the derivative of the sigmoid at that difference over T.
-    # It is the same for both: with c_i, by how much the loss grows with r_i, the derivative by z_k is
-    # sum_j (c_j - c_k) s_kj / T.
+    # It is the same for both: with c_i, how fast the loss grows with r_i, the derivative with respect to z_k
+    # is sum_j (c_j - c_k) s_kj / T.
     z, temperature, row, places, gains = primals
     behind = _behind(z, temperature, row)
     growth = jax.jvp(lambda behind: gains * _lost(behind, places), (behind,), (jnp.ones_like(behind),))[1]

@@ -113,7 +113,9 @@ def _huber(e: Array, delta: Array) -> Array:
 
 @loss
 def smooth_l1(y_true: ArrayLike, y_pred: ArrayLike, *, beta: float | ArrayLike = 1.0, **units: Unpack[Units]) -> Array:
-    """Smooth L1 loss: `e^2 / (2 beta)` where `abs(e) < beta`, else `abs(e) - beta / 2`: `huber` over its delta.
+    """Smooth L1 loss: `e^2 / (2 beta)` where `abs(e) < beta`, else `abs(e) - beta / 2`.
+
+    It is `huber` with delta = beta, divided by beta.
 
     Args:
       y_true: (...) targets.

@@ -193,7 +193,7 @@ def cosine_distance(
     Args:
       y_true: (..., d) target vectors.
       y_pred: (..., d) predicted vectors.
-      eps: smaller norms count as this one, at least 0: it bounds the derivative by short vectors.
+      eps: smaller norms count as this one, at least 0: it bounds the derivative for short vectors.
       axis: where the components lie.
 
     Returns:

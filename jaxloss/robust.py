@@ -40,14 +40,14 @@ def barron(
 
     About `(e / scale)^2 / 2` for small residuals, whatever alpha is; the smaller alpha, the less large ones count.
     Members: 2 half the squared error, 1 `charbonnier`, 0 `cauchy`, -2 Geman-McClure, -inf `welsch`. Where the formula
-    divides by 0, at 2, 0 and -inf, the loss is its limit, also for a traced alpha; of the derivatives with respect to
-    alpha only the one at 2 is not the limit, which is infinite, but 0.
+    is undefined, at 2, 0 and -inf, the loss is its limit, for a traced alpha too. So is the derivative with respect to
+    alpha, except at 2: there the limit is infinite, and the derivative is 0.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
       alpha: the shape, any number or -inf.
-      scale: the residual from which on the loss is no longer a parabola, above 0.
+      scale: the residual beyond which the loss is no longer a parabola, above 0.
 
     Returns:
       The mean over elements; with `reduction="none"` one loss per element, shape (...).
@@ -81,12 +81,13 @@ def charbonnier(
 ) -> Array:
     """Charbonnier (pseudo-Huber) loss: `sqrt((e / scale)^2 + 1) - 1`, the member of `barron` with alpha = 1.
 
-    Image restoration often writes `sqrt(e^2 + scale^2)`, which is `scale * charbonnier + scale`.
+    Image restoration often writes `sqrt(e^2 + scale^2)`, which is `scale * charbonnier + scale`. The pseudo-Huber loss
+    usually has a factor more: scipy.special.pseudo_huber is `scale^2 * charbonnier`.
 
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
-      scale: the residual from which on the loss grows linearly, above 0.
+      scale: the residual beyond which the loss grows linearly, above 0.
 
     Returns:
       The mean over elements; with `reduction="none"` one loss per element, shape (...).
@@ -115,7 +116,7 @@ def cauchy(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | ArrayLike = 1
     Args:
       y_true: (...) targets.
       y_pred: (...) predictions.
-      scale: the residual from which on the loss grows slowly, above 0.
+      scale: the residual beyond which the loss grows slowly, above 0.
 
     Returns:
       The mean over elements; with `reduction="none"` one loss per element, shape (...).
@@ -128,7 +129,7 @@ def cauchy(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | ArrayLike = 1
       1.09861
 
     Source: Black and Anandan 1996, doi 10.1006/cviu.1996.0006. No function of optax, Keras or PyTorch computes it;
-    scipy.optimize.least_squares has it with `scale * sqrt(2)` in the place of scale.
+    scipy.optimize.least_squares has `scale^2` times it, with `f_scale = scale * sqrt(2)`.
     """
 
     def element(y: Array, p: Array, scale: float | Array) -> Array:

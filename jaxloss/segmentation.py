@@ -1,9 +1,9 @@
 """Losses of masks: how well the pixels of a class, in truth and in the prediction, overlap.
 
-The inputs are (batch, ..., K): images with their classes last. `class_axis` says where else the classes lie, or None
-that there is a single one and no such axis. `axis` names the axes of the pixels: by default all but the first one and
-that of the classes. All other axes are units: an example and a class, or a class alone where `axis=(0, 1, 2)` pools the
-batch of (batch, height, width, K).
+The inputs are (batch, ..., K): images with their classes last. If the classes lie elsewhere, `class_axis` says where;
+with `class_axis=None` there is a single class and no axis for it. `axis` names the axes of the pixels: by default all
+but the first one and that of the classes. The other axes are those of the units: an example and a class, or a class
+alone where `axis=(0, 1, 2)` pools the batch of (batch, height, width, K).
 
 `y_true` may also hold integer labels, of the shape of `y_pred` without its classes.
 
@@ -70,7 +70,8 @@ def dice(
     """Dice loss: `1 - (TP + s) / (TP + (FP + FN) / 2 + s)`; at s = 0, `1 - 2 sum(y p) / (sum y + sum p)`.
 
     It is `tversky` at 1/2, 1/2. A class that is absent from the target costs 1, or 0 if nothing at all of it is
-    predicted (0 / 0 counts as a perfect match). To leave absent classes out: `weights=jnp.any(y_true > 0, axis)`.
+    predicted (0 / 0 counts as a perfect match). To leave absent classes out of the mean, take `jnp.any` over the axes
+    of the pixels: `weights=jnp.any(y_true > 0, axis=(1, 2))` for (batch, height, width, K).
 
     Args:
       y_true: (batch, ..., K) targets in [0, 1], one-hot over the classes; or integer labels (batch, ...).
@@ -99,7 +100,8 @@ def dice(
       0.25
 
     Source: Milletari et al. 2016, arXiv 1606.04797, with plain sums in the denominator. Agrees with
-    keras.losses.Dice but for its epsilon, and with optax.losses.dice_loss of logits at the same `smooth`.
+    optax.losses.dice_loss of logits at the same `smooth`, and with keras.losses.Dice but for its epsilon: that one
+    pools all classes and examples, as all axes in `axis` and `class_axis=None` do here.
     """
 
     def classes(y: Array, p: Array, w: Array | float, smooth: float | Array) -> Array:
@@ -421,7 +423,7 @@ def lovasz_softmax(
     """Lovasz-softmax: the Lovasz extension of `1 - IoU`, at the errors `abs(y - p)`.
 
     As `lovasz_hinge`, with probabilities. The mean of the paper leaves absent classes out:
-    `weights=jnp.any(y_true > 0, axis)`.
+    `weights=jnp.any(y_true > 0, axis=(1, 2))` for (batch, height, width, K), so `jnp.any` over the axes of the pixels.
 
     Args:
       y_true: (batch, ..., K) targets 0 or 1, one-hot over the classes; or integer labels (batch, ...).
@@ -519,7 +521,7 @@ class _Images(NamedTuple):
         if labels and class_axis is not None and shape[class_axis] == 1:
             raise ValueError(
                 f"{current_loss()}: y_true of shape {y_true.shape} holds labels, and y_pred of shape {shape} a single "
-                f"class, so that no label but 0 is one. If it is a mask of 0 and 1, give y_pred.squeeze({class_axis}) "
+                f"class, so 0 is the only label. If y_true is a mask of 0 and 1, give y_pred.squeeze({class_axis}) "
                 "and class_axis=None."
             )
         inputs = {

@@ -4,8 +4,8 @@
 
 Both losses sum over paths through a grid, one step a frame. In each step a state takes its probability from two
 predecessors, and what the derivative needs is only the share that came from the first: the shares lead back from the
-end, and the mass that arrives at a state is the probability that the path went through it. So the way back has neither
-logarithms nor magnitudes that grow with the number of frames, and its rounding errors stay those of one step.
+end, and the mass that arrives at a state is the probability that the path went through it. So the backward pass has
+neither logarithms nor magnitudes that grow with the number of frames, and its rounding errors stay those of one step.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def ctc(
       label_lengths: (...) how many labels count, from the left; all of them by default.
       logit_lengths: (...) how many frames count, from the left; all of them by default.
       blank: the class that stands for no label.
-      infeasible: what a sequence costs that no path spells, since it has fewer frames than labels and repeats of a
-        label, or since all its paths meet a logit of -inf: "inf" or "zero". Its gradient is 0 in both cases.
+      infeasible: the cost of a sequence that no path spells, because it has fewer frames than labels and repeats of a
+        label together, or because every path meets a logit of -inf: "inf" or "zero". The gradient is 0 in both cases.
 
     Returns:
       The mean over sequences; with `reduction="none"` one loss per sequence, shape (...). It is never negative.
@@ -126,7 +126,7 @@ def _ctc(
 def _(blank: int, impossible: float, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     with mesh.current(primals[0]):
         loss, slope = _ctc_paths(*primals, blank=blank, impossible=impossible, slope=True)
-    # Stored for the way back, since to recompute it costs as much as the loss.
+    # Saved for the backward pass: recomputing it would cost as much as the loss.
     return loss, jnp.sum(saved_for_backward(slope) * tangents[0])
 
 
@@ -210,27 +210,28 @@ def rnnt(
     infeasible: Literal["inf", "zero"] = "inf",
     **units: Unpack[Units],
 ) -> Array:
-    """The transducer loss: `-log sum_paths prod p`, over all ways to say the labels while reading the frames.
+    """The transducer loss: `-log sum_paths prod p`, over all ways to emit the labels while reading the frames.
 
-    A path starts at frame 0 with no label said. At frame t after u labels it either says label u, with probability
-    `p[t, u, label u]`, or reads the next frame, with `p[t, u, blank]`; the last frame must be read, too. The
-    probabilities are the softmax of the logits. Padding of labels and frames may hold anything, NaN too.
+    A path starts at frame 0 with no label emitted. At frame t, after u labels, it either emits the next label, with
+    probability `p[t, u, labels[u]]`, or moves to the next frame, with `p[t, u, blank]`. It ends with a blank at the
+    last frame. The probabilities are the softmax of the logits. Padding of labels and frames may hold anything, NaN
+    too.
 
     Args:
       labels: (..., L) integer labels in 0..K-1, none of them the blank.
-      logits: (..., T, L + 1, K): for each frame and each number of labels already said. A class of logit -inf is
+      logits: (..., T, L + 1, K): for each frame and each number of labels already emitted. A class of logit -inf is
         excluded.
       label_lengths: (...) how many labels count, from the left; all of them by default.
       logit_lengths: (...) how many frames count, from the left; all of them by default.
-      blank: the class that reads the next frame.
-      infeasible: what a sequence costs that no path says, since it has labels but no frame, or since all its paths meet
-        a logit of -inf: "inf" or "zero". Its gradient is 0 in both cases.
+      blank: the class that moves to the next frame.
+      infeasible: the cost of a sequence that no path emits, because it has labels but no frame, or because every path
+        meets a logit of -inf: "inf" or "zero". The gradient is 0 in both cases.
 
     Returns:
       The mean over sequences; with `reduction="none"` one loss per sequence, shape (...). It is never negative.
 
     Raises:
-      ValueError: batch axes that differ, logits not of one place more than there are labels, options out of range.
+      ValueError: batch axes that differ, logits whose axis of labels is not L + 1 long, options out of range.
       TypeError: labels or lengths of floating dtype.
       A label that is the blank or no class, or a length outside 0..L or 0..T, makes its sequence NaN, with zero
       gradient.

@@ -23,9 +23,9 @@ class mean_over:
         def loss(params, x, y, mask):  # the local part of the batch
             return jl.mse(y, model(params, x), where=mask, reduction=jl.mean_over("data"))
 
-    The gradient is that of the whole batch, also taken inside `jax.shard_map`. Taken inside `jax.pmap` or
-    `jax.shard_map(..., check_vma=False)` it is the part of one device, times their number: there
-    `jax.lax.pmean(grads, "data")` makes it that of the whole batch (`psum` would be as many times too large).
+    The gradient is that of the whole batch, also where it is taken inside `jax.shard_map`. Inside `jax.pmap` or
+    `jax.shard_map(..., check_vma=False)` it is the share of one device, times the number of devices: there
+    `jax.lax.pmean(grads, "data")` gives the gradient of the whole batch (`psum` would be too large by that number).
 
     Args:
       axis_name: the mesh axis, or a tuple of them, over which the units are spread.

@@ -523,8 +523,8 @@ print(jax.value_and_grad(jl.mse, argnums=1)(y_true, y_pred, where=nothing))
 #
 # $$\frac{\sum_i w_i \ell_i}{\sum_i w_i}$$
 #
-# So a weight of 2 is the same as a repeated row, a mask is the same as weights of 0 and 1, and doubling all weights
-# changes nothing.
+# So a weight of 2 is the same as a repeated row, and doubling all weights changes nothing. A weight of 0 leaves a unit
+# out of the mean as a mask does, but it does not hide a NaN.
 
 # %%
 weights = jnp.array([2.0, 1.0, 1.0, 1.0])
@@ -586,7 +586,7 @@ print(jl.mse(y_true, y_pred, reduction=hardest_half))
 
 # %% [markdown]
 # Or it keeps the two sums of the mean apart. If a batch is too large for the memory and comes in parts with different
-# masks, the mean of the parts' means is wrong, but the sums add up:
+# masks, the mean of the parts' means is wrong, but the sums add up (`reduction="sum_and_weight"` returns them, too):
 
 
 # %%
@@ -609,8 +609,8 @@ print("mean of means", (first_mean + second_mean) / 2)
 #
 # ### Gradients: which argument?
 #
-# `jax.grad` differentiates by the first argument unless told otherwise. The first argument of a loss is the truth, so
-# the gradient by the prediction needs `argnums=1`:
+# `jax.grad` differentiates with respect to the first argument unless told otherwise. The first argument of a loss is
+# the truth, so the gradient with respect to the prediction needs `argnums=1`:
 
 # %%
 print("by y_true:", jax.grad(jl.mse)(y_true, y_pred))
@@ -643,8 +643,8 @@ print(jax.vmap(total)(rows_true, rows_pred, where=row_mask))
 # %% [markdown]
 # ### Gradients of single examples
 #
-# `grad` inside `vmap` gives each example its own gradient by all parameters: for privacy, for influence, or to see
-# which examples the model still works on.
+# `grad` inside `vmap` gives each example its own gradient with respect to all parameters: for privacy, for influence,
+# or to see which examples the model still works on.
 
 # %%
 single = jax.vmap(jax.grad(objective), in_axes=(None, 0, 0))(params, test_x, test_y)
@@ -788,7 +788,7 @@ except jl.BadValueError as error:
 # - `loss(y_true, y_pred, *, options, weights, where, reduction)`: the truth first, everything else by keyword.
 # - Give logits with `from_logits=True`.
 # - `where=` for padding, missing values and ignored labels; `weights=` for importance. The mean is over what exists.
-# - `reduction="none"` for units, `jax.vmap` for rows, `argnums=1` for the gradient by the prediction.
+# - `reduction="none"` for units, `jax.vmap` for rows, `argnums=1` for the gradient with respect to the prediction.
 # - NaN? `jl.checked(step)` says where it comes from.
 # - `help(jl.huber)` has the formula, the options, the source and the names in other libraries.
 #

@@ -136,9 +136,9 @@ plt.show()
 # | `eiou` | that of `diou`, and the differences of widths and heights |
 # | `siou` | direction and distance of the centres, and the shape |
 #
-# `alpha_iou` raises the terms of one of the first four to a power, `focal_eiou` and `wiou_v1` to `wiou_v3` weigh boxes
-# by how well they do. `help(jl.ciou)` has the formula. In this slide `diou` and `ciou` would be the same line: shape
-# and size of the two boxes are equal.
+# `alpha_iou` raises the terms of `iou`, `giou`, `diou` or `ciou` to a power; `focal_eiou` and `wiou_v1` to `wiou_v3`
+# weight boxes by how well they do. `help(jl.ciou)` has the formula. In this slide `diou` and `ciou` would be the same
+# line: shape and size of the two boxes are equal.
 
 # %% [markdown]
 # ## 3. The losses, from the same bad starts
@@ -378,7 +378,7 @@ print("and its boxes fit     {:.3f} {:.3f}".format(*detector(sure, jnp.asarray(t
 # ## 7. Small boxes
 #
 # Many implementations add a small number, such as $10^{-7}$, to denominators, so that nothing is divided by 0. In
-# coordinates from 0 to 1 that is no small number: a box of a two-thousandth of the image has an area of
+# coordinates from 0 to 1 that is no small number: a box whose sides are 1/2000 of the image has an area of
 # $2.5 \cdot 10^{-7}$. `jaxloss` adds nothing, and defines what 0 / 0 is instead. So a loss is the same in all units:
 
 # %%
@@ -405,6 +405,7 @@ for name in ("giou", "ciou", "eiou", "siou"):
 # ## What to remember
 #
 # - Boxes are `x1 y1 x2 y2`; `jaxloss.boxes.from_cxcywh` converts centres and sizes.
-# - `iou`, `iou_log` and `focal_eiou` need boxes that overlap; the others work from anywhere.
+# - `iou`, `iou_log`, `focal_eiou` and `alpha_iou` of `iou`, its default, need boxes that overlap; the others work from
+#   anywhere.
 # - `where=` for padding; two `vmap`s for every target with every box; the mean of `wiou_v3` is an argument.
 # - Pixels or normalised coordinates: the losses are the same.

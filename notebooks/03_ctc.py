@@ -53,7 +53,7 @@ plt.style.use("style.mplstyle")
 # %% [markdown]
 # ## 1. Strips of digits
 #
-# The digits are real: 1,797 pictures of 8 x 8 pixels, from 43 writers. A fifth of them is kept for the test; no strip
+# The digits are real: 1,797 pictures of 8 x 8 pixels, from 13 writers. A fifth of them is kept for the test; no strip
 # of the training contains any of those.
 
 # %%

@@ -144,8 +144,8 @@ def features(params, tokens):
 # %% [markdown]
 # ## 3. Trained with the logits, and without: the same losses
 #
-# The two losses differ in one line. On the left are arrays of 24 x 24 tokens and 50,257 logits each: 116 MB, and their
-# gradient once more.
+# The two losses differ in one line. The first one makes an array of 24 x 24 tokens with 50,257 logits each: 116 MB, and
+# its gradient is as large.
 
 
 # %%

@@ -50,7 +50,7 @@ plt.style.use("style.mplstyle")
 # %% [markdown]
 # ## 1. Six digits to learn, four to be met later
 #
-# The digits are 1,797 pictures of 8 x 8 pixels, by 43 writers. The losses see the digits 0 to 5; 6 to 9 are kept. To
+# The digits are 1,797 pictures of 8 x 8 pixels, by 13 writers. The losses see the digits 0 to 5; 6 to 9 are kept. To
 # make it harder, each digit lies somewhere on a sheet of 12 x 12, a tenth of its pixels is missing, and the ink is
 # stronger or fainter. Such a **view** of a digit is drawn anew at each step of the training; for the test it is drawn
 # once.

@@ -269,7 +269,7 @@ plt.show()
 
 # %% [markdown]
 # Counted by pixels, all three are right nearly everywhere. The plain cross-entropy hardly finds the 5s: too few pixels
-# ask for them. Both others do, at no cost to the ground. Six pictures that show a 5 (orange):
+# ask for them. Both others do, at hardly any cost to the ground. Six pictures that show a 5 (orange):
 
 # %%
 figure, grid = plt.subplots(5, 6, figsize=(8, 7))

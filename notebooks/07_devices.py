@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Many devices, one mean
 #
-# A batch is spread over eight devices, and some of its labels are missing. What should be the same number as on one
-# device easily becomes another, and nothing complains. This notebook shows where that happens and how it does not. Its
-# eight devices are parts of the processor, so it runs on any laptop, needs no internet beyond the installation, and
-# takes half a minute. On real accelerators the code is the same.
+# A batch is spread over eight devices, and some of its labels are missing. The loss should be the same number as on
+# one device, but easily becomes another, and nothing complains. This notebook shows where that happens and how to avoid
+# it. Its eight devices are parts of the processor, so it runs on any laptop, needs no internet beyond the installation,
+# and takes half a minute. On real accelerators the code is the same.
 #
 # 1. Eight devices on a laptop
 # 2. A batch with gaps

@@ -113,20 +113,51 @@ OPTAX: dict[str, tuple[Any, Any, float]] = {
     "sparsemax_loss": (ONE_HOT, P, 1),
     "squared_error": (Y, P, 1),
 }
+IMAGES = RNG.normal(size=(2, 3, 3, 4)).astype(np.float32)
+PIXELS = np.eye(4, dtype=np.float32)[RNG.integers(0, 4, (2, 3, 3))]
+# The same of functions whose units are not ours: means are compared.
+MEANS: dict[str, tuple[Any, Any]] = {
+    "binary_dice_loss": (PIXELS[..., 0], IMAGES[..., 0]),
+    "dice_loss": (PIXELS, IMAGES),
+    "ntxent": (LABELS[2:5] % 2, Y[2:5]),
+}
 ELSEWHERE = {  # their arguments are others; tests/peers judges them
-    "binary_dice_loss",
     "cosine_similarity",  # 1 - ours
     "ctc_loss",
-    "dice_loss",
-    "multiclass_generalized_dice_loss",
+    "multiclass_generalized_dice_loss",  # another formula
     "ranking_softmax_loss",  # tests/test_ranking.py compares it
-    "ntxent",  # of labels
     "triplet_margin_loss",  # below
 }
 
 
 def test_every_row_of_optax_is_compared():
-    assert set(OPTAX) | ELSEWHERE == set(NAMES["optax.losses"])
+    assert set(OPTAX) | set(MEANS) | ELSEWHERE == set(NAMES["optax.losses"])
+
+
+@pytest.mark.parametrize("theirs", MEANS)
+def test_a_row_of_optax_has_the_same_mean(theirs: str):
+    losses = pytest.importorskip("optax").losses
+    y_true, y_pred = MEANS[theirs]
+    ours, options = NAMES["optax.losses"][theirs]
+    axis: dict[str, Any] = {"class_axis": None} if theirs == "binary_dice_loss" else {}
+    with jax.numpy_dtype_promotion("standard"):
+        expected = np.mean(getattr(losses, theirs)(y_pred, y_true))
+    result = jaxloss.LOSSES[ours](y_true, y_pred, **axis, **eval(f"dict({options})"))
+    np.testing.assert_allclose(result, expected, rtol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("theirs", "y_true"), [("CategoricalFocalCrossentropy", ONE_HOT), ("CategoricalGeneralizedCrossEntropy", LABELS)]
+)
+def test_a_row_of_keras_has_the_same_mean(theirs: str, y_true: Any):
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    losses = pytest.importorskip("keras").losses
+    ours, options = NAMES["keras.losses"][theirs]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        expected = getattr(losses, theirs)()(y_true, SOFT)
+    result = jaxloss.LOSSES[ours](y_true, SOFT, **eval(f"dict({options})"))
+    np.testing.assert_allclose(result, expected, rtol=2e-5)
 
 
 def test_triplets_of_optax_have_the_same_numbers():

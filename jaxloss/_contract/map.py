@@ -66,8 +66,9 @@ def losses(
 
     Args:
       formula: from the core of each input, by position, and the options, by keyword, to one number. Inputs come as
-        float32 (as float64, if one of them is), labels as integers, and beside float32 what holds a "row" as it lies
-        in memory. An option comes as it was given if it is a Python number, else as a scalar: that of the unit.
+        float32, or all as float64 if one of them is, and labels as integers; but a "row" or "stored" input in half
+        precision comes as it is, unless some input is float64. An option comes as it was given if it is a Python
+        number, else as a scalar: that of the unit.
       inputs: by the names that the caller knows, each with what it holds. Their batch axes must have equal shapes;
         nothing is broadcast.
       options: by name, each with its domain: one number, or an array whose shape is a trailing part of the units'

@@ -32,6 +32,6 @@ dropped.defjvp(lambda primals, tangents: (dropped(*primals), cpu.kept(tangents[1
 
 
 def harmless(exists: Array, x: Array) -> Array:
-    """x where the unit exists, elsewhere a value that lies in every domain."""
+    """x where the unit exists, elsewhere 1 (0 for integers), in every domain but those of log-probabilities."""
     fill = jnp.full_like(x, jnp.issubdtype(x.dtype, jnp.floating))
     return jnp.where(mesh.laid_out_as(exists, x), x, fill)

@@ -1,8 +1,8 @@
 """What happens outside the domain: the loss of the unit is NaN, and no gradient comes of it.
 
-The gradient is looked after where it costs no pass. A unit of one number, or one of which the formula needs a sum
-before it can differentiate, loses all of it. Where value and gradient come from one look at a row, only the entries
-outside lose theirs (`Holds.outside`).
+The gradient is dropped where that costs no pass. A unit of a single number loses all of it; so does a row of which the
+formula needs a sum before it can differentiate. Where value and gradient come from one pass over a row, only the
+entries outside lose theirs (`Holds.outside`).
 """
 
 from __future__ import annotations

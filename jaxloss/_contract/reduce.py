@@ -74,7 +74,7 @@ def quotient(total: Array, divisor: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class mean_of_means:
-    """The mean within an axis, then the mean of those that are not empty: so each sequence counts the same.
+    """The mean of each sequence, then the mean over the sequences that are not empty: each of them counts the same.
 
     As a reduction of losses of shape (batch, time)::
 
@@ -83,7 +83,7 @@ class mean_of_means:
     Inside `jax.shard_map` it is the mean over one device's sequences; under `jax.jit` over all, wherever they lie.
 
     Args:
-      axis: the axis, or axes, of the first mean, which the units' weights weight; the second mean is unweighted.
+      axis: the axis, or axes, of the first mean. That mean uses `weights`; the second one does not.
     """
 
     axis: int | tuple[int, ...] = -1

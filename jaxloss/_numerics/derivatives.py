@@ -35,10 +35,10 @@ def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
     exact,
     - a partial that nobody asks for is not computed;
     - none costs memory, since it shares nothing with the value (`_alone`);
-    - its own derivative, the second of the function, counts as 0 where no float can hold it: infinity times 0, or less
-      infinity, would be NaN.
+    - its own derivative, the second of the function, counts as 0 where no float can hold it: infinity times 0, and
+      infinity minus infinity, would be NaN.
 
-    Where the function is called, a result of another shape than that of its arguments, broadcast, is a ValueError.
+    If the result does not have the shape to which the arguments broadcast, calling the function is a ValueError.
     """
     places = range(len(derivatives))
 

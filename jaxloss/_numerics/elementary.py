@@ -115,7 +115,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 # ---------------------------------------------------------------------------------------------------------------------
 # Logarithms and powers
 
-# A probability below this one has its derivative: 1 / p and its square stay finite in float32.
+# The derivative of log p is bounded by that at this p, so that 1 / p and its square stay finite in float32.
 LEAST_PROBABILITY = 1e-12
 
 

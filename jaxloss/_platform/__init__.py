@@ -18,9 +18,9 @@ from jaxloss._platform import choice, mesh
 
 
 def unmoved(number: float, like: Array) -> Array:
-    """A factor that every compiler multiplies by where the formula does.
+    """A factor that no compiler moves out of a sum.
 
-    Of a plain `x / 2 + y / 2` it makes `(x + y) / 2`, and that sum may overflow.
+    A plain `x / 2 + y / 2` may become `(x + y) / 2`, and that sum may overflow.
     """
     return jax.lax.optimization_barrier(jnp.asarray(number, like.dtype))
 
@@ -33,9 +33,9 @@ accelerated = functools.partial(choice.instead, ("gpu", "tpu"))
 
 
 def apart(x: Array, n: int | Array, *platforms: str) -> Array:
-    """x, which the compilers of these platforms do not know to be the same as x, or as x apart for another n > 0.
+    """x, disguised: the compilers of these platforms take it for an array other than x, and than x with another n > 0.
 
-    What is computed of it, and would be stored for two uses, is computed for each.
+    So what two uses would otherwise share, and store, is computed for each of them.
     """
     return choice.same(x, n, form=_unknown, platforms=platforms)
 

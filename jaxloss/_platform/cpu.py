@@ -2,14 +2,14 @@
 
 Four habits of that compiler cost memory and time:
 
-1. Whatever a loss and its derivative share, be it the number 0, it computes once and stores at the size of the inputs.
-   So a derivative reads the inputs anew (`reread`) and has numbers of its own (`unshared`).
-2. A sum over rows it puts into one loop with whatever follows, and with more than 32,768 rows that loop takes three to
+1. It computes once, and stores at the size of the inputs, whatever a loss and its derivative share, even the number 0.
+   So a derivative reads the inputs again (`reread`) and has numbers of its own (`unshared`).
+2. It puts a sum over rows into one loop with whatever follows, and with more than 32,768 rows that loop takes three to
    eight times as long. So a sum ends with `end_loop`.
-3. Its fast sums have no comparison and no select. So the forms below bound where the readable ones choose. They take
-   the place of a readable form by `instead`.
-4. Where numbers are put together into a row, it computes all of them for each entry of that row. So the derivatives by
-   the entries of a row are stored first (`entries`).
+3. Its fast sums allow no comparison and no select. So the forms below use minima and maxima where the readable forms
+   select; `instead` puts them in place of those.
+4. Where numbers are assembled into a row, it computes all of them again for each entry of that row. So the derivatives
+   with respect to the entries of a row are stored first (`entries`).
 
 What they buy: `python -m benchmarks.forms`, and `python -m benchmarks.before` with a revision that lacks one.
 """

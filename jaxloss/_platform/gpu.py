@@ -1,11 +1,12 @@
 """What a GPU has and needs, and no other machine.
 
-1. Double precision, also where a program has none: an A100 or H100 computes of rows in it as fast as it reads them. A
-   sum of doubles needs no scale against overflow, and loses nothing to cancellation that a float would hold. So what
-   takes one pass for the lengths of vectors and another one for their angle elsewhere is one pass there (`in_double`):
-   `python -m benchmarks.accelerators --target h100 --only cosine` without and with it says 2.0 and 1.0; and lengths of
-   columns take one sum in place of three (`--only barlow`, 1.9 and 1.3). Cards with one unit for doubles to 32 or 64
-   for floats take about as long for it as for two passes.
+1. Double precision, of use to single-precision programs too: an A100 or H100 computes with rows in double as fast as
+   it reads them. A sum of doubles needs no scale against overflow, and loses nothing to cancellation that a float would
+   hold. So the lengths of vectors and their angle, elsewhere two passes, take one pass here (`in_double`):
+   `python -m benchmarks.accelerators --target h100 --only cosine` without and with it says 2.0 and 1.0, which are bytes
+   over those of the best peer, as below wherever there is no unit; and lengths of columns take one sum in place of
+   three (`--only barlow`, 1.9 and 1.3). On cards that have one unit for doubles to 32 or 64 for floats it takes about
+   as long as two passes.
 2. What two sums share, or a sum and the derivative, its compiler computes once and stores if it is not cheap, be it
    larger than all that it is made of: the comparisons of any two items of a list, the exponentials of a row. So each
    reads numbers of its own (`apart`), and so does every derivative of `partials`: without and with it `--only list_mle`

@@ -1,6 +1,6 @@
 """What explicit meshes need, and `jax.shard_map`: there an array's type says how it lies over the devices.
 
-Outside an explicit mesh those that lay out change nothing; `whole_along` is for automatic axes.
+Outside an explicit mesh the functions that lay arrays out change nothing; `whole_along` is for automatic axes.
 """
 
 from __future__ import annotations

@@ -2,15 +2,16 @@
 
 1. It reads an array of short rows, such as boxes, once for every five or so numbers that it computes of their entries,
    and slowly each time. So the entries are taken `at_once`, into arrays of their own: `python -m
-   benchmarks.accelerators` without and with it says 1.8 and 0.7 for giou with its gradient.
-2. It makes a pass for each of several sums of the same array, but for one of all of them together (`sums`). A GPU lacks
-   the memory for that, of columns: its compiler fails.
-3. It reduces bools in a pass of their own, a maximum of floats in that of other sums. So whether there is any is a
+   benchmarks.accelerators` without and with it says 1.8 and 0.7 for giou with its gradient: cycles over those of the
+   best peer, as below.
+2. It makes one pass for each of several sums over the same array, but a single pass if they are one reduction (`sums`).
+   Over columns a GPU lacks the memory for that: its compiler fails.
+3. It reduces bools in a pass of their own, but a maximum of floats in the pass of other sums. So `any` is computed as a
    maximum (`any_of`): `--only "list_softmax where"` says 1.4 and 1.0.
-4. A comparison that several results need it makes once and keeps, and then it makes a pass for each result. So each
+4. It makes a comparison that several results need once, keeps it, and then makes a pass for each result. So each result
    compares numbers of its own (`apart`): `--only dpo` says 1.8 and 1.0.
-5. It has no doubles, but two floats for a number (`_numerics/twofold.py`) take it no longer than to read what they are
-   made of. So the angle of two vectors takes one pass there, too: `--only cosine` says 2.0 and 1.0.
+5. It has no doubles, but computing with two floats for a number (`_numerics/twofold.py`) takes it no longer than
+   reading the inputs. So the angle of two vectors takes one pass here, too: `--only cosine` says 2.0 and 1.0.
 """
 
 from __future__ import annotations

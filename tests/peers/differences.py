@@ -86,9 +86,9 @@ DIFFERENCES = (
         "ntxent",
         r"NtxentTest\.test_batched",
         1,
-        "Of two members of a label both are the same, and two of the three cases of the test agree. Of three, optax "
-        "compares each two with the members of other labels only. In Khosla et al. 2020, and in sup_con here, the "
-        "third one is among those that a pair is compared with.",
+        "Where a label has two members, both losses are the same, and two of the three cases of the test agree. Where "
+        "it has three, optax compares each pair with the members of other labels only. In Khosla et al. 2020, and in "
+        "sup_con here, a pair is compared with the third member as well.",
     ),
     # rax
     Difference(
@@ -202,7 +202,7 @@ DIFFERENCES = (
         r"TverskyTest\.test_binary_segmentation_custom_coefficients(_with_axis)?",
         2,
         "Its alpha weighs false negatives, and beta false positives; in Salehi et al. 2017, and here, it is the other"
-        " way round. Mended in Keras after this version (pull request 23333).",
+        " way round. Fixed in Keras after this version (pull request 23333).",
     ),
     Difference(
         "keras",
@@ -424,9 +424,10 @@ HEAD = """# Where jaxloss differs, and why
 
 Other libraries have tests of the same losses. They are run against jaxloss, from the packages as they are installed,
 and each test that does not pass is here with its reason: either the other library is wrong (their bug), or the contract
-of [README.md](README.md) decided otherwise (contract). The list is strict: a test that differs for no reason of the
-list, or that agrees although it is on the list, fails our own suite. This page is printed from that list
-(`tests/peers/differences.py`), and a test compares the two.
+of [README.md](README.md) decided otherwise (contract). The list is strict: a test that differs without being on the
+list, or that agrees although it is on the list, fails our own suite. "Not ours" counts the tests of what jaxloss does
+not have, or that cannot run here. This page is printed from that list (`tests/peers/differences.py`), and a test
+compares the two.
 
 | library | its tests | agree | differ | not ours |
 |---|---|---|---|---|
@@ -439,7 +440,7 @@ compares nothing: it counts as different.""",
     "rax": """\
 Its unit tests of the losses, their weights by ranks and their transformations, with our losses in the places of its
 functions; `approx_ndcg` in that of `approx_t12n(ndcg_metric)`, `lambda_rank` in that of `pairwise_logistic_loss` with
-`dcg_lambdaweight`. A mean over the pairs of a batch is ours with the number of its pairs as the weight of a list.
+`dcg_lambdaweight`. rax's mean over all pairs of a batch is our mean with each list weighted by its number of pairs.
 Where a test compares at NumPy's default, 1e-7, two units in the last place of float32 are allowed, 2.4e-7.""",
     "keras": """\
 Its unit tests of `keras.losses` on JAX. Our losses stand in the places of its functions, and our reductions in the
