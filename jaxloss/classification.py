@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract import domains
 from jaxloss._contract.types import ClassStats
 from jaxloss._numerics.elementary import (
     bce_of_logit,
@@ -24,6 +23,7 @@ from jaxloss._numerics.rows import Row, entropy, normaliser, smoothed, take_labe
 from jaxloss._numerics.scores import Logits, interpolate, read, weighed
 from jaxloss.contract import (
     AT_LEAST_0,
+    FINITE,
     FRACTION,
     LABEL,
     LOG_DISTRIBUTION,
@@ -165,7 +165,7 @@ def _shared(label_smoothing: ArrayLike, class_weights: ArrayLike | None, z_loss:
     return {
         "label_smoothing": (label_smoothing, FRACTION),
         "class_weights": (class_weights, PER_CLASS),
-        "z_loss": (z_loss, domains.NUMBER),
+        "z_loss": (z_loss, FINITE),
     }
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._contract import domains
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import (
     LEAST_PROBABILITY,
@@ -35,6 +34,7 @@ from jaxloss._numerics.scores import Probabilities, weighed
 from jaxloss._platform import apart, cpu
 from jaxloss.contract import (
     AT_LEAST_0,
+    FINITE,
     FRACTION,
     LABEL,
     LOGITS,
@@ -213,9 +213,7 @@ def poly1(
         return _over_classes(_POLY1, y, scores, epsilon, from_logits)
 
     inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
-    return losses(
-        example, inputs, options={"epsilon": (epsilon, domains.NUMBER)}, axis=axis, sibling="sparse_poly1", **units
-    )
+    return losses(example, inputs, options={"epsilon": (epsilon, FINITE)}, axis=axis, sibling="sparse_poly1", **units)
 
 
 @loss
@@ -348,7 +346,7 @@ def sparse_poly1(
         return _of_label(_POLY1, label, scores, epsilon, from_logits)
 
     inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
-    return losses(example, inputs, options={"epsilon": (epsilon, domains.NUMBER)}, axis=axis, sibling="poly1", **units)
+    return losses(example, inputs, options={"epsilon": (epsilon, FINITE)}, axis=axis, sibling="poly1", **units)
 
 
 @loss

@@ -193,8 +193,8 @@ def _formula(
 _DOMAINS = {
     "bias": domains.LOGIT,
     "label_smoothing": domains.FRACTION,
-    "class_weights": domains.NUMBER,
-    "z_loss": domains.NUMBER,
+    "class_weights": domains.FINITE,
+    "z_loss": domains.FINITE,
     "softcap": domains.POSITIVE,
 }
 _OF_TOKENS = ("label_smoothing", "z_loss", "softcap")
@@ -224,7 +224,7 @@ def _loss_and_stats(
     if checking.value:
         values.inspect(given, where, classes=kernel.shape[1])
         for name, x in {"kernel": kernel, **traced}.items():
-            values.inspect_option(name, x, _DOMAINS.get(name, domains.NUMBER))
+            values.inspect_option(name, x, _DOMAINS.get(name, domains.FINITE))
         if weights is not None:
             values.inspect_weights(weights, where)
 

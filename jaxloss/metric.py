@@ -39,8 +39,8 @@ from jaxloss._platform.mesh import laid_out_as, laid_out_together, moved_as, sum
 from jaxloss.contract import (
     ANY,
     AT_LEAST_0,
+    FINITE,
     FRACTION,
-    NUMBER,
     NUMBERS,
     POSITIVE,
     SCORE,
@@ -660,7 +660,7 @@ def siglip(
 
     _check_chunk(chunk, "first", first)
     inputs = {"first": (first, FACTORS), "second": (second, FACTORS)}
-    options = {"temperature": (temperature, POSITIVE), "bias": (bias, NUMBER.domain)}
+    options = {"temperature": (temperature, POSITIVE), "bias": (bias, FINITE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
 
@@ -837,7 +837,7 @@ def multi_similarity(
         return _of_cosines(of_anchors, labels, x, exists, (alpha, beta, base), axis_name)
 
     inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
-    options = {"alpha": (alpha, POSITIVE), "beta": (beta, POSITIVE), "base": (base, NUMBER.domain)}
+    options = {"alpha": (alpha, POSITIVE), "beta": (beta, POSITIVE), "base": (base, FINITE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
 

@@ -33,9 +33,9 @@ from jaxloss.contract import (
     AMOUNT,
     AT_LEAST_0,
     BINARY,
+    FINITE,
     LABEL,
     LOGIT,
-    NUMBER,
     PER_CLASS,
     PROBABILITY,
     TARGET,
@@ -405,7 +405,7 @@ def lovasz_hinge(
         return _lovasz(y, relu0(1 - (2 * y - 1) * z), w)
 
     images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
-    return images.losses(classes, targets=BINARY, scores=NUMBER.domain, absent=-1.0, **units)
+    return images.losses(classes, targets=BINARY, scores=FINITE, absent=-1.0, **units)
 
 
 @loss

@@ -77,7 +77,7 @@ def test_scores_of_a_billion(name: str):
     assert all(np.isfinite(x).all() for x in slopes)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", mostly_slow([np.nan, np.inf], np.nan))
 @pytest.mark.parametrize("name", SETS)
 def test_what_is_masked_is_neither_anchor_nor_candidate(name: str, bad: float):
     loss, (a, b) = jaxloss.LOSSES[name], embeddings(7)
@@ -139,7 +139,7 @@ def test_chunks_of_any_size(name: str):
     np.testing.assert_allclose(want[0][1][where], weights[where] * exact, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", EACH_IN_CHUNKS)
+@pytest.mark.parametrize("name", mostly_slow(IN_CHUNKS, "info_nce"))
 def test_transformations_of_chunks(name: str):
     """vmap, scan, half precision, and second derivatives."""
     n, loss = 5, jaxloss.LOSSES[name]

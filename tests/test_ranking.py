@@ -374,25 +374,41 @@ def test_segments_reduced():
         ("none", lists.placed(losses), lists.placed(losses * own)),
         (lambda losses, weights: losses.sum() / weights.sum(), losses.mean(), losses.sum() / own.sum()),
     )
-    for reduction, plain, weighed in cases:
-        close(jl.ranknet(*lists[:2], reduction=reduction, **options), plain, f"{reduction}")
-        close(jl.ranknet(*lists[:2], reduction=reduction, weights=weights, **options), weighed, f"{reduction}, weights")
     of_row = weights[:, 0]
-    want = (losses * of_row[lists.row]).sum() / of_row[lists.row].sum()
-    close(jl.ranknet(*lists[:2], weights=of_row, **options), want, "a weight for each row")
-    rows = np.unique(lists.row)
-    want = np.mean([losses[lists.row == i].mean() for i in rows])
-    close(jl.ranknet(*lists[:2], reduction=jl.mean_of_means(), **options), want, "each row counts the same")
+    by_row = losses * of_row[lists.row]
+    rows = [losses[lists.row == i].mean() for i in np.unique(lists.row)]
+
+    def reduced(**how: Any) -> Any:
+        return jl.ranknet(*lists[:2], **options, **how)
+
+    got = run(
+        lambda: [
+            [(reduced(reduction=kind), reduced(reduction=kind, weights=weights)) for kind, *_ in cases],
+            (reduced(weights=of_row), reduced(reduction=jl.mean_of_means())),
+        ]
+    )
+    for (kind, *want), (plain, weighed) in zip(cases, got[0], strict=True):
+        close(plain, want[0], f"{kind}")
+        close(weighed, want[1], f"{kind}, weights")
+    close(got[1][0], by_row.sum() / of_row[lists.row].sum(), "a weight for each row")
+    close(got[1][1], np.mean(rows), "each row counts the same")
 
 
 def test_segments_of_nothing():
-    for name in NAMES:
-        loss = jl.LOSSES[name]
-        y = z = np.ones((2, 3), np.float32)
-        segments = np.zeros((2, 3), np.int32)
-        assert loss(y, z, segments=segments, where=np.zeros((2, 3), bool)) == 0
-        assert loss(y[:, :0], z[:, :0], segments=segments[:, :0]) == 0
-        assert loss(y[:0], z[:0], segments=segments[:0], reduction="none").shape == (0, 3)
+    y = z = np.ones((2, 3), np.float32)
+    segments = np.zeros((2, 3), np.int32)
+
+    def of_nothing(loss: Any) -> Any:
+        return (
+            loss(y, z, segments=segments, where=np.zeros((2, 3), bool)),
+            loss(y[:, :0], z[:, :0], segments=segments[:, :0]),
+            loss(y[:0], z[:0], segments=segments[:0], reduction="none"),
+        )
+
+    found = run(lambda: [of_nothing(jl.LOSSES[name]) for name in NAMES])
+    for name, (masked, empty, none) in zip(NAMES, found, strict=True):
+        assert masked == empty == 0, name
+        assert none.shape == (0, 3), name
 
 
 @pytest.mark.parametrize("name", mostly_slow(("pairwise_hinge", "approx_ndcg"), "pairwise_hinge"))

@@ -28,9 +28,9 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 from cases import ROWS, Row
 from contract import close, distinct, refuses, run, same_way, x64
-from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -639,7 +639,8 @@ MISTAKES: list[Mistake] = [
      ("y_true", "masked array", "y_true.data, with where=~y_true.mask")),
     ("masked weights", TypeError, jl.mse, (ONES, ONES), {"weights": np.ma.array(ONES, mask=[False, True])},
      ("weights", "masked array")),
-    ("sparse", TypeError, jl.mse, (ONES, BCOO.fromdense(jnp.ones(2))), {}, ("y_pred", "BCOO", "y_pred.todense()")),
+    ("sparse", TypeError, jl.mse, (ONES, scipy.sparse.coo_array([1.0, 0])), {},
+     ("y_pred", "coo_array", "y_pred.todense()")),
     ("a key", TypeError, jl.mse, (jax.random.key(0), ONES), {}, ("y_true", "jax.random")),
     ("a dict", TypeError, jl.cce, (HOT, SCORES), {"class_weights": {0: 1.0}}, ("class_weights", "dict")),
     ("an option as text", TypeError, jl.huber, (ONES, ONES), {"delta": "1"}, ("delta must be a number", "'1'")),

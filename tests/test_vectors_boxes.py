@@ -35,23 +35,14 @@ def vectors(name: str) -> list[dict[str, Any]]:
     return json.loads((DATA / f"box_{name}.json").read_text())["cases"]
 
 
-@functools.cache
-def computed(dtype: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The losses and gradients of all cases, in one program."""
-    losses, pairs = {}, {}
-    for name in FILES:
-        loss, options = OPTIONS.get(name, (name, {}))
-        losses[name] = jax.vmap(jax.value_and_grad(functools.partial(jaxloss.LOSSES[loss], **options), argnums=1))
-        pairs[name] = [np.array([case[key] for case in vectors(name)], dtype) for key in ("target", "pred")]
-    with x64():
-        return run(lambda pairs: {name: loss(*pairs[name]) for name, loss in losses.items()}, pairs)
-
-
 @pytest.mark.parametrize("dtype", mostly_slow((np.float64, np.float32), np.float64))
 @pytest.mark.parametrize("name", FILES)
 def test_vectors(name: str, dtype: Any):
     value_tolerance, grad_tolerance = (1e-12, 1e-10) if dtype == np.float64 else (2e-6, 1e-5)
-    values, grads = computed(dtype)[name]
+    loss, options = OPTIONS.get(name, (name, {}))
+    graded = jax.vmap(jax.value_and_grad(functools.partial(jaxloss.LOSSES[loss], **options), argnums=1))
+    with x64():
+        values, grads = run(graded, *(np.array([case[k] for case in vectors(name)], dtype) for k in ("target", "pred")))
     assert values.dtype == grads.dtype == dtype
     for case, value, grad in zip(vectors(name), values, grads, strict=True):
         np.testing.assert_allclose(value, float(case["value"]), value_tolerance, value_tolerance, err_msg=case["id"])

@@ -109,7 +109,7 @@ def least_margin(*rows: tuple[Domain, float, Array]) -> Array:
 
 
 ANY = Domain("a number", infinite=(-INF, INF))
-NUMBER = Domain("finite")
+FINITE = Domain("finite")
 LOGIT = Domain("finite or -inf", infinite=(-INF,))
 LABEL = Domain("in 0..{last}", cure="Leave others out with where=, as in where=y_true != -100.")
 ABOVE_MINUS_1 = Domain("finite and above -1", low=-1, above=True)

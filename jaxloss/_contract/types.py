@@ -89,7 +89,7 @@ class Holds(NamedTuple):
     """
 
     kind: Kind = "number"
-    domain: Domain = domains.NUMBER
+    domain: Domain = domains.FINITE
     core: int = 0
     outside: Literal["unit", "entry", "formula"] = "unit"
     alone: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -92,7 +92,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         arrays = [x for x, trace in zip(leaves, traced, strict=True) if trace]
         rest = [_ARRAY if trace else x for x, trace in zip(leaves, traced, strict=True)]
         # What does not fit must reach the loss as it is, which knows a label from a number.
-        program = _program.__wrapped__ if any(isinstance(x, np.ndarray) for x in rest) else _program
+        program = _program if all(isinstance(x, Hashable) for x in rest) else _program.__wrapped__
         with checking(True):
             error, (result, changed) = program(function, structure, *rest)(arrays)
         _raise(error)
