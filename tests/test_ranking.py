@@ -331,7 +331,7 @@ def test_softmax_of_segments_is_as_exact(spread: float):
         np.testing.assert_allclose(*curves, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, "pairwise_hinge"))
 def test_segments_outside(name: str):
     """An item outside its domain spoils its list, and no other of its row."""
     lists = Packed.of()
@@ -459,7 +459,7 @@ def test_segments_sharded(name: str, kind: AxisType):
             assert all(x.sharding.is_equivalent_to(placed[0].sharding, x.ndim) for x in got)
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", mostly_slow((False, True), True))
 def test_segments_in_shard_map(masked: bool):
     lists = Packed.of(masked=masked)
     mesh = jax.make_mesh((2, 4), ("rows", "items"), axis_types=(AxisType.Auto,) * 2)
