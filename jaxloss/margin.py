@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._numerics.derivatives import partials, saved_for_backward
+from jaxloss._numerics.derivatives import no_slope, partials, saved_for_backward
 from jaxloss._numerics.elementary import bce_of_logit, relu0, softplus
 from jaxloss._numerics.rows import Row, is_at, take_label
 from jaxloss._platform import apart, cpu, gpu, mesh
@@ -55,13 +55,8 @@ def _sign(y: Array) -> Array:
     return y + (y * y - 1)
 
 
-def _chooses(y: Array, *_: Array) -> Array:
-    """The derivative with respect to a target that only chooses a side."""
-    return jnp.zeros_like(y)
-
-
 @partials(
-    _chooses,
+    no_slope,
     lambda y, z, margin: jnp.where(margin > _sign(y) * z, -_sign(y), 0),
     lambda y, z, margin: jnp.where(margin > _sign(y) * z, 1.0, 0.0),
 )
@@ -70,7 +65,7 @@ def _hinge(y: Array, z: Array, margin: Array) -> Array:
 
 
 @partials(
-    _chooses,
+    no_slope,
     lambda y, z, margin: -2 * _sign(y) * relu0(margin - _sign(y) * z),
     lambda y, z, margin: 2 * relu0(margin - _sign(y) * z),
 )
@@ -78,7 +73,7 @@ def _squared_hinge(y: Array, z: Array, margin: Array) -> Array:
     return jnp.maximum(margin - _sign(y) * z, 0) ** 2
 
 
-@partials(_chooses, lambda y, z: -_sign(y) * jax.nn.sigmoid(-_sign(y) * z))
+@partials(no_slope, lambda y, z: -_sign(y) * jax.nn.sigmoid(-_sign(y) * z))
 def _soft_margin(y: Array, z: Array) -> Array:
     return softplus(-_sign(y) * z)
 

@@ -29,7 +29,7 @@ from jax import Array
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
-from jaxloss._numerics.derivatives import partials
+from jaxloss._numerics.derivatives import no_slope, partials
 from jaxloss._numerics.elementary import relu0, saturate, softplus, step
 from jaxloss._numerics.rows import joined, over_parts
 from jaxloss._numerics.vectors import distance, distances, half_square, unit
@@ -81,7 +81,7 @@ __all__ = [
 ]
 
 VECTOR = Holds("score", core=1)
-FACTORS = NUMBERS._replace(kind="stored")  # half precision is multiplied as it lies in memory, which is faster
+EMBEDDINGS = NUMBERS._replace(kind="stored")  # half precision is multiplied as it lies in memory, which is faster
 MEMBER_LABEL = Holds("id", ANY)  # any integer
 
 
@@ -264,13 +264,8 @@ def hinge_embedding(
     return losses(element, inputs, options={"margin": (margin, AT_LEAST_0)}, elementwise=True, **units)
 
 
-def _chooses(y: Array, *_: Array) -> Array:
-    """The derivative with respect to a target that only chooses a side."""
-    return jnp.zeros_like(y)
-
-
 @partials(
-    _chooses,
+    no_slope,
     lambda y, d, margin: jnp.where(y == 1, 1, -(margin > d).astype(d.dtype)),
     lambda y, d, margin: jnp.where(y == 1, 0, (margin > d).astype(d.dtype)),
 )
@@ -327,7 +322,7 @@ def _behind(y: Array, a: Array, b: Array, margin: Array) -> Array:
 
 
 @partials(
-    _chooses,
+    no_slope,
     lambda y, a, b, margin: jnp.where(y == 1, -_behind(y, a, b, margin), _behind(y, a, b, margin)),
     lambda y, a, b, margin: jnp.where(y == 1, _behind(y, a, b, margin), -_behind(y, a, b, margin)),
     _behind,
@@ -523,7 +518,7 @@ def info_nce(
         return _surprise(widened(q), widened(k), exists, temperature, axis_name, chunk)
 
     _check_chunk(chunk, "queries", queries)
-    inputs = {"queries": (queries, FACTORS), "keys": (keys, FACTORS)}
+    inputs = {"queries": (queries, EMBEDDINGS), "keys": (keys, EMBEDDINGS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
@@ -597,7 +592,7 @@ def clip(
         return (of_a + of_b) / 2
 
     _check_chunk(chunk, "first", first)
-    inputs = {"first": (first, FACTORS), "second": (second, FACTORS)}
+    inputs = {"first": (first, EMBEDDINGS), "second": (second, EMBEDDINGS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
@@ -659,7 +654,7 @@ def siglip(
         return with_those(candidates) if axis_name is None else summed_around(with_those, candidates, axis_name)
 
     _check_chunk(chunk, "first", first)
-    inputs = {"first": (first, FACTORS), "second": (second, FACTORS)}
+    inputs = {"first": (first, EMBEDDINGS), "second": (second, EMBEDDINGS)}
     options = {"temperature": (temperature, POSITIVE), "bias": (bias, FINITE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 

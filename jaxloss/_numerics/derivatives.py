@@ -152,6 +152,11 @@ def _finite_slope(function: Elementwise, place: int) -> Elementwise:
     return slope
 
 
+def no_slope(y: Array, *_: Array) -> Array:
+    """The derivative with respect to a target that only chooses a side, for `partials`."""
+    return jnp.zeros_like(y)
+
+
 def saved_for_backward(x: Array) -> Array:
     """Store this value of a formula (one number for each row, never a row) instead of recomputing it."""
     return cpu.reread(checkpoint_name(x, SAVED))
