@@ -3,32 +3,88 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Keywords of other libraries, and what stands for them here.
-KEYWORDS = {
-    "sample_weight": "weights",
-    "sample_weights": "weights",
-    "weight": "weights",
-    "example_weights": "weights",
-    "mask": "where",
-    "masks": "where",
-    "ignore_index": "where=y_true != ignore_index",
-    "ignore_class": "where=y_true != ignore_class",
-    "ignore_label": "where=y_true != ignore_label",
-    "predictions": "y_pred",
-    "preds": "y_pred",
-    "input": "y_pred",
-    "logits": "y_pred, with from_logits=True where there is a choice",
-    "targets": "y_true",
-    "target": "y_true",
-    "labels": "y_true",
-    "y_pred": "mean",
-    "var": "variance",
-    "class_weights": "alpha",
-    "size_average": "reduction",
-    "reduce": "reduction",
+# Keywords of other libraries, and what stands for them here: the first that the loss has.
+KEYWORDS: dict[str, tuple[str, ...]] = {
+    "sample_weight": ("weights",),
+    "sample_weights": ("weights",),
+    "example_weights": ("weights",),
+    "weight": ("class_weights, one for each class, or weights, one for each unit", "weights"),
+    "class_weights": ("alpha", "weights=class_weights[y_true]"),
+    "pos_weight": ("alpha", "weights=jnp.where(y_true > 0, pos_weight, 1)"),
+    "mask": ("where",),
+    "masks": ("where",),
+    "completion_mask": ("where",),
+    "ignore_index": ("where=y_true != ignore_index", "where=labels != ignore_index"),
+    "ignore_class": ("where=y_true != ignore_class",),
+    "ignore_label": ("where=y_true != ignore_label",),
+    "predictions": ("y_pred", "mean", "rate", "location"),
+    "preds": ("y_pred", "mean", "rate", "location"),
+    "input": ("y_pred", "mean", "rate", "location"),
+    "y_pred": ("mean", "rate", "location", "logits", "embeddings"),
+    "logits": ("y_pred, with from_logits=True where there is a choice",),
+    "log_probs": ("logits", "y_pred"),
+    "targets": ("y_true", "labels"),
+    "target": ("y_true", "labels"),
+    "labels": ("y_true",),
+    "y_true": ("labels",),
+    "target_lengths": ("label_lengths",),
+    "input_lengths": ("logit_lengths",),
+    "zero_infinity": ('infeasible="zero"',),
+    "mask_index": ("blank",),
+    "blank_id": ("blank",),
+    "var": ("variance",),
+    "log_scale": ("scale=jnp.exp(log_scale)",),
+    "log_input": ("log_rate",),
+    "log_target": ("from_logs=True",),
+    "p": ("power",),
+    "norm_degree": ("power",),
+    "q": ("level", "power"),
+    "quantile": ("level",),
+    "tau": ("level", "temperature"),
+    "T": ("temperature",),
+    "temp": ("temperature",),
+    "logit_scale": ("temperature=1 / logit_scale",),
+    "clip_range": ("epsilon",),
+    "linear_bias": ("bias",),
+    "dim": ("axis",),
+    "per_image": ("axis",),
+    "qid": ("segments",),
+    "apply_softmax": ("from_logits",),
+    "apply_sigmoid": ("from_logits",),
+    "size_average": ("reduction",),
+    "reduce": ("reduction",),
+}
+
+# What a loss does not have, and what to do instead; "" stands for all others.
+INSTEAD: dict[str, dict[str, str]] = {
+    "from_logits": {
+        "nll": "Give jax.nn.log_softmax(logits), or use sparse_cce(..., from_logits=True).",
+        "js_divergence": "Give jax.nn.softmax(logits).",
+        "total_variation": "Give jax.nn.softmax(logits).",
+        "": "Leave it out: the loss has one kind of input.",
+    },
+    "reference_free": {"": "simpo and orpo need no reference."},
+    "label_smoothing": {
+        "sparse_focal": "Use categorical_focal, which has it, with jax.nn.one_hot(y_true, K).",
+        "sparse_poly1": "Use poly1 with targets (1 - a) * jax.nn.one_hot(y_true, K) + a / K.",
+        "sparse_generalized_cce": "Use generalized_cce with targets (1 - a) * jax.nn.one_hot(y_true, K) + a / K.",
+        "poly1": "Give targets (1 - a) * y_true + a / K.",
+        "generalized_cce": "Give targets (1 - a) * y_true + a / K.",
+    },
+}
+
+# The same of reductions.
+REDUCTIONS = {
+    "None": "none",
+    "avg": "mean",
+    "average": "mean",
+    "auto": "mean",
+    "batchmean": "mean",
+    "mean_with_sample_weight": "mean",
 }
 
 _LOGITS = "from_logits=True"
@@ -167,6 +223,26 @@ LOOSE = {
     "l2_loss": "mse, which is twice optax.losses.l2_loss",
     "ppo": "grpo",
     "ppo_loss": "grpo",
+    "dapo": "grpo",
+    "l1": "mae",
+    "l2": "mse",
+    "pinball": "quantile",
+    "pinball_loss": "quantile",
+    "pseudo_huber": "charbonnier",
+    "xent": "sparse_cce(..., from_logits=True)",
+    "softmax_xent": "sparse_cce(..., from_logits=True)",
+    "bce_with_logits": "bce(..., from_logits=True)",
+    "log_loss": "bce or sparse_cce",
+    "negative_log_likelihood": "nll",
+    "jsd": "js_divergence",
+    "kld": "kl_divergence",
+    "cosine": "cosine_distance",
+    "generalized_box_iou": "giou of pairs, by jax.vmap",
+    "barlow": "barlow_twins",
+    "nce": "info_nce",
+    "supcon": "sup_con",
+    "listnet": "list_softmax",
+    "ndcg": "approx_ndcg or lambda_rank",
 }
 
 
@@ -189,7 +265,7 @@ class Table(Mapping[str, Any]):
         return f"Table({', '.join(self)})"
 
 
-def did_you_mean(name: str, ours: Iterable[str]) -> str:
+def did_you_mean(name: str, ours: Sequence[str]) -> str:
     """A sentence that suggests our name for a name of another library or for a misspelt one; else an empty string."""
     if name in LOOSE:
         return f" Did you mean {LOOSE[name]}?"
@@ -197,5 +273,20 @@ def did_you_mean(name: str, ours: Iterable[str]) -> str:
         if name in table:
             loss, options = table[name]
             return f" Did you mean {loss}{f'(..., {options})' if options else ''}, for {library}.{name}?"
-    near = difflib.get_close_matches(name, ours, 1)
-    return f" Did you mean {near[0]}?" if near else ""
+    bare = re.sub("_?loss$", "", name.lower())
+    near = LOOSE.get(bare) or (bare if bare in ours else _close(name, ours) or _close(bare, ours))
+    return f" Did you mean {near}?" if near else ""
+
+
+def _close(name: str, ours: Sequence[str]) -> str:
+    return next(iter(difflib.get_close_matches(name, ours, 1, 0.8)), "")
+
+
+def instead_of(keyword: str, loss: str, known: Sequence[str]) -> str:
+    """What to give in place of a keyword that a loss does not have."""
+    table = INSTEAD.get(keyword, {})
+    if sentence := table.get(loss, table.get("")):
+        return sentence
+    ours = (x for x in KEYWORDS.get(keyword, ()) if re.split(r"\W", x)[0] in known)
+    cure = next(ours, None) or _close(keyword, known)
+    return f"Did you mean {cure}?" if cure else f"It takes {', '.join(known)}."

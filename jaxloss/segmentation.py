@@ -517,13 +517,9 @@ class _Images(NamedTuple):
                 return formula(y, p, w, class_weights=class_weights, **options)
             return _times(class_weights, formula(y, p, w, **options)).reshape(p.shape[p.ndim - core :])
 
-        labels = core and y_true.ndim + 1 == y_pred.ndim and jnp.issubdtype(y_true.dtype, jnp.integer)
-        if labels and class_axis is not None and shape[class_axis] == 1:
-            raise ValueError(
-                f"{current_loss()}: y_true of shape {y_true.shape} holds labels, and y_pred of shape {shape} a single "
-                f"class, so 0 is the only label. If y_true is a mask of 0 and 1, give y_pred.squeeze({class_axis}) "
-                "and class_axis=None."
-            )
+        labels = core == 1 and y_true.ndim + 1 == y_pred.ndim and jnp.issubdtype(y_true.dtype, jnp.integer)
+        if class_axis is not None and y_true.ndim + 1 == y_pred.ndim:
+            self._check_class_axis(y_true.shape, shape, class_axis, labels)
         inputs = {
             "y_true": (y_true, LABEL if labels else Holds("number", targets, core, alone=True)),
             "pixel_weights": (self.pixel_weights, AMOUNT),
@@ -540,6 +536,20 @@ class _Images(NamedTuple):
             sibling="jax.nn.one_hot(y_true, K)",
             **units,
         )
+
+    def _check_class_axis(self, pixels: tuple[int, ...], shape: tuple[int, ...], class_axis: int, labels: bool) -> None:
+        """A target without an axis of classes: labels, or the mask of a single class."""
+        fitting = [i for i in range(len(shape)) if (*shape[:i], *shape[i + 1 :]) == pixels]
+        told = f"{current_loss()}: y_true has shape {pixels}, y_pred has shape {shape}"
+        if class_axis % len(shape) in fitting and shape[class_axis] == 1:
+            raise ValueError(
+                f"{told}, so class_axis={class_axis} holds a single class; did you mean y_pred.squeeze({class_axis})? "
+                "If y_true is a mask of 0 and 1, without an axis of classes, give class_axis=None as well."
+            )
+        if labels and len(fitting) == 1 and class_axis % len(shape) not in fitting:
+            raise ValueError(
+                f"{told}. The classes do not lie along axis {class_axis}; did you mean class_axis={fitting[0]}?"
+            )
 
     def _axes(self, shape: tuple[int, ...], classes_matter: bool) -> tuple[tuple[int, ...], int | None]:
         """The axes of the pixels, and that of the classes, if there is one."""

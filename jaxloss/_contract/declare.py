@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import itertools
@@ -19,7 +18,7 @@ from jaxloss._contract import values
 from jaxloss._contract.from_numpy import INT32, fits_32_bits, hides_entries, of_numpy
 from jaxloss._contract.refuse import check_constant, check_real
 from jaxloss._contract.types import PROGRAMS, Notes, P, R, checking, debugging_nans, tracing
-from jaxloss._names import KEYWORDS
+from jaxloss._names import instead_of
 
 SHARED = tuple(
     inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -174,11 +173,7 @@ def _wrong_arguments(name: str, positional: list[str], known: list[str], count: 
         wanted = f"{name}({', '.join(positional)}, *, ...)"
         return f"{wanted} takes {len(positional)} arrays by position, got {count}. Name what follows, as in where=mask."
     wrong = next(key for key in given if key not in known)
-    cure = KEYWORDS.get(wrong, "")
-    if re.split(r"\W", cure)[0] not in known:
-        cure = next(iter(difflib.get_close_matches(wrong, known, 1)), "")
-    cure = f"Did you mean {cure}?" if cure else f"It takes {', '.join(known)}."
-    return f"{name}() got an unexpected keyword argument {wrong!r}. {cure}"
+    return f"{name}() got an unexpected keyword argument {wrong!r}. {instead_of(wrong, name, known)}"
 
 
 def _settled(value: Any) -> Any:

@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.types import REDUCTIONS, ArrayLike, Holds, Kind, Reduction, current_loss, current_notes
+from jaxloss._names import REDUCTIONS as OTHER_REDUCTIONS
 
 
 class Input(NamedTuple):
@@ -92,18 +93,21 @@ def _check_dtype(given: Input, inputs: Sequence[Input], sibling: str | None) -> 
     if kind == "label" and floating:
         raise TypeError(f"{loss}: {name} must hold integer class labels, got {x.dtype}.{_label_cure(inputs, sibling)}")
     if kind in ("length", "id") and floating:
-        raise TypeError(f"{loss}: {name} must hold integers, got {x.dtype}. Did you mean {name}.astype(int)?")
+        swapped = kind == "id" and not jnp.issubdtype(inputs[-1].x.dtype, jnp.floating)
+        cure = _swapped(inputs) if swapped else f" Did you mean {name}.astype(int)?"
+        raise TypeError(f"{loss}: {name} must hold integers, got {x.dtype}.{cure}")
     if kind in ("score", "row") and not floating:
-        raise TypeError(f"{loss}: {name} must be of floating dtype, got {x.dtype}.{SWAPPED}")
+        raise TypeError(f"{loss}: {name} must be of floating dtype, got {x.dtype}.{_swapped(inputs)}")
 
 
-SWAPPED = " Were y_true and y_pred swapped?"
+def _swapped(inputs: Sequence[Input]) -> str:
+    return f" Were {inputs[0].name} and {inputs[-1].name} swapped?"
 
 
 def _label_cure(inputs: Sequence[Input], sibling: str | None) -> str:
     target, scores = inputs[0], inputs[-1]
     if not jnp.issubdtype(scores.x.dtype, jnp.floating):
-        return SWAPPED
+        return _swapped(inputs)
     one_hot = f" For one-hot targets use {sibling}." if sibling else ""
     if target.x.shape == scores.x.shape:
         return one_hot
@@ -164,7 +168,7 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
         if given.x.shape == () and given.holds.core == 0:
             whole = next(other.batch for other in inputs if other.batch)
             return f"; did you mean jnp.broadcast_to({given.name}, {whole})?"
-    if target.holds.core == 1 and target.x.shape == (*scores.batch, 1) and jnp.issubdtype(target.x.dtype, jnp.integer):
+    if target.holds.core == 1 and target.x.shape == (*scores.batch, 1) and _holds_integers(target):
         return f"; if {target.name} holds integer labels, {target.name}.squeeze(-1)."
     if target.holds.core == 1 and target.x.shape == scores.batch:
         classes = "x".join(str(n) for i, n in enumerate(scores.x.shape) if i not in scores.batch_axes)
@@ -172,6 +176,12 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
         return f"; if {target.name} holds integer labels, {cure}."
     if sibling and target.holds.kind == "label" and target.x.shape == scores.x.shape:
         return f"; if {target.name} is one-hot, use {sibling}."
+    if (scores.holds.core, scores.x.shape[1:2]) == (2, target.batch) and target.holds.core == 1:
+        return f"; did you mean {scores.name}.swapaxes(0, 1)?"
+    if (scores.holds.kind, scores.x.shape[:-1]) == ("score", target.x.shape) and _holds_integers(target):
+        return f"; if {target.name} holds integer labels, use sparse_cce, or jax.nn.one_hot({target.name}, K)."
+    if len(inputs) == 3 and (target.holds.core, scores.holds.core) == (0, 1) and scores.x.shape == target.batch[:-1]:
+        return f"; {target.name} comes first here."
     if target.holds.core == 0 and scores.holds.core == 1:
         shape = scores.x.shape
         axes = [i for i in range(len(shape)) if (*shape[:i], *shape[i + 1 :]) == target.x.shape]
@@ -180,13 +190,18 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
     return "; nothing is broadcast."
 
 
+def _holds_integers(given: Input) -> bool:
+    return jnp.issubdtype(given.x.dtype, jnp.integer)
+
+
 def check_members(scores: Input, members: int | tuple[int, ...]) -> tuple[int, ...]:
     """Which of the batch axes hold members, given as axes of the last input."""
     axes, ndim = members if isinstance(members, tuple) else (members,), scores.x.ndim
     found = {a % ndim for a in axes if isinstance(a, int) and -ndim <= a < ndim}
     if len(found) != len(axes):
         raise ValueError(
-            f"{current_loss()}: axis {members} must name different axes of {scores.name}, which has {ndim}."
+            f"{current_loss()}: axis {members} must name different axes of {scores.name}, which has shape "
+            f"{scores.x.shape}: they hold the members of a set."
         )
     if not found.issubset(scores.batch_axes):
         raise ValueError(
@@ -266,7 +281,9 @@ def check_units(
     if isinstance(reduction, type) and hasattr(reduction, "zero_for_nothing"):
         raise TypeError(f"{loss}: reduction is the class {reduction.__name__}. Did you mean {reduction.__name__}()?")
     if not callable(reduction) and reduction not in REDUCTIONS:
-        raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.")
+        meant = OTHER_REDUCTIONS.get(str(reduction), str(reduction).lower())
+        cure = f' Did you mean "{meant}"?' if meant in REDUCTIONS else ""
+        raise ValueError(f"{loss}: reduction must be one of {REDUCTIONS} or a function, got {reduction!r}.{cure}")
     return weights, where
 
 
