@@ -86,8 +86,8 @@ def cce(
 
     Source: Goodfellow, Bengio and Courville, Deep Learning (2016), 6.2; label smoothing: Szegedy et al. 2016,
     arXiv 1512.00567; z-loss: Chowdhery et al. 2022, arXiv 2204.02311. Agrees with
-    keras.losses.CategoricalCrossentropy, with optax.softmax_cross_entropy and, for distributions as targets, with
-    torch.nn.functional.cross_entropy (both from logits).
+    keras.losses.CategoricalCrossentropy, but for its clipping of probabilities, with optax.softmax_cross_entropy and,
+    for distributions as targets, with torch.nn.functional.cross_entropy (both from logits).
     """
 
     def example(
@@ -139,9 +139,10 @@ def sparse_cce(
       >>> print(sparse_cce([1, 2], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]]))  # -(log 0.95 + log 0.1) / 2
       1.1769392
 
-    Source: as for `cce`. Agrees with keras.losses.SparseCategoricalCrossentropy, with
-    optax.softmax_cross_entropy_with_integer_labels, and with torch.nn.functional.cross_entropy, whose mean with class
-    weights is this one with `weights=class_weights[y_true]` instead.
+    Source: as for `cce`. Agrees with keras.losses.SparseCategoricalCrossentropy, but for its clipping of
+    probabilities, with optax.softmax_cross_entropy_with_integer_labels, and with torch.nn.functional.cross_entropy,
+    whose mean with class weights is the sum with `class_weights` over `sum(class_weights[y_true])`; without smoothing,
+    the mean with `weights=class_weights[y_true]` instead.
     """
 
     def example(
@@ -308,9 +309,9 @@ def bce(
       >>> print(bce([[0], [1]], [[0.4], [0.6]]))  # -log 0.6
       0.510825...
 
-    Source: Goodfellow, Bengio and Courville, Deep Learning (2016), 6.2. Agrees with keras.losses.BinaryCrossentropy,
-    torch.nn.functional.binary_cross_entropy (and _with_logits, with pos_weight), and
-    optax.sigmoid_binary_cross_entropy.
+    Source: Goodfellow, Bengio and Courville, Deep Learning (2016), 6.2. Agrees with keras.losses.BinaryCrossentropy
+    but for its clipping of probabilities, with torch.nn.functional.binary_cross_entropy (and _with_logits, with
+    pos_weight) but for its logarithms of at least -100, and with optax.sigmoid_binary_cross_entropy.
     """
 
     def element(y: Array, score: Array, label_smoothing: float | Array, pos_weight: float | Array | None) -> Array:

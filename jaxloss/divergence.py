@@ -38,7 +38,10 @@ __all__ = ["distillation", "js_divergence", "kl_divergence", "total_variation"]
 TARGET = {
     logs: Holds("number", LOG_DISTRIBUTION if logs else DISTRIBUTION, core=1, outside="entry") for logs in (False, True)
 }
-PREDICTION = {logs: holds._replace(kind="score") for logs, holds in TARGET.items()}
+PREDICTION = {
+    logs: holds._replace(kind="score", domain=holds.domain._replace(cure=f"For logits give {softmax}(logits)."))
+    for (logs, holds), softmax in zip(TARGET.items(), ("jax.nn.softmax", "jax.nn.log_softmax"), strict=True)
+}
 
 
 @loss
@@ -72,7 +75,7 @@ def kl_divergence(
       0.6931472
 
     Source: Kullback and Leibler 1951, doi 10.1214/aoms/1177729694. Agrees with keras.losses.KLDivergence but for its
-    clipping, and with torch.nn.functional.kl_div (arguments swapped, reduction "batchmean") and
+    clipping, and with torch.nn.functional.kl_div (arguments swapped, reduction "batchmean" of (n, K)) and
     optax.losses.kl_divergence, which take log p: `from_logs="pred"`, or True if their targets are logarithms too.
     """
     if from_logs not in (False, True, "pred") or (from_logits and from_logs == "pred"):
@@ -207,7 +210,7 @@ def distillation(
       0.480458
 
     Source: Hinton, Vinyals and Dean 2015, arXiv 1503.02531. Agrees with T^2 times torch.nn.functional.kl_div
-    (reduction "batchmean") of log_softmax(student / T) and softmax(teacher / T).
+    (reduction "batchmean" of (n, K)) of log_softmax(student / T) and softmax(teacher / T).
     """
 
     def example(teacher: Array, student: Array, temperature: float | Array) -> Array:

@@ -249,7 +249,7 @@ def generalized_cce(
       1.0
 
     Source: Zhang and Sabuncu 2018, arXiv 1805.07836. Agrees with keras.losses.CategoricalGeneralizedCrossEntropy, whose
-    labels are integers, for probabilities from 1e-7 to 1 - 1e-7.
+    labels are integers and whose power is 0.5 if not given, for rows that add up to 1, from 1e-7 to 1 - 1e-7.
     """
 
     def example(y: Array, scores: Array, power: float | Array) -> Array:
@@ -378,8 +378,8 @@ def sparse_generalized_cce(
       >>> print(sparse_generalized_cce([0], [[0.25, 0.75]], power=0.5))  # (1 - sqrt 0.25) / 0.5
       1.0
 
-    Source: as for `generalized_cce`. Agrees with keras.losses.CategoricalGeneralizedCrossEntropy, for probabilities
-    from 1e-7 to 1 - 1e-7.
+    Source: as for `generalized_cce`. Agrees with keras.losses.CategoricalGeneralizedCrossEntropy, whose power is
+    0.5 if not given, for rows that add up to 1, from 1e-7 to 1 - 1e-7.
     """
 
     def example(label: Array, scores: Array, power: float | Array) -> Array:

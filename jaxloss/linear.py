@@ -83,7 +83,8 @@ def linear_cce(
 
     Source: the chunks as in Wijmans et al. 2024, arXiv 2411.09009, and Hsu et al. 2024, arXiv 2410.10989; softcap:
     Gemma Team 2024, arXiv 2408.00118; else as for `sparse_cce`. Agrees with
-    torch.nn.functional.linear_cross_entropy, whose kernel is the transpose of this one.
+    torch.nn.functional.linear_cross_entropy, whose kernel is the transpose of this one, and whose mean with class
+    weights is as said there.
     """
     options = {
         "bias": bias,

@@ -746,7 +746,9 @@ def sup_con(
       >>> print(f"{sup_con([7, 7, 9], x, temperature=1.0):.6f}")  # log(e + 1) - 1, twice
       0.313262
 
-    Source: Khosla et al. 2020, arXiv 2004.11362, equation 2. No function of optax, Keras or PyTorch computes it.
+    Source: Khosla et al. 2020, arXiv 2004.11362, equation 2. Agrees with optax.losses.ntxent for at most two members of
+    a label. The authors' code multiplies it by `temperature / 0.07`, and takes views as (n, 2, d): here they are
+    members, each with its label.
     """
 
     def members(labels: Array, x: Array, exists: Array, temperature: float | Array) -> Array:
@@ -871,8 +873,8 @@ def circle(
       >>> print(circle([7, 7, 9], x, margin=0.5, gamma=4.0))  # log(1 + exp(-1) exp(-1)), 0
       0.08461867
 
-    Source: Sun et al. 2020, arXiv 2002.10857, equations 4 to 6. Agrees with keras.losses.Circle, which
-    differentiates the weights, too, and whose mean does not count what costs 0.
+    Source: Sun et al. 2020, arXiv 2002.10857, equations 4 to 6. Agrees with keras.losses.Circle for vectors of
+    length 1; it differentiates the weights, too, and its mean does not count what costs 0.
     """
 
     def members(labels: Array, x: Array, exists: Array, margin: float | Array, gamma: float | Array) -> Array:
@@ -978,7 +980,8 @@ def vicreg(
       25.0
 
     Source: Bardes, Ponce and LeCun 2021, arXiv 2105.04906, algorithm 1; equation 5 has the sum over features in place
-    of the mean, for which these weights are not meant. No function of optax, Keras or PyTorch computes it.
+    of the mean, for which these weights are not meant. The authors' code, and lightly, halve V: there `variance=12.5`
+    is their 25. No function of optax, Keras or PyTorch computes it.
     """
 
     def members(

@@ -175,7 +175,7 @@ def simpo(
       0.6931472
 
     Source: Meng, Xia and Chen 2024, arXiv 2405.14734, equation 6. Agrees with the loss "simpo" of CPOTrainer in trl at
-    cpo_alpha = 0.
+    cpo_alpha = 0, whose defaults are beta = 0.1 and gamma = 0.5.
     """
 
     def pair(chosen: Array, rejected: Array, beta: float | Array, gamma: float | Array) -> Array:
@@ -279,7 +279,7 @@ def orpo(chosen: ArrayLike, rejected: ArrayLike, *, beta: float | ArrayLike = 0.
       1.3862944
 
     Source: Hong, Lee and Thorne 2024, arXiv 2403.07691, equation 6. Agrees with ORPOTrainer in trl, whose first term is
-    the mean over all tokens of the batch.
+    the mean over all tokens of the batch, those of the prompts among them.
     """
 
     def pair(chosen: Array, rejected: Array, beta: float | Array) -> Array:
@@ -329,8 +329,9 @@ def grpo(
       -1.1
 
     Source: Shao et al. 2024, arXiv 2402.03300, equation 3; Schulman et al. 2017, arXiv 1707.06347; epsilon_high: Yu et
-    al. 2025, arXiv 2503.14476. Agrees with the losses "grpo" (by `mean_of_means`) and "bnpo" of GRPOTrainer in trl, and
-    with rlax.clipped_surrogate_pg_loss.
+    al. 2025, arXiv 2503.14476. Agrees with the losses "grpo" (by `mean_of_means`, if no completion is empty) and
+    "bnpo" of GRPOTrainer in trl, whose beta is 0 if not given, and with rlax.clipped_surrogate_pg_loss. Its "dr_grpo"
+    is the sum over the number of sequences times the longest length that is allowed.
     """
 
     def token(

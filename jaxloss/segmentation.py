@@ -101,7 +101,9 @@ def dice(
 
     Source: Milletari et al. 2016, arXiv 1606.04797, with plain sums in the denominator. Agrees with
     optax.losses.dice_loss of logits at the same `smooth`, and with keras.losses.Dice but for its epsilon: that one
-    pools all classes and examples, as all axes in `axis` and `class_axis=None` do here.
+    pools all classes and examples, as all axes in `axis` and `class_axis=None` do here. DiceLoss of
+    segmentation_models_pytorch pools the examples, `axis=(0, 1, 2)`, and counts absent classes as 0:
+    `weights=jnp.any(y_true > 0, axis=(0, 1, 2)), reduction="sum_over_batch_size"`.
     """
 
     def classes(y: Array, p: Array, w: Array | float, smooth: float | Array) -> Array:
@@ -424,6 +426,7 @@ def lovasz_softmax(
 
     As `lovasz_hinge`, with probabilities. The mean of the paper leaves absent classes out:
     `weights=jnp.any(y_true > 0, axis=(1, 2))` for (batch, height, width, K), so `jnp.any` over the axes of the pixels.
+    The authors' code pools the batch as well by default: `axis=(0, 1, 2)`, both here and in `jnp.any`.
 
     Args:
       y_true: (batch, ..., K) targets 0 or 1, one-hot over the classes; or integer labels (batch, ...).

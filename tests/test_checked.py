@@ -155,7 +155,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[Any, ...], list[Spoiled]]] = [
         [
             (0, 0, 7, f"y_true must be in 0..1: 1 of 2 is not, the first at index (0,), which is 7.{LEAVE_OUT}"),
             (1, (0, 0), 1, "y_pred must be the logarithm of a probability, so at most 0: 1 of 4 is not, the first at "
-             "index (0, 0), which is 1."),
+             "index (0, 0), which is 1. For logits give jax.nn.log_softmax(logits)."),
             (1, 1, 0, "the sum of each row of y_pred must be 1: 1 of 2 is not, the first at index (1,), which is 2."),
         ],
     ),

@@ -723,6 +723,13 @@ def mistakes(
 FOUND = [
     ("logits", jl.sparse_cce, (LABELS, 8 * SCORES), {}, ("y_pred must be in [0, 1]", "from_logits=True")),
     ("logits to bce", jl.bce, (ONES, -ONES), {}, ("y_pred must be in [0, 1]", "from_logits=True")),
+    (
+        "logits to kl_divergence",
+        jl.kl_divergence,
+        (HOT, 8 * SCORES - 3),
+        {},
+        ("y_pred must be in [0, 1]", "jax.nn.softmax(logits)"),
+    ),
     ("swapped values", jl.cce, (8 * SCORES - 3, HOT), {"from_logits": True}, ("y_true must be in [0, 1]",)),
     ("ignored labels", jl.sparse_cce, (np.array([-100, 1]), SCORES), {}, ("in 0..2", "-100", "where=y_true != -100")),
 ]

@@ -121,7 +121,9 @@ TARGET = Holds("number", domains.PROBABILITY)
 TARGETS = Holds("number", domains.SOFT_LABELS, core=1)
 PROBABILITY = Holds("score", domains.PROBABILITY._replace(cure=NO_LOGITS))
 PROBABILITIES = Holds("row", domains.DISTRIBUTION._replace(cure=NO_LOGITS), core=1)
-LOG_PROBABILITIES = Holds("row", domains.LOG_DISTRIBUTION, core=1)
+LOG_PROBABILITIES = Holds(
+    "row", domains.LOG_DISTRIBUTION._replace(cure="For logits give jax.nn.log_softmax(logits)."), core=1
+)
 LOGITS = Holds("row", domains.LOGIT, core=1)
 BOXES = Holds("number", domains.BOX, core=1)
 
