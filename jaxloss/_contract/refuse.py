@@ -178,7 +178,8 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
         return f"; if {target.name} is one-hot, use {sibling}."
     if (scores.holds.core, scores.x.shape[1:2]) == (2, target.batch) and target.holds.core == 1:
         return f"; did you mean {scores.name}.swapaxes(0, 1)?"
-    if (scores.holds.kind, scores.x.shape[:-1]) == ("score", target.x.shape) and _holds_integers(target):
+    single = scores.holds.kind == "score" and scores.holds.core == target.holds.core == 0
+    if single and scores.x.shape[:-1] == target.x.shape and _holds_integers(target):
         return f"; if {target.name} holds integer labels, use sparse_cce, or jax.nn.one_hot({target.name}, K)."
     if len(inputs) == 3 and (target.holds.core, scores.holds.core) == (0, 1) and scores.x.shape == target.batch[:-1]:
         return f"; {target.name} comes first here."
