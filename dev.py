@@ -28,9 +28,10 @@ PYTHON = VENV / BIN
 
 
 def install(extra: str, folder: Path = VENV) -> Path:
-    """Install the project with this extra, unless that was done for this very pyproject.toml and Python."""
+    """Install the project with this extra, unless that was done for this very checkout, pyproject.toml and Python."""
     python = folder / BIN
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()
+    there = f"{sys.version} {ROOT}".encode()
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + there).hexdigest()
     stamp = folder / f"installed-{extra}"
     if python.exists() and stamp.exists() and stamp.read_text() == wanted:
         return python

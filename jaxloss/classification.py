@@ -78,7 +78,8 @@ def cce(
 
     Raises:
       ValueError: shapes that differ, options out of range. TypeError: `y_pred` of integer dtype.
-      A probability below 0 or above 1 (by more than rounding) makes its example NaN, with zero gradient.
+      A probability below 0 or above 1 (by more than rounding) makes its example NaN, with zero gradient; so does a
+      target below 0. One above 1 counts as it is, as of an example that counts twice.
 
     Example:
       >>> print(cce([[0, 1, 0], [0, 0, 1]], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]]))  # -(log 0.95 + log 0.1) / 2

@@ -51,6 +51,7 @@ from jaxloss._contract.reduce import mean_of_means
 from jaxloss._contract.types import (
     AMOUNT,
     BOXES,
+    ID,
     LABEL,
     LABELS,
     LOG_AMOUNT,
@@ -90,6 +91,7 @@ __all__ = [
     "DISTRIBUTION",
     "FINITE",
     "FRACTION",
+    "ID",
     "LABEL",
     "LABELS",
     "LOGIT",

@@ -37,10 +37,10 @@ from jaxloss._numerics.versine import units_and_versine, versine
 from jaxloss._platform import gpu, tpu
 from jaxloss._platform.mesh import laid_out_as, laid_out_together, moved_as, summed_around
 from jaxloss.contract import (
-    ANY,
     AT_LEAST_0,
     FINITE,
     FRACTION,
+    ID,
     NUMBERS,
     POSITIVE,
     SCORE,
@@ -82,7 +82,6 @@ __all__ = [
 
 VECTOR = Holds("score", core=1)
 EMBEDDINGS = NUMBERS._replace(kind="stored")  # half precision is multiplied as it lies in memory, which is faster
-MEMBER_LABEL = Holds("id", ANY)  # any integer
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -762,7 +761,7 @@ def sup_con(
         return _of_cosines(of_anchors, labels, x, exists, (temperature,), axis_name, chunk)
 
     _check_chunk(chunk, "embeddings", embeddings)
-    inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
+    inputs = {"labels": (labels, ID), "embeddings": (embeddings, NUMBERS)}
     options = {"temperature": (temperature, POSITIVE)}
     return losses(
         members,
@@ -833,7 +832,7 @@ def multi_similarity(
 
         return _of_cosines(of_anchors, labels, x, exists, (alpha, beta, base), axis_name)
 
-    inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
+    inputs = {"labels": (labels, ID), "embeddings": (embeddings, NUMBERS)}
     options = {"alpha": (alpha, POSITIVE), "beta": (beta, POSITIVE), "base": (base, FINITE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 
@@ -886,7 +885,7 @@ def circle(
 
         return _of_cosines(of_anchors, labels, x, exists, (margin, gamma), axis_name)
 
-    inputs = {"labels": (labels, MEMBER_LABEL), "embeddings": (embeddings, NUMBERS)}
+    inputs = {"labels": (labels, ID), "embeddings": (embeddings, NUMBERS)}
     options = {"margin": (margin, FRACTION), "gamma": (gamma, POSITIVE)}
     return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
 

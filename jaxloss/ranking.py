@@ -34,6 +34,7 @@ from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
     AT_LEAST_0,
+    ID,
     POSITIVE,
     ArrayLike,
     Domain,
@@ -52,7 +53,6 @@ LARGEST = float(jnp.finfo(jnp.float32).max)
 FINITE = Domain("finite", low=-LARGEST, high=LARGEST)
 SCORES = Holds("score", FINITE)
 ORDERED = Holds(domain=FINITE)
-SEGMENTS = Holds("id", ANY)  # any integer
 RELEVANCES = Holds(domain=FINITE._replace(text="finite and at least 0", low=0))
 
 
@@ -415,7 +415,7 @@ def _of_segments(
     To `losses` the items of a row are one set, that one of them could spoil. So here a list with an item outside its
     domain is left out, and is NaN afterwards.
     """
-    inputs = {"y_true": inputs["y_true"], "segments": (segments, SEGMENTS), "y_pred": inputs["y_pred"]}
+    inputs = {"y_true": inputs["y_true"], "segments": (segments, ID), "y_pred": inputs["y_pred"]}
     # NaN where an item is outside its domain.
     marks = losses(lambda y, segments, z: jnp.zeros_like(z), inputs, where=where, reduction="none")
     exists = jnp.ones(marks.shape, bool) if where is None else spread(jnp.asarray(where), marks.shape)

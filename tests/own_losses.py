@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxloss
-from jaxloss.contract import NUMBER, NUMBERS, POSITIVE, ArrayLike, Units, all_members, check, loss, losses
+from jaxloss.contract import NUMBER, NUMBERS, PER_CLASS, POSITIVE, ArrayLike, Units, all_members, check, loss, losses
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
@@ -59,6 +59,18 @@ def variance(points: ArrayLike, **units: Unpack[Units]) -> Any:
         return jnp.sum(jnp.where(exists, (x - mean) ** 2, 0)) / count
 
     return losses(members, {"points": (points, NUMBER)}, members=0, **units)
+
+
+@loss
+def distances(y_true: ArrayLike, y_pred: ArrayLike, *, factors: float | ArrayLike = 1.0, **units: Unpack[Units]) -> Any:
+    """Several losses for each row: one for each entry, each with a factor."""
+
+    def row(y: jax.Array, p: jax.Array, factors: jax.Array) -> jax.Array:
+        return factors * (p - y) ** 2
+
+    holds = NUMBERS._replace(alone=True)
+    inputs = {"y_true": (y_true, holds), "y_pred": (y_pred, holds)}
+    return losses(row, inputs, options={"factors": (factors, PER_CLASS)}, outputs=1, **units)
 
 
 # Wrong on purpose, each in one respect.
@@ -123,6 +135,8 @@ if __name__ == "__main__":
     check(info_nce, *of_sets, **sets)
     check(penalty, lambda rng, batch: numbers(rng, batch)[:1], lambda x, scale=1.0: np.log1p((x / scale) ** 2),
           options={"scale": 0.5})  # fmt: skip
+    factors = np.array([0.1, 0.2, 0.7])  # no numbers of float32
+    check(distances, vectors, lambda y, p, factors: factors * (p - y) ** 2, options={"factors": factors})
     check(variance, lambda rng, batch: numbers(rng, (*batch, 8))[:1], lambda x: x.var(0), pooled=True)
     for found, law, why in (
         (broken(unscaled, *of_numbers, options={"scale": 0.5}), "value", "eager"),

@@ -18,7 +18,7 @@ import pytest
 from contract import refuses
 
 from jaxloss import contract
-from jaxloss.contract import LABELS, LOGITS, NUMBER, NUMBERS, POSITIVE, ArrayLike, losses
+from jaxloss.contract import LABEL, LABELS, LOGITS, NUMBER, NUMBERS, POSITIVE, ArrayLike, losses
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -85,6 +85,36 @@ def test_entries_outside_of_a_matrix():
 @contract.compiled
 def unsummed(y_true: ArrayLike, y_pred: ArrayLike):
     return losses(lambda y, p: (y - p) ** 2, {"y_true": (y_true, NUMBERS), "y_pred": (y_pred, NUMBERS)})
+
+
+def test_labels_beside_what_has_no_rows():
+    @contract.compiled
+    def misplaced(labels: ArrayLike, x: ArrayLike):
+        return losses(lambda label, x: x, {"labels": (labels, LABEL), "x": (x, NUMBER)})
+
+    refuses(ValueError, ("misplaced: labels is declared as LABEL", "x holds no rows", "ID"), misplaced, 1, 2.0)
+
+
+def test_a_mask_of_one_loss_of_a_row():
+    """Of entries that the formula sees together it would leave out one, and change the loss of another."""
+
+    @contract.compiled
+    def steps(x: ArrayLike, where: ArrayLike | None = None):
+        holds = {"x": (x, NUMBERS)}
+        return losses(lambda x: jnp.cumsum(x), holds, outputs=1, where=where, reduction="none")
+
+    np.testing.assert_array_equal(steps([[1.0, 2.0], [3.0, 4.0]], where=[True, False]), [[1, 3], [0, 0]])
+    words = ("steps: where masks single losses of a row", "all of x", "alone=True")
+    refuses(ValueError, words, steps, [[1.0, 2.0]], where=[[False, True]])
+
+
+def test_an_option_without_an_annotation_is_learned():
+    @contract.compiled
+    def scaled(y_true, y_pred, *, scale=1.0):
+        inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+        return losses(lambda y, p, scale: scale * (y - p), inputs, options={"scale": (scale, POSITIVE)})
+
+    assert jax.grad(lambda scale: scaled(3.0, 1.0, scale=scale))(2.0) == 2
 
 
 def test_a_formula_that_forgets_its_sum():

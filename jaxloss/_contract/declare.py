@@ -69,7 +69,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     positional = [p.name for p in own if p.kind is not p.KEYWORD_ONLY]
     operands = frozenset([*positional, "weights", "where"])
     # No array can say which program is meant.
-    fixed = {p.name for p in own if p.kind is p.KEYWORD_ONLY and not re.search("Array|float", str(p.annotation))}
+    fixed = {p.name for p in own if p.kind is p.KEYWORD_ONLY and not re.search("Array|float", _kind_of(p))}
     needed = {p.name for p in own if "None" not in str(p.annotation)}
     tuned = {p.name for p in own} - fixed
     flags = {p.name for p in own if p.annotation in (bool, "bool")}
@@ -138,6 +138,11 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     if shared or SHARED_HELP.keys() <= signature.parameters.keys():
         call.__doc__ = _with_shared_help(function.__doc__ or "")
     return call
+
+
+def _kind_of(option: inspect.Parameter) -> str:
+    """Its annotation, or the type of its default."""
+    return type(option.default).__name__ if option.annotation is option.empty else str(option.annotation)
 
 
 def _with_shared_help(text: str) -> str:

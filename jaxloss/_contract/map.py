@@ -24,6 +24,7 @@ from jaxloss._contract.refuse import (
     check_option_shape,
     check_pair,
     check_returned,
+    check_separate,
     check_units,
 )
 from jaxloss._contract.sets import loss_of_set
@@ -139,6 +140,8 @@ def losses(
     traced = [knob.fitted(frame) for knob in traced]
     weights, where = check_units(frame.units, weights, where, reduction, frame.batch if frame.members else None)
     if where is not None:
+        if outputs and not frame.members and where.ndim > len(frame.batch):
+            check_separate(given)
         own = given[0].batch_axes
         where = mesh.laid_out_together([where, given[0].x], [range(min(where.ndim, len(own))), own])[0]
     there = None if where is None else frame.existing_units(where, axis_name)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxloss._contract import domains
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.types import REDUCTIONS, ArrayLike, Holds, Kind, Reduction, current_loss, current_notes
 from jaxloss._names import REDUCTIONS as OTHER_REDUCTIONS
@@ -47,6 +48,12 @@ def check_inputs(
     current_notes().kinds.update({given.name: given.holds.kind for given in inputs})
     for given in inputs:
         _check_dtype(given, inputs, sibling)
+    for given in inputs:
+        if given.holds.domain is domains.LABEL and not inputs[-1].holds.core:
+            raise ValueError(
+                f"{current_loss()}: {given.name} is declared as LABEL, a place in a row, but {inputs[-1].name} holds "
+                "no rows. Did you mean ID, which is only compared with others?"
+            )
     inputs = [given._replace(batch_axes=_batch_axes(given, axis)) for given in inputs]
     _check_shapes(inputs, sibling)
     return inputs
@@ -189,6 +196,16 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
         if len(axes) == 1 and axes[0] in scores.batch_axes:
             return f"; did you mean axis={axes[0]}?"
     return "; nothing is broadcast."
+
+
+def check_separate(inputs: Sequence[Input]) -> None:
+    """Whether a mask can leave out one of the losses of a row: only if no other is made of the same entry."""
+    for name, _, holds, _ in inputs:
+        if holds.core and not holds.alone:
+            raise ValueError(
+                f"{current_loss()}: where masks single losses of a row, but each may depend on all of {name}. Mask "
+                f"whole rows; or declare {name} with alone=True, if entry and loss belong to each other."
+            )
 
 
 def _holds_integers(given: Input) -> bool:
