@@ -390,6 +390,7 @@ def arcface(
     Raises:
       ValueError: shapes that do not fit, an option out of range. TypeError: labels that are no integers, integer
       cosines.
+      A cosine outside [-1, 1] (by more than bfloat16 rounds) is a NaN logit: of vectors whose length is not 1.
 
     Example:
       >>> print(arcface([0], [[0.0, 0.5]], scale=1.0))  # cos(pi / 2 + 0.5), and 0.5 as it was
@@ -431,6 +432,7 @@ def cosface(
     Raises:
       ValueError: shapes that do not fit, an option out of range. TypeError: labels that are no integers, integer
       cosines.
+      A cosine outside [-1, 1] (by more than bfloat16 rounds) is a NaN logit: of vectors whose length is not 1.
 
     Example:
       >>> print(cosface([0], [[0.5, 0.5]], margin=0.25, scale=4.0))  # 4 (0.5 - 0.25), and 4 * 0.5
@@ -468,6 +470,8 @@ def _with_margin(
         )
     labels, x = laid_out_together([labels, x], [range(labels.ndim)] * 2)
     c = widened(x)
+    # The vectors may have been rounded to half precision, whatever the dtype of their products.
+    c = jnp.where(jnp.abs(c) <= 1 + 4 * float(jnp.finfo(jnp.bfloat16).eps), c, jnp.nan)
     own = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1)
     return jnp.asarray(scale, c.dtype) * jnp.where(own, moved(c, jnp.asarray(margin, c.dtype)), c)
 

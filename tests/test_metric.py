@@ -436,6 +436,19 @@ def test_the_loss_of_logits_with_a_margin(logits: Any):
 
 
 @pytest.mark.parametrize("logits", [jaxloss.arcface, jaxloss.cosface])
+def test_vectors_that_are_not_normalised(logits: Any):
+    """Their products are no cosines, and no plausible logits; what half precision rounds beyond 1 is one."""
+    c = np.array([[3.0, 0.5], [0.5, -3.0], [1.015625, 0.5]], np.float32)
+
+    def loss(c: Any) -> Any:
+        return jaxloss.sparse_cce([0, 0, 0], logits([0, 0, 0], c), from_logits=True, reduction="none")
+
+    assert np.isnan(loss(c)).tolist() == [True, True, False]
+    with pytest.raises(ValueError, match=r"y_pred must be finite or -inf.* which is nan"):
+        jaxloss.checked(loss)(c)
+
+
+@pytest.mark.parametrize("logits", [jaxloss.arcface, jaxloss.cosface])
 def test_what_logits_with_a_margin_refuse(logits: Any):
     c = np.zeros((2, 3), np.float32)
     for options in ({"margin": -0.1}, {"margin": 3.5}, {"scale": 0.0}, {"scale": np.ones(2, np.float32)}):

@@ -103,6 +103,7 @@ OPTAX: dict[str, tuple[Any, Any, float]] = {
     "l2_loss": (Y, P, 0.5),
     "log_cosh": (Y, P, 1),
     "multiclass_hinge_loss": (LABELS, P, 1),
+    "multiclass_perceptron_loss": (LABELS, P, 1),
     "perceptron_loss": (SIGNS, P, 1),
     "poly_loss_cross_entropy": (ONE_HOT, P, 1),
     "safe_softmax_cross_entropy": (ONE_HOT, P, 1),
@@ -171,7 +172,7 @@ def test_a_row_of_optax_has_the_same_numbers(theirs: str):
     losses = pytest.importorskip("optax").losses
     y_true, y_pred, factor = OPTAX[theirs]
     ours, options = NAMES["optax.losses"][theirs]
-    target = ONE_HOT if theirs == "multiclass_hinge_loss" else y_true
+    target = ONE_HOT if theirs.startswith("multiclass") else y_true
     expected = getattr(losses, theirs)(y_pred, y_true)
     result = jaxloss.LOSSES[ours](target, y_pred, reduction="none", **eval(f"dict({options})"))
     np.testing.assert_allclose(factor * result, expected, rtol=2e-5, atol=2e-6)
