@@ -6,7 +6,7 @@ import functools
 import inspect
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -259,6 +259,10 @@ def as_array(loss: str, name: str, value: Any) -> Any:
             f"{loss}: {name} is a masked array, and its mask would be lost. Did you mean {name}.data, with "
             f"where=~{name}.mask?"
         )
+    if isinstance(value, tuple) and _several(value):
+        raise TypeError(
+            f"{loss}: {name} is a tuple of several results, perhaps those of a model. Did you mean {name}[0]?"
+        )
     try:
         array = np.asarray(value)
     except jax.errors.TracerArrayConversionError:  # a list of traced scalars
@@ -281,11 +285,17 @@ def as_array(loss: str, name: str, value: Any) -> Any:
     return of_numpy(array)
 
 
+def _several(results: tuple[Any, ...]) -> bool:
+    return any(x is None for x in results) or len({x.shape for x in results if hasattr(x, "shape")}) > 1
+
+
 def _shown(name: str, value: Any, array: np.ndarray) -> str:
     """What holds no numbers, what it holds, and how to make numbers of it."""
     kind = type(value).__name__
     if hasattr(value, "todense"):
         return f"{kind}, which is sparse. Did you mean {name}.todense()?"
+    if isinstance(value, Mapping):
+        return f"{kind}. Give one of its entries: {', '.join(map(repr, value))}."
     if not array.ndim:
         return f"{kind}."
     if array.dtype.kind in "mM":

@@ -175,6 +175,11 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
         if given.x.shape == () and given.holds.core == 0:
             whole = next(other.batch for other in inputs if other.batch)
             return f"; did you mean jnp.broadcast_to({given.name}, {whole})?"
+    for one, other in itertools.permutations(inputs, 2):
+        alike = one.holds.core == other.holds.core == 0 and one.name not in ("y_true", "y_pred")
+        if alike and one.x.ndim < other.x.ndim and one.x.shape == other.x.shape[: one.x.ndim]:
+            places = ", ".join([":"] * one.x.ndim + ["None"] * (other.x.ndim - one.x.ndim))
+            return f"; did you mean jnp.broadcast_to({one.name}[{places}], {other.x.shape})?"
     if target.holds.core == 1 and target.x.shape == (*scores.batch, 1) and _holds_integers(target):
         return f"; if {target.name} holds integer labels, {target.name}.squeeze(-1)."
     if target.holds.core == 1 and target.x.shape == scores.batch:
