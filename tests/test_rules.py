@@ -967,7 +967,7 @@ def layouts(name: str, options: dict[str, Any]) -> None:
     words = (name, "(2, 4, 5)", "(2, 4, 5, 3)", "jax.nn.one_hot(y_true, K)")
     refuses(ValueError, words, loss, IMAGE_LABELS.astype(np.float32), IMAGE_LOGITS, **options)
     refuses(ValueError, (name, "y_true.squeeze(-1)"), loss, IMAGE_LABELS[..., None], IMAGE_LOGITS, **options)
-    words = (name, "pixel_weights has shape (2, 4)", "nothing is broadcast")
+    words = (name, "pixel_weights has shape (2, 4)", "jnp.broadcast_to(pixel_weights[:, :, None], (2, 4, 5))?")
     refuses(ValueError, words, loss, IMAGE_LABELS, IMAGE_LOGITS, pixel_weights=np.ones((2, 4)), **options)
     outside = np.where(np.arange(2)[:, None, None] == 0, IMAGE_LABELS, 3)
     losses = loss(outside, IMAGE_LOGITS, **options, reduction="none")
