@@ -78,7 +78,7 @@ INSTEAD: dict[str, dict[str, str]] = {
 }
 
 # The same of reductions.
-REDUCTIONS = {
+OTHER_REDUCTIONS = {
     "None": "none",
     "avg": "mean",
     "average": "mean",

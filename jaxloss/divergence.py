@@ -38,9 +38,9 @@ __all__ = ["distillation", "js_divergence", "kl_divergence", "total_variation"]
 TARGET = {
     logs: Holds("number", LOG_DISTRIBUTION if logs else DISTRIBUTION, core=1, outside="entry") for logs in (False, True)
 }
+_CURE = {logs: f"For logits give jax.nn.{'log_' * logs}softmax(logits)." for logs in TARGET}
 PREDICTION = {
-    logs: holds._replace(kind="score", domain=holds.domain._replace(cure=f"For logits give {softmax}(logits)."))
-    for (logs, holds), softmax in zip(TARGET.items(), ("jax.nn.softmax", "jax.nn.log_softmax"), strict=True)
+    logs: holds._replace(kind="score", domain=holds.domain._replace(cure=_CURE[logs])) for logs, holds in TARGET.items()
 }
 
 

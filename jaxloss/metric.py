@@ -81,6 +81,7 @@ __all__ = [
 ]
 
 VECTOR = Holds("score", core=1)
+COSINE = between(-1, 1)._replace(rounds=True)
 EMBEDDINGS = NUMBERS._replace(kind="stored")  # half precision is multiplied as it lies in memory, which is faster
 
 
@@ -390,7 +391,7 @@ def arcface(
     Raises:
       ValueError: shapes that do not fit, an option out of range. TypeError: labels that are no integers, integer
       cosines.
-      A cosine outside [-1, 1] (by more than bfloat16 rounds) is a NaN logit: of vectors whose length is not 1.
+      A cosine outside [-1, 1] (by more than bfloat16 rounds) gives a NaN logit: the vectors were not normalised.
 
     Example:
       >>> print(arcface([0], [[0.0, 0.5]], scale=1.0))  # cos(pi / 2 + 0.5), and 0.5 as it was
@@ -432,7 +433,7 @@ def cosface(
     Raises:
       ValueError: shapes that do not fit, an option out of range. TypeError: labels that are no integers, integer
       cosines.
-      A cosine outside [-1, 1] (by more than bfloat16 rounds) is a NaN logit: of vectors whose length is not 1.
+      A cosine outside [-1, 1] (by more than bfloat16 rounds) gives a NaN logit: the vectors were not normalised.
 
     Example:
       >>> print(cosface([0], [[0.5, 0.5]], margin=0.25, scale=4.0))  # 4 (0.5 - 0.25), and 4 * 0.5
@@ -471,7 +472,7 @@ def _with_margin(
     labels, x = laid_out_together([labels, x], [range(labels.ndim)] * 2)
     c = widened(x)
     # The vectors may have been rounded to half precision, whatever the dtype of their products.
-    c = jnp.where(jnp.abs(c) <= 1 + 4 * float(jnp.finfo(jnp.bfloat16).eps), c, jnp.nan)
+    c = jnp.where(COSINE.holds(c, COSINE.slack(jnp.bfloat16)), c, jnp.nan)
     own = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1)
     return jnp.asarray(scale, c.dtype) * jnp.where(own, moved(c, jnp.asarray(margin, c.dtype)), c)
 
@@ -749,8 +750,8 @@ def sup_con(
       >>> print(f"{sup_con([7, 7, 9], x, temperature=1.0):.6f}")  # log(e + 1) - 1, twice
       0.313262
 
-    Source: Khosla et al. 2020, arXiv 2004.11362, equation 2. Agrees with optax.losses.ntxent for at most two members of
-    a label. The authors' code multiplies it by `temperature / 0.07`, and takes views as (n, 2, d): here they are
+    Source: Khosla et al. 2020, arXiv 2004.11362, equation 2. Agrees with optax.losses.ntxent if no label has more than
+    two members. The authors' code multiplies it by `temperature / 0.07`, and takes views as (n, 2, d): here they are
     members, each with its label.
     """
 

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._contract.refuse import axes_beyond
 from jaxloss._numerics.elementary import abs0, divide_or_zero, power0, relu0
 from jaxloss._platform import cpu
 from jaxloss._platform.mesh import laid_out_as
@@ -520,9 +521,10 @@ class _Images(NamedTuple):
                 return formula(y, p, w, class_weights=class_weights, **options)
             return _times(class_weights, formula(y, p, w, **options)).reshape(p.shape[p.ndim - core :])
 
-        labels = core == 1 and y_true.ndim + 1 == y_pred.ndim and jnp.issubdtype(y_true.dtype, jnp.integer)
+        labels = False
         if class_axis is not None and y_true.ndim + 1 == y_pred.ndim:
-            self._check_class_axis(y_true.shape, shape, class_axis, labels)
+            labels = jnp.issubdtype(y_true.dtype, jnp.integer)
+            _check_class_axis(y_true.shape, shape, class_axis, labels)
         inputs = {
             "y_true": (y_true, LABEL if labels else Holds("number", targets, core, alone=True)),
             "pixel_weights": (self.pixel_weights, AMOUNT),
@@ -539,20 +541,6 @@ class _Images(NamedTuple):
             sibling="jax.nn.one_hot(y_true, K)",
             **units,
         )
-
-    def _check_class_axis(self, pixels: tuple[int, ...], shape: tuple[int, ...], class_axis: int, labels: bool) -> None:
-        """A target without an axis of classes: labels, or the mask of a single class."""
-        fitting = [i for i in range(len(shape)) if (*shape[:i], *shape[i + 1 :]) == pixels]
-        told = f"{current_loss()}: y_true has shape {pixels}, y_pred has shape {shape}"
-        if class_axis % len(shape) in fitting and shape[class_axis] == 1:
-            raise ValueError(
-                f"{told}, so class_axis={class_axis} holds a single class; did you mean y_pred.squeeze({class_axis})? "
-                "If y_true is a mask of 0 and 1, without an axis of classes, give class_axis=None as well."
-            )
-        if labels and len(fitting) == 1 and class_axis % len(shape) not in fitting:
-            raise ValueError(
-                f"{told}. The classes do not lie along axis {class_axis}; did you mean class_axis={fitting[0]}?"
-            )
 
     def _axes(self, shape: tuple[int, ...], classes_matter: bool) -> tuple[tuple[int, ...], int | None]:
         """The axes of the pixels, and that of the classes, if there is one."""
@@ -579,6 +567,22 @@ class _Images(NamedTuple):
                 "class_axis=None; else say where the classes lie: class_axis=1 in (batch, classes, height, width)."
             )
         return pixels, None
+
+
+def _check_class_axis(pixels: tuple[int, ...], shape: tuple[int, ...], class_axis: int, labels: bool) -> None:
+    """A target without an axis of classes: labels, or the mask of a single class."""
+    fitting = axes_beyond(pixels, shape)
+    fits = class_axis % len(shape) in fitting
+    told = f"{current_loss()}: y_true has shape {pixels}, y_pred has shape {shape}"
+    if fits and shape[class_axis] == 1:
+        raise ValueError(
+            f"{told}, so class_axis={class_axis} holds a single class; did you mean y_pred.squeeze({class_axis})? If "
+            "y_true is a mask of 0 and 1, without an axis of classes, give class_axis=None as well."
+        )
+    if labels and len(fitting) == 1 and not fits:
+        raise ValueError(
+            f"{told}. The classes do not lie along axis {class_axis}; did you mean class_axis={fitting[0]}?"
+        )
 
 
 def _times(class_weights: Array | None, x: Array) -> Array:

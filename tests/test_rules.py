@@ -671,6 +671,7 @@ MISTAKES: list[Mistake] = [
     ("array of strings", TypeError, jl.sparse_cce, (np.array(["a", "b"]), SCORES), {}, ("y_true", "'a'", "np.unique")),
     ("objects", TypeError, jl.mse, (np.array([1, object()], object), ONES), {}, ("y_true", "holds object")),
     ("missing", TypeError, jl.sparse_cce, ([0, None], SCORES), {}, ("y_true", "NoneType", "where=")),
+    ("missing in a tuple", TypeError, jl.sparse_cce, ((0, None), SCORES), {}, ("y_true", "NoneType", "where=")),
     ("dates", TypeError, jl.mse, (ONES, np.array(["2020", "2021"], "M8[D]")), {}, ("y_pred", "dates", "timedelta64")),
     ("masked array", TypeError, jl.mse, (np.ma.array(ONES, mask=[False, True]), ONES), {},
      ("y_true", "masked array", "y_true.data, with where=~y_true.mask")),

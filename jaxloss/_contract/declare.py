@@ -286,7 +286,8 @@ def as_array(loss: str, name: str, value: Any) -> Any:
 
 
 def _several(results: tuple[Any, ...]) -> bool:
-    return any(x is None for x in results) or len({x.shape for x in results if hasattr(x, "shape")}) > 1
+    """Whether they are arrays of different shapes, or an array beside None, as models return them."""
+    return len({getattr(x, "shape", None) for x in results if x is None or hasattr(x, "shape")}) > 1
 
 
 def _shown(name: str, value: Any, array: np.ndarray) -> str:

@@ -92,7 +92,8 @@ def losses(
       weights: a factor for each unit; its shape is a leading part of the units' shape. A unit of weight 0 whose loss is
         NaN or inf makes the result NaN, since leaving it out would cost a pass; `where=weights != 0` beside it does.
       where: which units exist (bool), of a shape as for `weights`. The law: masking equals leaving out. With `members`
-        it says which members exist, and matches the batch axes from the left; a set without any does not exist.
+        it says which members exist, and matches the batch axes from the left; a set without any does not exist. With
+        `outputs` it reaches their axes only if no loss is made of what another is (`alone`).
       reduction: "mean", "sum", "none", "sum_over_batch_size" (the sum over the number of units), "sum_and_weight" (the
         pair of sum(w l) and sum(w)), or a function `(losses, weights) -> result`, where the result is any tree.
       sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.

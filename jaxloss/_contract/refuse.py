@@ -17,7 +17,7 @@ from jax import Array
 from jaxloss._contract import domains
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.types import REDUCTIONS, ArrayLike, Holds, Kind, Reduction, current_loss, current_notes
-from jaxloss._names import REDUCTIONS as OTHER_REDUCTIONS
+from jaxloss._names import OTHER_REDUCTIONS
 
 
 class Input(NamedTuple):
@@ -196,15 +196,19 @@ def _cure(inputs: Sequence[Input], sibling: str | None) -> str:
     if len(inputs) == 3 and (target.holds.core, scores.holds.core) == (0, 1) and scores.x.shape == target.batch[:-1]:
         return f"; {target.name} comes first here."
     if target.holds.core == 0 and scores.holds.core == 1:
-        shape = scores.x.shape
-        axes = [i for i in range(len(shape)) if (*shape[:i], *shape[i + 1 :]) == target.x.shape]
+        axes = axes_beyond(target.x.shape, scores.x.shape)
         if len(axes) == 1 and axes[0] in scores.batch_axes:
             return f"; did you mean axis={axes[0]}?"
     return "; nothing is broadcast."
 
 
+def axes_beyond(part: tuple[int, ...], shape: tuple[int, ...]) -> list[int]:
+    """The axes without which the shape is that of the part: where the classes of labels may lie."""
+    return [i for i in range(len(shape)) if (*shape[:i], *shape[i + 1 :]) == part]
+
+
 def check_separate(inputs: Sequence[Input]) -> None:
-    """Whether a mask can leave out one of the losses of a row: only if no other is made of the same entry."""
+    """A mask can leave out one of the losses of a row only if no other is made of the same entry."""
     for name, _, holds, _ in inputs:
         if holds.core and not holds.alone:
             raise ValueError(
