@@ -19,6 +19,7 @@ from jax.stages import Lowered
 
 from benchmarks.cells import SIZES, Cell, cells
 from benchmarks.tables import shown, table
+from jaxloss._platform import choice
 
 PEERS = ("plain", "optax")
 LINES, TRACE = 3.0, 1.5  # goals: at most so many times the plain formula's
@@ -27,6 +28,7 @@ LINES, TRACE = 3.0, 1.5  # goals: at most so many times the plain formula's
 def trace(cell: Cell, contender: str) -> tuple[float, Lowered]:
     specs = cell.specs("float32")
     jax.clear_caches()
+    choice.forget()
     start = time.perf_counter()
     lowered = jax.jit(cell.program(contender, "value+grad")).lower(*specs)
     return time.perf_counter() - start, lowered

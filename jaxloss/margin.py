@@ -227,7 +227,7 @@ def sparsemax(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> A
     return losses(_sparsemax, {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE)}, elementwise=True, **units)
 
 
-@cpu.instead(lambda z: -jnp.maximum(-jnp.maximum(z, -1), -1))
+@cpu.instead(lambda z: -jnp.maximum(-jnp.maximum(z, -1), -1), elementwise=True)
 def _clipped(z: Array) -> Array:
     return jnp.clip(z, -1, 1)
 

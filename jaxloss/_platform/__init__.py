@@ -37,6 +37,8 @@ def apart(x: Array, n: int | Array, *platforms: str) -> Array:
 
     So what two uses would otherwise share, and store, is computed for each of them.
     """
+    if isinstance(n, int):
+        return choice.same(x, form=functools.partial(_unknown, n=n), platforms=platforms)
     return choice.same(x, n, form=_unknown, platforms=platforms)
 
 
@@ -55,8 +57,8 @@ def pieces_of(row: Array, whole: int) -> int:
     return max(counts, key=lambda n: math.gcd(n, 8), default=1)
 
 
-def _unknown(x: Array, n: Array) -> Array:
-    return jnp.where(jax.lax.optimization_barrier(n) > 0, x, jnp.zeros((), x.dtype))
+def _unknown(x: Array, n: int | Array) -> Array:
+    return jnp.where(jax.lax.optimization_barrier(jnp.asarray(n)) > 0, x, jnp.zeros((), x.dtype))
 
 
 def tied(result: Any, others: Any) -> Any:

@@ -23,7 +23,7 @@ from jaxloss._platform.mesh import current
 _choice = Primitive("jaxloss_choice")
 _choice.multiple_results = True
 _choice.def_impl(lambda *xs, reference, **_: reference(*xs))
-_choice.def_abstract_eval(lambda *xs, avals, **_: list(avals))
+_choice.def_abstract_eval(lambda *xs, avals, **_: list(xs if avals is None else avals))
 
 
 class _Form(NamedTuple):
@@ -39,12 +39,18 @@ class _Form(NamedTuple):
 _known: weakref.WeakKeyDictionary[Any, tuple[Callable[..., Any], tuple[_Form, ...]]] = weakref.WeakKeyDictionary()
 
 
+# The types of the results of functions, by those of their arguments.
+_results: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+forget = _results.clear
+
+
 def instead(
     platforms: Sequence[str],
     form: Callable[..., Any],
     rows: bool = False,
     columns: bool = True,
     suits: Callable[[Sequence[Array]], bool] | None = None,
+    elementwise: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a form of the same function in its place where the program is for one of these platforms.
 
@@ -55,6 +61,7 @@ def instead(
     rows: whether the form takes batches of rows as they are, the rows along the last axis; else it is mapped.
     columns: whether it is also for rows that lie across the axes of their batch, as the classes of images may.
     suits: whether it is for these arguments, by their types and shapes; None for all.
+    elementwise: promises that the result is like the one argument, so that neither is traced to learn what it is.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,40 +72,58 @@ def instead(
         forms = (*forms, *(_Form(name, suited, rows, columns) for name in platforms))
 
         @functools.wraps(function)
+        def of_elements(x: Array) -> Array:
+            return _choice.bind(x, reference=_listed(reference), forms=_each(_listed, forms), avals=None)[0]
+
+        @functools.wraps(function)
         def call(*args: Any) -> Any:
             leaves, structure = jax.tree.flatten(args)
-            results = None
+            avals, results = _kinds(reference, args)
 
             def flat(function: Callable[..., Any]) -> Callable[..., list[Any]]:
-                def on_leaves(*leaves: Any) -> list[Any]:
-                    nonlocal results
-                    found, results = jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
-                    return found
+                return lambda *leaves: jax.tree.leaves(function(*jax.tree.unflatten(structure, leaves)))
 
-                return on_leaves
-
-            found = _chosen(flat(reference), _each(flat, forms), leaves)
+            found = _choice.bind(*leaves, reference=flat(reference), forms=_each(flat, forms), avals=avals)
             return jax.tree.unflatten(results, found)
 
-        _known[call] = reference, forms
-        return call
+        made = of_elements if elementwise else call
+        _known[made] = reference, forms
+        return made
 
     return decorate
+
+
+def _listed(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+    return lambda *args: [function(*args)]
 
 
 def _each(change: Callable[..., Any], forms: Sequence[_Form]) -> tuple[_Form, ...]:
     return tuple(form._replace(function=change(form.function)) for form in forms)
 
 
+def _kinds(function: Callable[..., Any], args: Sequence[Any]) -> tuple[tuple[ShapedArray, ...], Any]:
+    """The types of the results of a function, and their structure."""
+    leaves, structure = jax.tree.flatten(args)
+    types = tuple(map(jax.typeof, leaves))
+    # jax has a memory for this, too, but begins anew wherever it transforms or lowers a program.
+    known = _results.setdefault(function, {}) if all(map(plain, types)) else {}
+    asked = structure, types, jnp.result_type(float)
+    if asked not in known:
+        with current(*leaves):
+            program, results = jax.make_jaxpr(function, return_shape=True)(*args)
+        known[asked] = tuple(program.out_avals), jax.tree.structure(results)
+    return known[asked]
+
+
 def _chosen(reference: Callable[..., Any], forms: tuple[_Form, ...], args: Sequence[Any]) -> list[Any]:
-    with current(*args):
-        avals = tuple(jax.make_jaxpr(reference)(*args).out_avals)
-    return _choice.bind(*args, reference=reference, forms=forms, avals=avals)
+    return _choice.bind(*args, reference=reference, forms=forms, avals=_kinds(reference, args)[0])
 
 
 def _batched(
     args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, forms: tuple[_Form, ...], avals: Any
-) -> tuple[list[Any], list[int]]:
+) -> tuple[list[Any], Sequence[int | None]]:
+    if avals is None:  # elementwise
+        return _choice.bind(*args, reference=reference, forms=forms, avals=None), dims
     places = tuple(dims)
     size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
     mapped = [d for d in places if d is not None]
