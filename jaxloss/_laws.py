@@ -387,7 +387,9 @@ def value(case: Case, loss: Loss) -> None:
 @law()
 def transformations(case: Case, loss: Loss) -> None:
     """vmap, scan and checkpoint do what a loop does, for the value and for the gradient."""
-    batches = [case.make((3,), seed=seed) for seed in (1, 2)]
+    batches = [list(case.make((3,), seed=seed)) for seed in (1, 2)]
+    common = case.differentiable[0]  # the same in both, which `vmap` may be told
+    batches[1][common] = batches[0][common]
     stacked = [np.stack(x) for x in zip(*batches, strict=True)]
 
     def one(*arrays: Any) -> Any:
@@ -396,19 +398,26 @@ def transformations(case: Case, loss: Loss) -> None:
     def summed(*arrays: Any) -> Any:
         return loss(*arrays, **case.options, reduction="sum")
 
+    def in_common(x: Any, stacked: Any) -> Any:
+        places = [None if i == common else 0 for i in range(len(stacked))]
+        return jax.vmap(summed, places)(*stacked[:common], x, *stacked[common + 1 :])
+
     def all_ways(batches: Any, stacked: Any) -> Any:
         return (
             [one(*b) for b in batches],
             jax.vmap(one)(*stacked),
             jax.lax.scan(lambda none, arrays: (none, one(*arrays)), None, stacked)[1],
             jax.grad(jax.checkpoint(summed), case.differentiable)(*batches[0]),
+            jax.jacrev(in_common)(batches[0][common], stacked) if len(stacked) > 1 else None,
         )
 
-    loop, mapped, scanned, recomputed = run(all_ways, batches, stacked)
+    loop, mapped, scanned, recomputed, shared = run(all_ways, batches, stacked)
     want = jax.tree.map(lambda *x: np.stack(x), *loop)
     close(mapped, want, "vmap")
     close(scanned, want, "scan")
     close(recomputed, loop[0][1], "checkpoint")
+    if shared is not None:
+        close(shared, want[1][0], "vmap with an array in common")
 
 
 @law()

@@ -154,6 +154,33 @@ def is_wrong_under_vmap(y_true, y_pred, *, weights=None, where=None, reduction="
     return reduced(_square_batched(e), weights, where, reduction)
 
 
+@jax.custom_batching.custom_vmap
+def _difference_alone(y, z):
+    return z - y
+
+
+@_difference_alone.def_vmap
+def _(size, batched, y, z):
+    y, z = (x if there else jnp.broadcast_to(x, (size, *x.shape)) for x, there in zip((y, z), batched, strict=True))
+    return (z - y) * (1 if all(batched) else 2), True
+
+
+@jax.custom_jvp
+def _difference(y, z):
+    return _difference_alone(y, z)
+
+
+@_difference.defjvp
+def _(primals, tangents):
+    return _difference(*primals), tangents[1] - tangents[0]
+
+
+@fault("mse", "transformations", "in common")
+def is_wrong_where_vmap_has_an_array_in_common(y_true, y_pred, *, weights=None, where=None, reduction="mean"):
+    e = _difference(*(jnp.asarray(x, jnp.float32) for x in (y_true, y_pred)))
+    return reduced(e**2, weights, where, reduction)
+
+
 @fault("mse", "one_example", "one example")
 def needs_a_batch(y_true, y_pred, **options):
     return mse(jnp.atleast_1d(y_true), jnp.atleast_1d(y_pred), **options)

@@ -57,8 +57,13 @@ class Domain(NamedTuple):
             inside &= x != infinity
         return inside & (x**self.power - x == 0) if self.power else inside
 
-    def margin(self, x: Array, slack: float = 0.0) -> Array | None:
-        """How far inside each entry is: negative or infinite outside; None where every number is inside.
+    @property
+    def has_margin(self) -> bool:
+        """Whether a formula may meet a number outside that it would not notice."""
+        return bool(self.power) or self.low > -INF or (self.sharp and self.high < INF)
+
+    def margin(self, x: Array, slack: float = 0.0) -> Array:
+        """How far inside each entry is: negative or infinite outside. Of a domain that has one.
 
         Made without comparisons, so that it costs nothing beside a loss that reads the entry anyway.
         """
@@ -72,7 +77,7 @@ class Domain(NamedTuple):
         ends = [x - (self.low - slack)] * below + [(self.high + slack) - x] * above
         if self.low > -INF and INF in self.infinite:
             ends.append(jnp.ones_like(x))
-        return jnp.minimum(*ends) if len(ends) == 2 else ends[0] if ends else None
+        return functools.reduce(jnp.minimum, ends)
 
     def margin_of_extremes(self, row: Array, slack: float) -> Array:
         """The least margin of a row; that of its extremes, if the domain has bounds, so that no number meets all of it.
@@ -80,7 +85,7 @@ class Domain(NamedTuple):
         Each extreme reads it anew, since a row of half precision that is widened once for several sums would be stored.
         """
         if self.power or self.above:
-            return jnp.min(self.margin(widened(row), slack))  # pyright: ignore
+            return jnp.min(self.margin(widened(row), slack))
         row = cpu.opaque(row)
         ends = [widened(jnp.min(row)) - (self.low - slack)] * (self.low > -INF)
         ends += [(self.high + slack) - widened(jnp.max(cpu.opaque(row)))] * (self.sharp and self.high < INF)

@@ -8,12 +8,14 @@ entries outside lose theirs (`Holds.outside`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from jaxloss._contract import domains
 from jaxloss._contract.domains import Domain
@@ -83,9 +85,9 @@ def _is_floating(x: Array) -> bool:
 
 def _margin(holds: Holds, slack: float) -> Callable[[Array], Array] | None:
     """How far inside the domain each entry of an input lies, if anything lies outside."""
-    if holds.outside == "formula" or holds.domain.margin(jnp.zeros(())) is None:
+    if holds.outside == "formula" or not holds.domain.has_margin:
         return None
-    return lambda x: holds.domain.margin(widened(x), slack)  # pyright: ignore[reportReturnType]
+    return lambda x: holds.domain.margin(widened(x), slack)
 
 
 def _least(margins: list[Callable[[Array], Array]]) -> Callable[..., Array]:
@@ -109,24 +111,42 @@ def _cut(margin: Callable[..., Array], place: int = 0) -> Callable[..., Array]:
 
     place: of the input among several, from 1 on, so that each compares numbers of its own; 0 if it need not.
     """
+    return functools.partial(_cut_input.bind, margin=margin, place=place)
 
-    @jax.custom_jvp
-    def cut(x: Array, *numbers: Array) -> Array:
-        return x
 
-    @cut.defjvp
-    def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-        _, *numbers = primals
-        if place:
-            numbers = [apart(x, place, "gpu", "tpu") for x in numbers]
-        inside = cpu.unshared(lambda *numbers: _inside(margin(*numbers)))(*numbers)
-        return cut(*primals), cpu.kept(tangents[0], inside)
+# An equation of its own, since `jax.custom_jvp` would trace the identity again for each transformation.
+_cut_input = Primitive("jaxloss_cut")
+_cut_input.def_impl(lambda x, *_, **__: x)
+_cut_input.def_abstract_eval(lambda x, *_, **__: x)
+mlir.register_lowering(_cut_input, lambda _, x, *__, **___: [x])
 
-    return cut
+
+def _cut_of_batch(xs: Sequence[Array], places: Sequence[int | None], **how: Any) -> tuple[Array, int]:
+    first = places[0]
+    if first is not None and all(place == first for place in places):
+        return _cut_input.bind(*xs, **how), first
+    size = next(x.shape[i] for x, i in zip(xs, places, strict=True) if i is not None)
+    rows = [batching.bdim_at_front(x, i, size) for x, i in zip(xs, places, strict=True)]
+    return _cut_input.bind(*rows, **how), 0
+
+
+def _cut_tangent(
+    primals: Sequence[Array], tangents: Sequence[Any], *, margin: Callable[..., Array], place: int
+) -> tuple[Array, Any]:
+    value, tangent = _cut_input.bind(*primals, margin=margin, place=place), tangents[0]
+    if isinstance(tangent, ad.Zero):
+        return value, tangent
+    numbers = [apart(x, place, "gpu", "tpu") if place else x for x in primals[1:]]
+    inside = cpu.unshared(lambda *numbers: _inside(margin(*numbers)))(*numbers)
+    return value, cpu.kept(tangent, inside)
+
+
+batching.primitive_batchers[_cut_input] = _cut_of_batch
+ad.primitive_jvps[_cut_input] = _cut_tangent
 
 
 # Without a zero, which the derivative has, too: what both have is stored.
-@cpu.instead(lambda margin: jnp.sqrt(margin) - jnp.sqrt(margin))
+@cpu.instead(lambda margin: jnp.sqrt(margin) - jnp.sqrt(margin), elementwise=True)
 def zero_or_nan(margin: Array) -> Array:
     return jnp.where(_inside(margin), 0, jnp.nan).astype(margin.dtype)
 

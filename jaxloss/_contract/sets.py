@@ -64,7 +64,7 @@ def _margin(holds: Holds, x: Array, slack: float, scores: Array) -> Array | None
     """How far inside its domain each entry is, negative outside; None where every number is inside."""
     if holds.domain is domains.LABEL:
         return jnp.where((x >= 0) & (x < scores.shape[-1]), 0.0, -1.0)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    if not (holds.domain.has_margin and jnp.issubdtype(x.dtype, jnp.floating)):
         return None
     return holds.domain.margin(jax.lax.stop_gradient(widened(x)), slack)
 
