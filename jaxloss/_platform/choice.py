@@ -121,9 +121,11 @@ def _chosen(reference: Callable[..., Any], forms: tuple[_Form, ...], args: Seque
 
 def _batched(
     args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, forms: tuple[_Form, ...], avals: Any
-) -> tuple[list[Any], Sequence[int | None]]:
+) -> tuple[list[Any], list[int]]:
     if avals is None:  # elementwise
-        return _choice.bind(*args, reference=reference, forms=forms, avals=None), dims
+        # In front, where the others are: jax 0.7.2 mixes up the axes of a rule whose tangent has another.
+        first = jnp.moveaxis(args[0], dims[0] or 0, 0)
+        return _choice.bind(first, reference=reference, forms=forms, avals=None), [0]
     places = tuple(dims)
     size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
     mapped = [d for d in places if d is not None]
