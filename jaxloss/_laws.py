@@ -388,7 +388,7 @@ def value(case: Case, loss: Loss) -> None:
 def transformations(case: Case, loss: Loss) -> None:
     """vmap, scan and checkpoint do what a loop does, for the value and for the gradient."""
     batches = [list(case.make((3,), seed=seed)) for seed in (1, 2)]
-    common = case.differentiable[0]  # the same in both, which `vmap` may be told
+    common = case.differentiable[0]  # the same in both, so that `vmap` may leave it unmapped
     batches[1][common] = batches[0][common]
     stacked = [np.stack(x) for x in zip(*batches, strict=True)]
 

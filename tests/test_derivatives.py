@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxloss as jl
+from jaxloss._platform import cpu
 from jaxloss.contract import partials
 
 
@@ -116,3 +117,14 @@ def test_a_derivative_made_of_others_shares_nothing_with_the_value():
     program = jax.jit(jax.value_and_grad(functools.partial(jl.binary_focal, from_logits=True), 1)).lower(y, z)
     stored: Any = program.compile().memory_analysis()
     assert stored.temp_size_in_bytes <= 1.001 * z.nbytes  # jax 0.7.2 stores 1 KB more
+
+
+@pytest.mark.parametrize("keep", [[[True, False, True], [False, True, True]], [True, False]])
+def test_what_is_kept_of_an_array_in_common(keep: list[Any]):
+    """`vmap` over what is to be kept alone spreads the array, and sums in the transpose."""
+    x, keep_ = jnp.arange(1.0, 4.0), jnp.asarray(keep)
+    mapped = jax.jit(jax.vmap(lambda k: cpu.kept(x, k)))(keep_)
+    want = np.where(np.reshape(keep, (2, -1)), x, 0)
+    assert np.array_equal(mapped, want)
+    moved = jax.jit(jax.grad(lambda x: jax.vmap(lambda k: cpu.kept(x, k))(keep_).sum()))(x)
+    assert np.array_equal(moved, (want != 0).sum(0))

@@ -59,11 +59,11 @@ class Domain(NamedTuple):
 
     @property
     def has_margin(self) -> bool:
-        """Whether a formula may meet a number outside that it would not notice."""
+        """Whether a finite number can be outside, as the loss sees it."""
         return bool(self.power) or self.low > -INF or (self.sharp and self.high < INF)
 
     def margin(self, x: Array, slack: float = 0.0) -> Array:
-        """How far inside each entry is: negative or infinite outside. Of a domain that has one.
+        """How far inside each entry is: negative or infinite outside. For domains that have one.
 
         Made without comparisons, so that it costs nothing beside a loss that reads the entry anyway.
         """

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 
 from jaxloss._contract import domains
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.types import Holds
 from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
-from jaxloss._platform import apart, cpu
+from jaxloss._platform import apart, choice, cpu
 
 
 def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[float]) -> Callable[..., Array]:
@@ -119,15 +119,7 @@ _cut_input = Primitive("jaxloss_cut")
 _cut_input.def_impl(lambda x, *_, **__: x)
 _cut_input.def_abstract_eval(lambda x, *_, **__: x)
 mlir.register_lowering(_cut_input, lambda _, x, *__, **___: [x])
-
-
-def _cut_of_batch(xs: Sequence[Array], places: Sequence[int | None], **how: Any) -> tuple[Array, int]:
-    first = places[0]
-    if first is not None and all(place == first for place in places):
-        return _cut_input.bind(*xs, **how), first
-    size = next(x.shape[i] for x, i in zip(xs, places, strict=True) if i is not None)
-    rows = [batching.bdim_at_front(x, i, size) for x, i in zip(xs, places, strict=True)]
-    return _cut_input.bind(*rows, **how), 0
+choice.batch_like_first(_cut_input)
 
 
 def _cut_tangent(
@@ -141,7 +133,6 @@ def _cut_tangent(
     return value, cpu.kept(tangent, inside)
 
 
-batching.primitive_batchers[_cut_input] = _cut_of_batch
 ad.primitive_jvps[_cut_input] = _cut_tangent
 
 

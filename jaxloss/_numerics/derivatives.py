@@ -100,18 +100,8 @@ def _type(*arguments: ShapedArray, function: Elementwise, derivatives: Any) -> S
 
 
 def _batched(arguments: Sequence[Array], places: Sequence[int | None], **rule: Any) -> tuple[Array, int]:
-    rank = max(x.ndim - (i is not None) for x, i in zip(arguments, places, strict=True))
-    first = places[0]
-    if first is not None and all(i == first and x.ndim == rank + 1 for x, i in zip(arguments, places, strict=True)):
-        return _ruled.bind(*arguments, **rule), first
-
-    def aligned(x: Array, place: int | None) -> Array:
-        if place is None:
-            return x[None] if x.ndim else x
-        # A number of each example lies along the batch, whatever the rank of the arrays beside it.
-        return jnp.expand_dims(jnp.moveaxis(x, place, 0), range(1, rank + 2 - x.ndim))
-
-    return _ruled.bind(*map(aligned, arguments, places), **rule), 0
+    arguments, axis = choice.aligned(arguments, places)
+    return _ruled.bind(*arguments, **rule), axis
 
 
 def _differentiated(

@@ -23,7 +23,7 @@ from jaxloss._platform.mesh import current
 _choice = Primitive("jaxloss_choice")
 _choice.multiple_results = True
 _choice.def_impl(lambda *xs, reference, **_: reference(*xs))
-_choice.def_abstract_eval(lambda *xs, avals, **_: list(xs if avals is None else avals))
+_choice.def_abstract_eval(lambda *xs, avals, **_: list(avals))
 
 
 class _Form(NamedTuple):
@@ -41,7 +41,7 @@ _known: weakref.WeakKeyDictionary[Any, tuple[Callable[..., Any], tuple[_Form, ..
 
 # The types of the results of functions, by those of their arguments.
 _results: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
-forget = _results.clear
+forget = _results.clear  # what `jax.clear_caches` is to jax
 
 
 def instead(
@@ -72,13 +72,12 @@ def instead(
         forms = (*forms, *(_Form(name, suited, rows, columns) for name in platforms))
 
         @functools.wraps(function)
-        def of_elements(x: Array) -> Array:
-            return _choice.bind(x, reference=_listed(reference), forms=_each(_listed, forms), avals=None)[0]
-
-        @functools.wraps(function)
         def call(*args: Any) -> Any:
             leaves, structure = jax.tree.flatten(args)
-            avals, results = _kinds(reference, args)
+            if elementwise:
+                avals, results = (jax.typeof(args[0]),), jax.tree.structure(args[0])
+            else:
+                avals, results = _kinds(reference, args)
 
             def flat(function: Callable[..., Any]) -> Callable[..., list[Any]]:
                 return lambda *leaves: jax.tree.leaves(function(*jax.tree.unflatten(structure, leaves)))
@@ -86,15 +85,10 @@ def instead(
             found = _choice.bind(*leaves, reference=flat(reference), forms=_each(flat, forms), avals=avals)
             return jax.tree.unflatten(results, found)
 
-        made = of_elements if elementwise else call
-        _known[made] = reference, forms
-        return made
+        _known[call] = reference, forms
+        return call
 
     return decorate
-
-
-def _listed(function: Callable[..., Any]) -> Callable[..., list[Any]]:
-    return lambda *args: [function(*args)]
 
 
 def _each(change: Callable[..., Any], forms: Sequence[_Form]) -> tuple[_Form, ...]:
@@ -122,10 +116,6 @@ def _chosen(reference: Callable[..., Any], forms: tuple[_Form, ...], args: Seque
 def _batched(
     args: Sequence[Any], dims: Sequence[int | None], *, reference: Any, forms: tuple[_Form, ...], avals: Any
 ) -> tuple[list[Any], list[int]]:
-    if avals is None:  # elementwise
-        # In front, where the others are: jax 0.7.2 mixes up the axes of a rule whose tangent has another.
-        first = jnp.moveaxis(args[0], dims[0] or 0, 0)
-        return _choice.bind(first, reference=reference, forms=forms, avals=None), [0]
     places = tuple(dims)
     size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
     mapped = [d for d in places if d is not None]
@@ -175,6 +165,44 @@ ad.primitive_transposes[_choice] = _transposed
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Batches of elementwise functions, and of those whose result is like their first argument
+
+
+def aligned(xs: Sequence[Array], places: Sequence[int | None]) -> tuple[Sequence[Array], int]:
+    """The arguments of an elementwise function for a batch, so that they broadcast, and the axis of the batch."""
+    rank = max(x.ndim - (i is not None) for x, i in zip(xs, places, strict=True))
+    first = places[0]
+    if first is not None and all(i == first and x.ndim == rank + 1 for x, i in zip(xs, places, strict=True)):
+        return xs, first
+
+    def in_front(x: Array, place: int | None) -> Array:
+        if place is None:
+            return x[None] if x.ndim else x
+        # A number of each example lies along the batch, whatever the rank of the arrays beside it.
+        return jnp.expand_dims(jnp.moveaxis(x, place, 0), range(1, rank + 2 - x.ndim))
+
+    return [*map(in_front, xs, places)], 0
+
+
+def first_spread(xs: Sequence[Array], places: Sequence[int | None]) -> tuple[Sequence[Array], tuple[int | None, ...]]:
+    """The arguments for a batch, the first of which has its axis, since the result is like it."""
+    if places[0] is not None:
+        return xs, tuple(places)
+    size = next(x.shape[i] for x, i in zip(xs, places, strict=True) if i is not None)
+    return [jnp.broadcast_to(xs[0], (size, *xs[0].shape)), *xs[1:]], (0, *places[1:])
+
+
+def batch_like_first(primitive: Primitive) -> None:
+    """Map an elementwise primitive whose result is like its first argument."""
+
+    def batched(xs: Sequence[Array], places: Sequence[int | None], **params: Any) -> tuple[Array, int]:
+        xs, axis = aligned(*first_spread(xs, places))
+        return primitive.bind(*xs, **params), axis
+
+    batching.primitive_batchers[primitive] = batched
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The identity, of which a platform makes something else
 
 _same = Primitive("jaxloss_same")
@@ -194,15 +222,11 @@ def same(x: Array, *others: Any, form: Callable[..., Array] | None, platforms: t
 def _same_of_batch(
     xs: Sequence[Any], dims: Sequence[int | None], *, form: Any, platforms: tuple[str, ...]
 ) -> tuple[Any, int | None]:
-    x, *others = xs
-    if not others:
-        return same(x, form=form, platforms=platforms), dims[0]
-    at = dims[0]
-    if at is None:
-        size = next(y.shape[d] for y, d in zip(others, dims[1:], strict=True) if d is not None)
-        x, at = jnp.broadcast_to(x, (size, *x.shape)), 0
-    form = form and jax.vmap(form, (at, *dims[1:]), at)
-    return same(x, *others, form=form, platforms=platforms), at
+    if len(xs) == 1:
+        return same(*xs, form=form, platforms=platforms), dims[0]
+    xs, dims = first_spread(xs, dims)
+    form = form and jax.vmap(form, dims, dims[0])
+    return same(*xs, form=form, platforms=platforms), dims[0]
 
 
 batching.primitive_batchers[_same] = _same_of_batch

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import Literal, Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 
 from jaxloss._platform import choice, pieces_of
 from jaxloss._platform.mesh import in_explicit_mesh
@@ -79,7 +79,7 @@ mlir.register_lowering(_kept, _kept_with(lambda dtype: jnp.zeros((), dtype)))
 mlir.register_lowering(
     _kept, _kept_with(lambda dtype: jax.lax.optimization_barrier(jnp.zeros((), dtype))), platform="cpu"
 )
-batching.defbroadcasting(_kept)
+choice.batch_like_first(_kept)
 ad.primitive_jvps[_kept] = lambda primals, tangents, **ways: (
     _kept.bind(*primals, **ways),
     tangents[0] if isinstance(tangents[0], ad.Zero) else _kept.bind(tangents[0], primals[1], **ways),
