@@ -28,8 +28,8 @@ from jax import Array
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input, check_members
 from jaxloss._numerics.elementary import d_sigmoid, divide_or_zero, relu0, saturate, sigmoid, softplus
-from jaxloss._numerics.rows import Row, Targets, cross_entropy, zero_at_zero
-from jaxloss._platform import apart
+from jaxloss._numerics.rows import Row, Targets, cross_entropy, row_sum, zero_at_zero
+from jaxloss._platform import apart, gpu
 from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
@@ -311,9 +311,11 @@ def approx_ndcg(
     """
 
     def items(z: Array, row: _Items, temperature: float | Array) -> Array:
-        places, gains, ideal = _ideal(row)
+        places, top = _ideal_places(row), _top(row)
+        again = row._replace(y=gpu.read_again(row.y, 2))  # so that the gains are found twice, and not stored
+        gains = divide_or_zero(_gains(row, top), _dcg(_gains(again, top), places, row))
         z = jnp.where(row.exists, z, -LARGEST)  # no item ranks behind one that does not exist
-        return _approx_ndcg(z, _for_items(temperature, z), row, places, divide_or_zero(gains, ideal))
+        return _approx_ndcg(z, _for_items(temperature, z), row, places, gains)
 
     options = {"temperature": (temperature, POSITIVE)}
     return _of_lists(items, y_true, y_pred, axis, segments, options, RELEVANCES, **units)
@@ -357,10 +359,10 @@ def lambda_rank(
     """
 
     def items(z: Array, row: _Items) -> Array:
-        _, gains, ideal = _ideal(row)
+        gains = _gains(row, _top(row))
         mean, spread = _discounts(jax.lax.stop_gradient(z), row)
         worth = {
-            "gain": divide_or_zero(gains, ideal),
+            "gain": divide_or_zero(gains, _dcg(gains, _ideal_places(row), row)),
             "score": jax.lax.stop_gradient(z),
             "mean": mean,
             "spread": spread,
@@ -455,16 +457,24 @@ class _Items(NamedTuple):
 
     def apart(self, n: int) -> _Items:
         """The same, so that no comparison of relevances that another reduction makes is shared."""
-        return self._replace(y=apart(self.y, n, "cpu", "gpu"))
+        return self._replace(y=_apart(self.y, n))
+
+
+def _apart(x: Array, n: int) -> Array:
+    return gpu.read_again(apart(x, n, "cpu"), n)
 
 
 def _each(reduce: Callable[..., Array], term: Callable[[Any, Any], Array], row: _Items, **more: Array | None) -> Array:
     """For each item i, what `reduce` makes of term(i, j) for all items j of the row. The terms see all numbers of both
     by name: those of the row and `more`."""
+    return reduce(_of_pairs(term, row, more), axis=1)
+
+
+def _of_pairs(term: Callable[[Any, Any], Any], row: _Items, more: Mapping[str, Array | None]) -> Any:
     rows = {name: x for name, x in {**row._asdict(), **more}.items() if x is not None}
     i = SimpleNamespace(**{name: x[:, None] for name, x in rows.items()})
     j = SimpleNamespace(**{name: x[None, :] for name, x in rows.items()})
-    return reduce(term(i, j), axis=1)
+    return term(i, j)
 
 
 def _together(i: Any, j: Any, compared: Any = True) -> Any:
@@ -487,6 +497,18 @@ def _total(x: Array, row: _Items) -> Array:
     return _each(jnp.sum, lambda i, j: jnp.where(_together(i, j), j.x, 0), row, x=x)
 
 
+def _sum_of_pairs(term: Callable[[Any, Any], Array], row: _Items, **more: Array | None) -> Array:
+    """The sum of term(i, j) over the pairs of items: of the only list, or of the list of each item."""
+
+    def by_item(row: _Items, more: Mapping[str, Any]) -> Array:
+        return _total(_each(jnp.sum, term, row, **more), row)
+
+    def at_once(row: _Items, more: Mapping[str, Any]) -> Array:
+        return row_sum(_of_pairs(term, row, more).ravel())
+
+    return (gpu.instead(at_once)(by_item) if row.list is None else by_item)(row, more)
+
+
 def _for_items(option: float | Array, z: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(option, z.dtype), z.shape)
 
@@ -504,7 +526,7 @@ def _hinge(ahead: Array, margin: Array) -> Array:
 
 
 def _mean_over_pairs(cost: Callable[..., Array], z: Array, margin: Array | None, row: _Items) -> Array:
-    count = _total(_each(jnp.sum, lambda i, j: _pair(i, j).astype(z.dtype), row.apart(1)), row)
+    count = _sum_of_pairs(lambda i, j: _pair(i, j).astype(i.y.dtype), row.apart(1))
     return _over_pairs(cost, z, margin, row, {"count": _for_items(jnp.maximum(count, 1), z)})
 
 
@@ -526,7 +548,7 @@ def _over_pairs(
     def term(i: Any, j: Any) -> Array:
         return jnp.where(_pair(i, j), _priced(cost(i.z - j.z, getattr(i, "margin", None)), i, j), 0)
 
-    return _total(_each(jnp.sum, term, row, z=z, margin=margin, **worth), row)
+    return _sum_of_pairs(term, row, z=z, margin=margin, **worth)
 
 
 @_over_pairs.defjvp
@@ -659,29 +681,33 @@ def _before(i: Any, j: Any) -> Array:
     return _together(i, j, (i.y > j.y) | ((i.y == j.y) & (i.place < j.place)))
 
 
-def _ideal(row: _Items) -> tuple[Array, Array, Array]:
-    """The ideal places of the items, from 1 on, their gains, and the DCG of that order.
+def _ideal_places(row: _Items) -> Array:
+    """Where the items stand in the ideal order, from 1 on."""
+    return 1 + _each(jnp.sum, lambda i, j: _before(j, i).astype(row.y.dtype), row)
 
-    The gains 2^y - 1 are in units of the largest of their list, which no number may hold.
-    """
-    y = row.y
-    places = 1 + _each(jnp.sum, lambda i, j: _before(j, i).astype(y.dtype), row)
+
+def _top(row: _Items) -> Array:
+    """The largest relevance of the list."""
     if row.list is None:
-        top = jnp.broadcast_to(jnp.max(jnp.where(row.exists, y, 0)), y.shape)
-    else:
-        top = _each(jnp.max, lambda i, j: jnp.where(_together(i, j, j.y > 0), j.y, 0), row)
-    y = jnp.where(row.exists, y, 0)
-    shares = divide_or_zero(-jnp.expm1(-math.log(2) * y), -jnp.expm1(-math.log(2) * top))
-    gains = jnp.where(row.exists, jnp.exp2(y - top) * shares, 0)
-    ideal = _total(gains / jnp.log2(1 + places), row)
-    return places, gains, jnp.broadcast_to(ideal, y.shape)
+        return jnp.broadcast_to(jnp.max(jnp.where(row.exists, row.y, 0)), row.y.shape)
+    return _each(jnp.max, lambda i, j: jnp.where(_together(i, j, j.y > 0), j.y, 0), row)
+
+
+def _gains(row: _Items, top: Array) -> Array:
+    """2^y - 1, in units of the largest of the list, which no number may hold."""
+    y = jnp.where(row.y > 0, row.y, 0)
+    return jnp.exp2(y - top) * divide_or_zero(-jnp.expm1(-math.log(2) * y), -jnp.expm1(-math.log(2) * top))
+
+
+def _dcg(gains: Array, places: Array, row: _Items) -> Array:
+    """That of the list, for each item."""
+    return jnp.broadcast_to(_total(gains / jnp.log2(1 + places), row), gains.shape)
 
 
 def _discounts(z: Array, row: _Items) -> tuple[Array, Array]:
     """1 / log2(1 + rank), of equal scores in the mean over their orders; and by how much two of those differ."""
-    ordered = jnp.where(row.exists, z, jnp.nan)
-    first = _each(jnp.sum, lambda i, j: _together(i, j, j.z > i.z).astype(jnp.int32), row, z=ordered)
-    many = _each(jnp.sum, lambda i, j: _together(i, j, j.z == i.z).astype(jnp.int32), row, z=ordered)
+    first = _each(jnp.sum, lambda i, j: _together(i, j, j.exists & (j.z > i.z)).astype(jnp.int32), row, z=z)
+    many = _each(jnp.sum, lambda i, j: _together(i, j, j.exists & (j.z == i.z)).astype(jnp.int32), row, z=z)
 
     def taken(i: Any, rank: Any) -> Array:
         after = rank.place - i.first
@@ -689,9 +715,10 @@ def _discounts(z: Array, row: _Items) -> tuple[Array, Array]:
 
     def ahead(i: Any, rank: Any) -> Array:
         # Of m numbers in descending order the mean difference of two is sum_k (m - 1 - 2 k) x_k / (m (m - 1) / 2).
-        return (i.many - 1 - 2 * (rank.place - i.first)).astype(z.dtype) * taken(i, rank)
+        after = rank.place - i.first  # in an order of which a compiler stores nothing for an item
+        return ((i.many - after) - (after + 1)).astype(z.dtype) * taken(i, rank)
 
     mean = _each(jnp.sum, taken, row, first=first, many=many) / jnp.maximum(many, 1).astype(z.dtype)
     pairs = jnp.maximum(many * (many - 1) / 2, 1).astype(z.dtype)
-    first, many = (apart(x, 1, "cpu", "gpu") for x in (first, many))
-    return mean, _each(jnp.sum, ahead, row.apart(2), first=first, many=many) / pairs
+    first, many = (_apart(x, 1) for x in (first, many))
+    return mean, _each(jnp.sum, ahead, row, first=first, many=many) / pairs
