@@ -187,3 +187,22 @@ def test_the_mean_over_devices():
     spread = jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P())
     whole = jaxloss.update_iou_loss_mean(1.0, target, box, momentum=0.5, where=exists)
     np.testing.assert_allclose(jax.jit(spread)(target, box, exists), whole, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["gpu"], indirect=True)
+def test_any_batch_there(machine: str):
+    """Where the corners of all boxes are read as columns of one array."""
+    boxes = jnp.asarray(np.random.default_rng(0).uniform(0, 8, (2, 5, 4)), jnp.float32)
+    target, box = boxes
+    loss = jax.value_and_grad(jaxloss.giou, argnums=1)
+    one_by_one = [loss(*pair) for pair in zip(target, box, strict=True)]
+    values, slopes = (jnp.stack(x) for x in zip(*one_by_one, strict=True))
+    grid = jax.vmap(jax.vmap(jaxloss.giou, (None, 0)), (0, None))(target, box)
+    np.testing.assert_allclose(jnp.diagonal(grid), values, rtol=1e-6)
+    total = jax.grad(functools.partial(jaxloss.giou, reduction="sum"), argnums=1)
+    for shape in ((5, 1, 4), (1, 5, 4)):
+        found = total(target.reshape(shape), box.reshape(shape))
+        np.testing.assert_allclose(found.reshape(5, 4), slopes, rtol=1e-5, atol=1e-7)
+    mapped = jax.vmap(loss, (1, 1))(target.T, box.T)
+    np.testing.assert_allclose(mapped[1], slopes, rtol=1e-5, atol=1e-7)

@@ -68,6 +68,7 @@ def compare(target: Array, box: Array, few: bool = False) -> Pair:
     )
 
 
+@gpu.instead(lambda rows: gpu.columns(widened(rows)), rows=True)
 def _entries(row: Array) -> list[Array]:
     row = widened(row)
     return [row[i] for i in range(row.size)]
