@@ -1016,10 +1016,19 @@ def vicreg(
 def _centred(x: Array, exists: Array) -> Array:
     """Each feature of all members, less its mean: exactly 0 where a feature is the same for all of them."""
     x, exists = x.reshape(-1, x.shape[-1]), exists.reshape(-1, 1)
+    return jnp.where(exists, x - _mean(x, exists), 0)
+
+
+def _mean_in_double(x: Array, exists: Array) -> Array:
+    # Of equal numbers in single precision the sum is exact.
+    return gpu.sum_of_columns(jnp.where(exists, x, 0))[None] / jnp.maximum(jnp.sum(exists.astype(x.dtype)), 1)
+
+
+@gpu.in_double(_mean_in_double)
+def _mean(x: Array, exists: Array) -> Array:
     some = _first(x, exists)
     count = jnp.maximum(jnp.sum(exists.astype(x.dtype)), 1)
-    mean = some + jnp.sum(jnp.where(exists, x - some, 0), axis=0, keepdims=True) / count
-    return jnp.where(exists, x - mean, 0)
+    return some + jnp.sum(jnp.where(exists, x - some, 0), axis=0, keepdims=True) / count
 
 
 @tpu.at_once

@@ -47,12 +47,12 @@ def at_most(size: int, limit: int) -> bool:
     return isinstance(size, int) and size <= limit
 
 
-def pieces_of(row: Array, whole: int) -> int:
-    """How many equal pieces of up to 8192 entries a row of more than `whole` splits into; 1 if it stays whole."""
-    length = row.shape[-1]
-    if not isinstance(length, int) or length <= whole or mesh.in_explicit_mesh(row):
+def pieces_of(x: Array, whole: int, size: int = 8192, axis: int = -1) -> int:
+    """How many equal pieces of up to `size` entries an axis of more than `whole` splits into; 1 if it stays whole."""
+    length = x.shape[axis]
+    if not isinstance(length, int) or length <= whole or mesh.in_explicit_mesh(x):
         return 1
-    counts = [n for n in range(-(-length // 8192), length // 512) if length % n == 0]
+    counts = [n for n in range(-(-length // size), 16 * length // size) if length % n == 0]
     # Each of 2, 4 or 8 devices, over which a row may be spread, keeps whole pieces.
     return max(counts, key=lambda n: math.gcd(n, 8), default=1)
 

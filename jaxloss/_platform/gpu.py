@@ -51,10 +51,10 @@ def in_double(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
 
     def widened(*args: Any) -> Any:
         with x64():
-            results = form(*jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.float64), args))
-            return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.float32), results)
+            results = form(*jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, args))
+            return jax.tree.map(lambda x: x.astype(jnp.float32), results)
 
-    return instead(widened, suits=lambda args: all(x.dtype == jnp.float32 for x in args))
+    return instead(widened, suits=lambda args: all(x.dtype in (jnp.float32, bool) for x in args))
 
 
 def read_again(x: Array, n: int) -> Array:
@@ -109,3 +109,9 @@ def by_piece(reduce: Callable[..., Any], row: Any) -> Any:
         return reduce(jax.lax.optimization_barrier(reduce(pieces, -1)), -1)
 
     return instead(form)(lambda row: reduce(row, -1))(row)
+
+
+def sum_of_columns(x: Array) -> Array:
+    """The sum over the first axis, for forms: of what is computed, and would be stored before a sum in one step."""
+    count = pieces_of(x, 64, 64, axis=0)
+    return jnp.sum(jax.lax.optimization_barrier(jnp.sum(x.reshape(count, -1, *x.shape[1:]), axis=1)), axis=0)
