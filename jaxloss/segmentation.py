@@ -351,12 +351,12 @@ def generalized_dice(
     """
 
     def image(y: Array, p: Array, w: Array | float, class_weights: Array | None) -> Array:
-        right, wrong, size = _sum(w * y * p), _sum(w * ((1 - y) * p + y * (1 - p))), _sum(w * y)
+        wrong, size, predicted = _sum(w * ((1 - y) * p + y * (1 - p))), _sum(w * y), _sum(w * p)
         smallest = jnp.min(size, initial=jnp.inf, where=size > 0)
         # In units of the largest weight: 1 / size^2 itself may leave the range of the dtype.
         rarity = jnp.where(size > 0, divide_or_zero(jnp.where(size > 0, smallest, 1), size) ** 2, 1)
         rarity = _times(class_weights, rarity)
-        return divide_or_zero(jnp.sum(rarity * wrong), jnp.sum(rarity * (2 * right + wrong)))
+        return divide_or_zero(jnp.sum(rarity * wrong), jnp.sum(rarity * (size + predicted)))
 
     images = _Images(y_true, y_pred, axis, class_axis, class_weights, pixel_weights)
     return images.losses(image, from_logits=from_logits, of_all_classes=True, **units)
