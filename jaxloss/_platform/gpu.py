@@ -5,30 +5,35 @@
    hold. So the lengths of vectors and their angle, elsewhere two passes, take one pass here (`in_double`):
    `python -m benchmarks.accelerators --target h100 --only cosine` without and with it says 2.0 and 1.0, which are bytes
    over those of the best peer, as below wherever there is no unit; and lengths of columns take one sum in place of
-   three (`--only barlow`, 1.9 and 1.3). On cards that have one unit for doubles to 32 or 64 for floats it takes about
-   as long as two passes.
+   three (`--only "barlow.*value$"`, 1.1 to 1.5 and 0.7 to 1.0). On cards that have one unit for doubles to 32 or 64 for
+   floats it takes about as long as two passes.
 2. What two sums share, or a sum and the derivative, its compiler computes once and stores if it is not cheap, be it
    larger than all that it is made of: the comparisons of any two items of a list, the exponentials of a row. So each
    reads numbers of its own (`apart`), and so does every derivative of `partials`: without and with it `--only
    distillation` says 2.5 and 1.0, `--only binary_focal` 2.0 and 1.0. Where a few numbers are compared with many, such
    as the items of a list with all others, it would store their disguise as well. So the numbers themselves are stored,
-   unless they are inputs, and read again (`read_again`): `--only "list_mle.* float32"` says 8 without, 1.2 if disguised
-   and 0.8 to 1.1 with it. And a sum over pairs is one over all of them, since it would store one for each item
-   (`sum_of_pairs` in ranking.py): `--only "ranknet.* value"` says 1.6 to 2.0 without and 0.9 to 1.2 with it.
+   unless they are inputs, and read again (`read_again`): `--only "list_mle.* float32"` says 7 to 8 without, 0.9 to 1.2
+   if disguised and 0.8 to 1.1 with it. And a sum over pairs is one over all of them, since it would store one for each
+   item (`_sum_of_pairs` in ranking.py): `--only "ranknet.* value$"` says 1.6 to 2.0 without and 0.9 to 1.2 with both.
 3. Where numbers are put together into a row, it stores what they share and computes them from the inputs, read once
    more. So the derivatives by the entries of a row are there before that (`entries`), in one pass with the value, and
-   as narrow as the row: `--only giou` says 1.1 to 1.7 without and 0.9 to 1.0 with it. And it stores whatever is only
-   given another shape, as a column of a matrix is to become a vector, or what is computed of it. So the entries of all
-   rows are every fourth number of one array (`columns`): `--only "iou_log.*value "` says 1.4 to 1.7 without and 1.0
-   with it.
+   as narrow as the row: `--only giou` says 1.1 to 1.7 without and 0.9 to 1.0 with it.
 4. Of each sum over a row of more than 16,384 numbers it stores some hundred parts. So such a row is summed in pieces of
    up to 8192, which one kernel reads: of `--only "cce logits 4096x32768"` it stores 10.5 and 0.7 MB.
+   And what is computed for a sum over long columns it stores before that, unless they are summed in pieces of up to 64
+   (`sum_of_columns`): `--only "(barlow|vicreg).* where.*value$"` says 1.2 to 1.3 without and 0.8 with it.
 5. A shorter row stays in one kernel, as in a softmax: read once, it gives its largest entry or its sum, and sums of the
    entries less the one or over the other. Three things must hold. The first number has one use, to be taken off the
    entries or to divide them; it is not joined of parts; and the results of all rows are not summed in the same step. So
    values that nobody differentiates have such a form (`in_one_kernel`), and where the loss of a row is known, a kernel
    ends (`end_row`): `--only "(focal|poly1|distillation).* 8192x1000"` says 0.5 to 2.0 without and 0.3 to 1.0 with it,
    in value.
+6. It fuses no step with one that only gives its numbers another shape, as when a column of a matrix becomes a vector:
+   what comes before that is stored. So the entries of all rows are every fourth number of a flat array (`columns`):
+   `--only "iou_log.*value$"` says 1.4 to 1.7 without and 1.0 with it.
+
+Why two steps are apart, the compiler writes to a folder: `XLA_FLAGS="--xla_dump_to=FOLDER
+--xla_dump_hlo_pass_re=priority-fusion"`, "producer_ineligible" in the file `*priority_fusion_dump*`.
 """
 
 from __future__ import annotations
