@@ -503,7 +503,7 @@ def _sum_of_pairs(term: Callable[[Any, Any], Array], row: _Items, **more: Array 
     def by_item(row: _Items, more: Mapping[str, Any]) -> Array:
         return _total(_each(jnp.sum, term, row, **more), row)
 
-    def at_once(row: _Items, more: Mapping[str, Any]) -> Array:
+    def at_once(row: _Items, more: Mapping[str, Any]) -> Array:  # since a number for each item would be stored
         return row_sum(_of_pairs(term, row, more).ravel())
 
     return (gpu.instead(at_once)(by_item) if row.list is None else by_item)(row, more)
@@ -715,7 +715,7 @@ def _discounts(z: Array, row: _Items) -> tuple[Array, Array]:
 
     def ahead(i: Any, rank: Any) -> Array:
         # Of m numbers in descending order the mean difference of two is sum_k (m - 1 - 2 k) x_k / (m (m - 1) / 2).
-        after = rank.place - i.first  # in an order of which a compiler stores nothing for an item
+        after = rank.place - i.first  # and nothing below is the same for all ranks: it would be stored for each item
         return ((i.many - after) - (after + 1)).astype(z.dtype) * taken(i, rank)
 
     mean = _each(jnp.sum, taken, row, first=first, many=many) / jnp.maximum(many, 1).astype(z.dtype)
