@@ -28,7 +28,7 @@ from jax import Array
 
 from jaxloss._contract.refuse import axes_beyond
 from jaxloss._numerics.elementary import abs0, divide_or_zero, power0, relu0
-from jaxloss._platform import cpu
+from jaxloss._platform import apart, cpu
 from jaxloss._platform.mesh import laid_out_as
 from jaxloss.contract import (
     AMOUNT,
@@ -351,7 +351,8 @@ def generalized_dice(
     """
 
     def image(y: Array, p: Array, w: Array | float, class_weights: Array | None) -> Array:
-        wrong, size, predicted = _sum(w * ((1 - y) * p + y * (1 - p))), _sum(w * y), _sum(w * p)
+        # Apart, so that probabilities that are computed from logits are not stored for both sums.
+        wrong, size, predicted = _sum(w * ((1 - y) * p + y * (1 - p))), _sum(w * y), _sum(w * apart(p, 1, "gpu"))
         smallest = jnp.min(size, initial=jnp.inf, where=size > 0)
         # In units of the largest weight: 1 / size^2 itself may leave the range of the dtype.
         rarity = jnp.where(size > 0, divide_or_zero(jnp.where(size > 0, smallest, 1), size) ** 2, 1)
