@@ -83,9 +83,10 @@ def _corners(few: bool, row: Array) -> list[Array]:
 
 @_corners.defjvp
 def _(few: bool, primals: tuple[Array], tangents: tuple[Array]) -> tuple[list[Array], list[Array]]:
-    on_cpu = cpu.instead(lambda row: cpu.entries(widened(row)))
-    on_gpu = gpu.instead(lambda row: [widened(x) for x in gpu.entries(row)])
-    return _corners(False, *primals), on_gpu(on_cpu(_entries))(*tangents)
+    moved = cpu.instead(lambda row: cpu.entries(widened(row)))(_entries)
+    if primals[0].dtype.itemsize < 4:
+        moved = gpu.instead(lambda row: [widened(x) for x in gpu.entries(row)])(moved)
+    return _corners(False, *primals), moved(*tangents)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
