@@ -158,7 +158,8 @@ def _transposed(slopes: Sequence[Any], *args: Any, reference: Any, forms: tuple[
         return lambda *slopes: list(jax.linear_transpose(function, *inputs)(list(slopes)))
 
     given = [ad.instantiate_zeros(x) for x in slopes]
-    return _chosen(back(reference), _each(back, forms), given)
+    forms = tuple(form._replace(rows=False) for form in _each(back, forms))  # the inputs are those of one row
+    return _chosen(back(reference), forms, given)
 
 
 ad.primitive_transposes[_choice] = _transposed
