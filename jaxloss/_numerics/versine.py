@@ -303,5 +303,5 @@ _AT_ONCE = _Way(
 @gpu.instead(lambda u, v, x, y: gpu.sum_of_columns((v - u) ** 2) / 2)
 @tpu.instead(lambda u, v, x, y: _versine_of_products(x, y), suits=_suits_twofold)
 def _half_square(u: Array, v: Array, x: Array, y: Array) -> Array:
-    """Of the step between the unit vectors u and v of x and y."""
+    """Of the step between the unit vectors u and v of x and y, which may be columns."""
     return jnp.sum((u - v) ** 2) / 2
