@@ -47,7 +47,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._platform import at_most, choice, pieces_of, x64
+from jaxloss._platform import at_most, choice, mesh, pieces_of, x64
 
 instead = functools.partial(choice.instead, ("gpu",))
 
@@ -75,7 +75,8 @@ def read_again(x: Array, n: int) -> Array:
 def columns(rows: Array) -> list[Array]:
     """The first entries of all rows, the second ones, and so on."""
     *batch, size = rows.shape
-    if not batch or not isinstance(batch[-1], int):
+    # Where the type of an array says how it is spread, older jax has no slice along an axis that is.
+    if not batch or not isinstance(batch[-1], int) or mesh.in_explicit_mesh(rows):
         return [rows[..., i] for i in range(size)]
     flat = rows.reshape(*batch[:-1], batch[-1] * size)
     return [flat[..., i::size] for i in range(size)]
