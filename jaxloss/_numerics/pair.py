@@ -84,7 +84,7 @@ def _corners(few: bool, row: Array) -> list[Array]:
 @_corners.defjvp
 def _(few: bool, primals: tuple[Array], tangents: tuple[Array]) -> tuple[list[Array], list[Array]]:
     moved = cpu.instead(lambda row: cpu.entries(widened(row)))(_entries)
-    if primals[0].dtype.itemsize < 4:
+    if primals[0].dtype.itemsize < 4:  # derivatives that are narrowed: point 3 of gpu.py
         moved = gpu.instead(lambda row: [widened(x) for x in gpu.entries(row)])(moved)
     return _corners(False, *primals), moved(*tangents)
 

@@ -5,7 +5,7 @@
    hold. So the lengths of vectors and their angle, elsewhere two passes, take one pass here (`in_double`):
    `python -m benchmarks.accelerators --target h100 --only cosine` without and with it says 2.0 and 1.0, which are bytes
    over those of the best peer, as below wherever there is no unit; and lengths of columns take one sum in place of
-   three (`--only "barlow.*value$"`, 1.1 to 1.5 and 0.7 to 1.0). On cards that have one unit for doubles to 32 or 64 for
+   three (`--only "barlow.*value$"`, 1.2 to 1.5 and 0.8 to 0.9). On cards that have one unit for doubles to 32 or 64 for
    floats it takes about as long as two passes.
 2. What two sums share, or a sum and the derivative, its compiler computes once and stores if it is not cheap, be it
    larger than all that it is made of: the comparisons of any two items of a list, the exponentials of a row. So each
@@ -29,12 +29,12 @@
    values that nobody differentiates have such a form (`in_one_kernel`), and where the loss of a row is known, a kernel
    ends (`end_row`): `--only "(focal|poly1|distillation).* 8192x1000"` says 0.5 to 2.0 without and 0.3 to 1.0 with it,
    in value.
-6. It fuses no step with one that only gives its numbers another shape, as when a column of a matrix becomes a vector:
-   what comes before that is stored. So the entries of all rows are every fourth number of a flat array (`columns`):
-   `--only "iou_log.*value$"` says 1.4 to 1.7 without and 1.0 with it.
+6. It stores the result of a step whose numbers are only given another shape afterwards, as when a column of a matrix
+   becomes a vector: such a step is fused with nothing. So the entries of all rows are every fourth number of a flat
+   array (`columns`): `--only "iou_log.*value$"` says 1.4 to 1.7 without and 1.0 with it.
 
-Why two steps are apart, the compiler writes to a folder: `XLA_FLAGS="--xla_dump_to=FOLDER
---xla_dump_hlo_pass_re=priority-fusion"`, "producer_ineligible" in the file `*priority_fusion_dump*`.
+To see why it leaves two steps apart, set `XLA_FLAGS="--xla_dump_to=FOLDER --xla_dump_hlo_pass_re=priority-fusion"` and
+look for "producer_ineligible" in the file `*priority_fusion_dump*`.
 """
 
 from __future__ import annotations
