@@ -242,16 +242,16 @@ def cross_entropy(targets: Any, row: Any, log_sum: tuple[Array, Array]) -> Array
     dtype = row.wide.dtype
     pieces = _pieces(row.stored)
     t = type(targets)(*(None if x is None else _pieces(x) if x.ndim else x for x in targets)).made()
-    # Without a barrier a short row is read once for all three of its reductions.
-    apart = jax.lax.optimization_barrier if pieces.ndim > 1 else lambda x: x
-    largest, log_sum = apart(log_sum)
-    surprisal = log_sum - (apart(pieces).astype(dtype) - largest)
+    # Sharing the difference with the normaliser would store it.
+    largest, log_sum, pieces = jax.lax.optimization_barrier((*log_sum, pieces))
+    surprisal = log_sum - (pieces.astype(dtype) - largest)
     return _by_piece(jnp.sum, t * jnp.minimum(surprisal, _bound(t)))
 
 
 def _bound(factor: Array) -> Array:
     """What makes an infinite number finite where its factor is 0: the largest number there, infinity elsewhere."""
-    huge = float(jnp.finfo(factor.dtype).max)
+    # A number of its own: shared with the check of a domain, it would be stored for each entry.
+    huge = jax.lax.optimization_barrier(jnp.finfo(factor.dtype).max.astype(factor.dtype))
     return (jnp.abs(factor) * huge + 1) * huge
 
 
