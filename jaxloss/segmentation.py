@@ -651,17 +651,27 @@ def _rows(x: Array, shape: tuple[int, ...]) -> Array:
 
 def _jaccard_steps(y: Array, errors: Array, w: Array | None = None) -> Array:
     """J_i - J_(i-1), each at its pixel."""
-    rank = jnp.broadcast_to(jnp.arange(y.shape[-1]), y.shape)
-    # The class rides in the last bit of the place: one array less to sort.
-    tagged = 2 * rank + (y > 0).astype(rank.dtype)
-    _, tagged, *sorted_w = jax.lax.sort((-errors, tagged, *([] if w is None else [w])), num_keys=1)
-    place, is_class = tagged // 2, tagged % 2 == 1
+    place, is_class, *sorted_w = _largest_first(errors, y > 0, *([] if w is None else [w]))
     w = sorted_w[0] if sorted_w else jnp.ones_like(errors)
     found = jnp.cumsum(jnp.where(is_class, w, 0), axis=-1)
-    seen = jnp.cumsum(w, axis=-1) if sorted_w else (1 + rank).astype(w.dtype)
+    seen = jnp.cumsum(w, axis=-1) if sorted_w else jnp.broadcast_to(1 + jnp.arange(y.shape[-1]), y.shape).astype(w.dtype)
     size = found[..., -1:]
     left, union = size - found, size + seen - found
     other = jnp.where(union > w, divide_or_zero(left, union) * divide_or_zero(w, union - w), jnp.sign(w))
-    steps = jnp.where(is_class, divide_or_zero(w, union), other)
-    # Sorted back: to gather the errors instead, one by one, is slower.
-    return jax.lax.sort((place, steps), num_keys=1, is_stable=False)[1]
+    return _put_back(place, jnp.where(is_class, divide_or_zero(w, union), other))
+
+
+@cpu.instead(cpu.largest_first, suits=cpu.fit_in_half_a_key)
+def _largest_first(errors: Array, is_class: Array, *others: Array) -> tuple[Array, ...]:
+    """The places of the errors along the last axis, the largest first; and what else there is, in this order."""
+    rank = jnp.broadcast_to(jnp.arange(errors.shape[-1]), errors.shape)
+    # The class rides in the last bit of the place: one array less to sort.
+    _, tagged, *others = jax.lax.sort((-errors, 2 * rank + is_class.astype(rank.dtype), *others), num_keys=1)
+    return tagged // 2, tagged % 2 == 1, *others
+
+
+@cpu.instead(cpu.put_back)
+def _put_back(place: Array, x: Array) -> Array:
+    """Each number to its place."""
+    # By a sort: a TPU scatters one by one.
+    return jax.lax.sort((place, x), num_keys=1, is_stable=False)[1]

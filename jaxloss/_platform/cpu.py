@@ -1,6 +1,6 @@
 """What XLA's CPU compiler needs, and no other. Lowered for a GPU or a TPU, nothing of this file is left.
 
-Four habits of that compiler cost memory and time:
+Five habits of that compiler cost memory and time:
 
 1. It computes once, and stores at the size of the inputs, whatever a loss and its derivative share, even the number 0.
    So a derivative reads the inputs again (`reread`) and has numbers of its own (`unshared`).
@@ -10,6 +10,8 @@ Four habits of that compiler cost memory and time:
    select; `instead` puts them in place of those.
 4. Where numbers are assembled into a row, it computes all of them again for each entry of that row. So the derivatives
    with respect to the entries of a row are stored first (`entries`).
+5. It sorts several arrays by a comparison that is called for each two numbers, four to five times as slow as one array
+   of integers. So what is sorted is made one (`largest_first`), and is put back by a scatter.
 
 What they buy: `python -m benchmarks.forms`, and `python -m benchmarks.before` with a revision that lacks one.
 """
@@ -27,7 +29,7 @@ from jax import Array
 from jax.extend.core import Literal, Primitive
 from jax.interpreters import ad, mlir
 
-from jaxloss._platform import choice, pieces_of
+from jaxloss._platform import choice, pieces_of, x64
 from jaxloss._platform.mesh import in_explicit_mesh
 
 instead = functools.partial(choice.instead, ("cpu",))
@@ -283,3 +285,30 @@ def length(x: Array) -> tuple[Array, Array]:
     scaled = jnp.sqrt(_end_loop(jnp.sum((x * scale) ** 2)))
     # Opaque, since what is scaled in two passes would be stored.
     return jnp.where(none, 0, scaled), opaque(scale)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sorts
+
+
+def fit_in_half_a_key(args: Any) -> bool:
+    return args[0].dtype == jnp.float32
+
+
+def largest_first(key: Array, *others: Array) -> tuple[Array, ...]:
+    """The places of numbers that are not negative, the largest first, and others in this order.
+
+    Several arrays are sorted by a comparison that is called for each two numbers; one array of integers is not. So the
+    bits of a number, which are in the order of the numbers, and its place make one integer.
+    """
+    rank = jnp.broadcast_to(jnp.arange(key.shape[-1]), key.shape)
+    bits = jax.lax.bitcast_convert_type(jnp.abs(key), jnp.uint32)  # of -0, too
+    with x64():
+        joined = jax.lax.sort((~bits).astype(jnp.uint64) << 32 | rank.astype(jnp.uint64), is_stable=False)
+        place = (joined & 0xFFFFFFFF).astype(rank.dtype)
+    return place, *(jnp.take_along_axis(x, place, -1, mode="promise_in_bounds") for x in others)
+
+
+def put_back(place: Array, x: Array) -> Array:
+    """Each number of a row to its place."""
+    return jnp.put_along_axis(jnp.zeros_like(x), place, x, -1, inplace=False, mode="promise_in_bounds")
