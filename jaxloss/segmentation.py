@@ -617,12 +617,13 @@ def _sum(x: Array) -> Array:
 def _tversky(
     y: Array, p: Array, w: Array | float, alpha: float | Array, beta: float | Array, smooth: float | Array
 ) -> Array:
+    one = cpu.reread(jnp.ones((), p.dtype))
     # alpha FP + beta FN as one sum, which takes one pass less than two.
     if isinstance(alpha, float) and isinstance(beta, float) and alpha == beta:
-        wrong = alpha * _sum(w * ((1 - y) * p + y * (1 - p)))
+        wrong = alpha * _sum(w * ((one - y) * p + y * (one - p)))
     else:
         a, b = _of_classes(alpha, y), _of_classes(beta, y)
-        wrong = _sum(w * (a * (1 - y) * p + b * y * (1 - p)))
+        wrong = _sum(w * (a * (one - y) * p + b * y * (one - p)))
     return divide_or_zero(wrong, _sum(w * y * p) + wrong + smooth)
 
 
