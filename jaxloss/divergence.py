@@ -239,7 +239,7 @@ def _d_target_of_logs(q: Array, b: Array) -> Array:
 
 @partials(_d_target_of_logs, lambda q, b: -q)
 def _kl_to_logs(q: Array, b: Array) -> Array:
-    return q * (log_probability(q) - jnp.where(q == 0, 0, b))
+    return q * (log_probability(q) - _unless_none(b, q))
 
 
 def _d_log_target(a: Array, b: Array) -> Array:
@@ -250,8 +250,14 @@ def _d_log_target(a: Array, b: Array) -> Array:
 @partials(_d_log_target, lambda a, b: -jnp.exp(a))
 def _kl_of_logs(a: Array, b: Array) -> Array:
     # Where q is 0, both logarithms are finite.
-    empty = jnp.isneginf(a)
-    return jnp.exp(a) * (jnp.maximum(a, -float(jnp.finfo(a.dtype).max)) - jnp.where(empty, 0, b))
+    q = jnp.exp(a)
+    return q * (jnp.maximum(a, -float(jnp.finfo(a.dtype).max)) - _unless_none(b, q))
+
+
+@cpu.instead(cpu.finite_at_zero)
+def _unless_none(log: Array, q: Array) -> Array:
+    """A logarithm, which may be infinite, or any finite number where its factor q is 0."""
+    return jnp.where(q == 0, 0, log)
 
 
 # With m = w q + (1 - w) p, a term of the Jensen-Shannon divergence is w q log(q / m) + (1 - w) p log(p / m). Since

@@ -257,13 +257,18 @@ def _bound(factor: Array) -> Array:
     return (jnp.abs(factor) * huge + 1) * huge
 
 
+def finite_at_zero(x: Array, factor: Array) -> Array:
+    """x, which is at most 0, but the least number in place of an infinite one where its factor is 0."""
+    return jnp.maximum(x, -_bound(factor))
+
+
 def sum_below(row: Any, largest: Array, weight: Array | None) -> Array:
     # Sharing the difference with the normaliser would store it.
     pieces, largest = jax.lax.optimization_barrier((_pieces(row.stored), largest))
     below = pieces.astype(row.wide.dtype) - largest
     if weight is not None:
         weight = _pieces(weight)
-        below = weight * jnp.maximum(below, -_bound(weight))
+        below = weight * finite_at_zero(below, weight)
     return _end_loop(_by_piece(jnp.sum, below))
 
 
