@@ -655,7 +655,9 @@ def _jaccard_steps(y: Array, errors: Array, w: Array | None = None) -> Array:
     place, is_class, *sorted_w = _largest_first(errors, y > 0, *([] if w is None else [w]))
     w = sorted_w[0] if sorted_w else jnp.ones_like(errors)
     found = jnp.cumsum(jnp.where(is_class, w, 0), axis=-1)
-    seen = jnp.cumsum(w, axis=-1) if sorted_w else jnp.broadcast_to(1 + jnp.arange(y.shape[-1]), y.shape).astype(w.dtype)
+    seen = (
+        jnp.cumsum(w, axis=-1) if sorted_w else jnp.broadcast_to(1 + jnp.arange(y.shape[-1]), y.shape).astype(w.dtype)
+    )
     size = found[..., -1:]
     left, union = size - found, size + seen - found
     other = jnp.where(union > w, divide_or_zero(left, union) * divide_or_zero(w, union - w), jnp.sign(w))
