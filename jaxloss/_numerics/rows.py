@@ -194,9 +194,9 @@ def surprisal(row: Row, label: Array) -> Array:
 @surprisal.defjvp
 def _(primals: tuple[Row, Array], tangents: tuple[Row, Any]) -> tuple[Array, Array]:
     (row, label), (d_row, _) = primals, tangents
-    largest, log_sum = normaliser(row)
+    largest, excess = exp_sum(row)
     value = saved_for_backward(surprisal(row, label))
-    softmax = jnp.exp((row.wide - largest) - log_sum)
+    softmax = jnp.exp(row.wide - largest) * (1 / (1 + excess))
     # Of the label p - 1, which is expm1(-s): by subtraction nothing would be left of it where p is almost 1.
     return value, jnp.sum(jnp.where(is_at(label, row.wide), jnp.expm1(-value), softmax) * d_row.wide)
 
