@@ -29,7 +29,7 @@ from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input, check_members
 from jaxloss._numerics.elementary import d_sigmoid, divide_or_zero, relu0, saturate, sigmoid, softplus
 from jaxloss._numerics.rows import Row, Targets, cross_entropy, row_sum, zero_at_zero
-from jaxloss._platform import apart, gpu
+from jaxloss._platform import apart, cpu, gpu
 from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
@@ -467,13 +467,24 @@ def _apart(x: Array, n: int) -> Array:
 def _each(reduce: Callable[..., Array], term: Callable[[Any, Any], Array], row: _Items, **more: Array | None) -> Array:
     """For each item i, what `reduce` makes of term(i, j) for all items j of the row. The terms see all numbers of both
     by name: those of the row and `more`."""
-    return reduce(_of_pairs(term, row, more), axis=1)
+
+    def in_turn(items: Mapping[str, Array]) -> Array:
+        return cpu.in_turn(lambda i: reduce(term(SimpleNamespace(**i), SimpleNamespace(**items))), items)
+
+    @cpu.instead(in_turn)
+    def at_once(items: Mapping[str, Array]) -> Array:
+        return reduce(_of_pairs(term, items), axis=1)
+
+    return at_once(_by_name(row, more))
 
 
-def _of_pairs(term: Callable[[Any, Any], Any], row: _Items, more: Mapping[str, Array | None]) -> Any:
-    rows = {name: x for name, x in {**row._asdict(), **more}.items() if x is not None}
-    i = SimpleNamespace(**{name: x[:, None] for name, x in rows.items()})
-    j = SimpleNamespace(**{name: x[None, :] for name, x in rows.items()})
+def _by_name(row: _Items, more: Mapping[str, Array | None]) -> dict[str, Array]:
+    return {name: x for name, x in {**row._asdict(), **more}.items() if x is not None}
+
+
+def _of_pairs(term: Callable[[Any, Any], Any], items: Mapping[str, Array]) -> Any:
+    i = SimpleNamespace(**{name: x[:, None] for name, x in items.items()})
+    j = SimpleNamespace(**{name: x[None, :] for name, x in items.items()})
     return term(i, j)
 
 
@@ -504,7 +515,7 @@ def _sum_of_pairs(term: Callable[[Any, Any], Array], row: _Items, **more: Array 
         return _total(_each(jnp.sum, term, row, **more), row)
 
     def at_once(row: _Items, more: Mapping[str, Any]) -> Array:  # since a number for each item would be stored
-        return row_sum(_of_pairs(term, row, more).ravel())
+        return row_sum(_of_pairs(term, _by_name(row, more)).ravel())
 
     return (gpu.instead(at_once)(by_item) if row.list is None else by_item)(row, more)
 

@@ -652,16 +652,15 @@ def _rows(x: Array, shape: tuple[int, ...]) -> Array:
 
 def _jaccard_steps(y: Array, errors: Array, w: Array | None = None) -> Array:
     """J_i - J_(i-1), each at its pixel."""
-    place, is_class, *sorted_w = _largest_first(errors, y > 0, *([] if w is None else [w]))
-    w = sorted_w[0] if sorted_w else jnp.ones_like(errors)
-    found = jnp.cumsum(jnp.where(is_class, w, 0), axis=-1)
-    seen = (
-        jnp.cumsum(w, axis=-1) if sorted_w else jnp.broadcast_to(1 + jnp.arange(y.shape[-1]), y.shape).astype(w.dtype)
-    )
+    place, is_class, *weights = _largest_first(errors, y > 0, *([] if w is None else [w]))
+    each = weights[0] if weights else jnp.ones_like(errors)
+    found = jnp.cumsum(jnp.where(is_class, each, 0), axis=-1)
+    rank = jnp.broadcast_to(jnp.arange(1, y.shape[-1] + 1), y.shape)
+    seen = jnp.cumsum(each, axis=-1) if weights else rank.astype(each.dtype)
     size = found[..., -1:]
     left, union = size - found, size + seen - found
-    other = jnp.where(union > w, divide_or_zero(left, union) * divide_or_zero(w, union - w), jnp.sign(w))
-    return _put_back(place, jnp.where(is_class, divide_or_zero(w, union), other))
+    other = jnp.where(union > each, divide_or_zero(left, union) * divide_or_zero(each, union - each), jnp.sign(each))
+    return _put_back(place, jnp.where(is_class, divide_or_zero(each, union), other))
 
 
 @cpu.instead(cpu.largest_first, suits=cpu.fit_in_half_a_key)
@@ -669,8 +668,8 @@ def _largest_first(errors: Array, is_class: Array, *others: Array) -> tuple[Arra
     """The places of the errors along the last axis, the largest first; and what else there is, in this order."""
     rank = jnp.broadcast_to(jnp.arange(errors.shape[-1]), errors.shape)
     # The class rides in the last bit of the place: one array less to sort.
-    _, tagged, *others = jax.lax.sort((-errors, 2 * rank + is_class.astype(rank.dtype), *others), num_keys=1)
-    return tagged // 2, tagged % 2 == 1, *others
+    _, tagged, *ordered = jax.lax.sort((-errors, 2 * rank + is_class.astype(rank.dtype), *others), num_keys=1)
+    return tagged // 2, tagged % 2 == 1, *ordered
 
 
 @cpu.instead(cpu.put_back)

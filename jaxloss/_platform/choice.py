@@ -54,9 +54,9 @@ def instead(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a form of the same function in its place where the program is for one of these platforms.
 
-    For the inside of functions that have hand-written derivatives, and for linear ones, whose transpose has the
-    transposed form. Second derivatives of a scan are automatic all the same, since jax drops such rules there: they are
-    those of the reference.
+    For the inside of functions that have hand-written derivatives, and for those that are linear in what they are
+    differentiated by: their transpose has the transposed form. Second derivatives of a scan are automatic all the same,
+    since jax drops such rules there: they are those of the reference.
 
     rows: whether the form takes batches of rows as they are, the rows along the last axis; else it is mapped.
     columns: whether it is also for rows that lie across the axes of their batch, as the classes of images may.
@@ -151,15 +151,25 @@ ad.primitive_jvps[_choice] = _differentiated
 
 
 def _transposed(slopes: Sequence[Any], *args: Any, reference: Any, forms: tuple[_Form, ...], avals: Any) -> list[Any]:
-    # The functions are linear in all of their arguments.
-    inputs = [x.aval for x in args]
+    # The functions are linear in some of their arguments. The others are known.
+    linear = [ad.is_undefined_primal(x) for x in args]
+    inputs = [x.aval for x in args if ad.is_undefined_primal(x)]
+    known = [x for x in args if not ad.is_undefined_primal(x)]
 
     def back(function: Callable[..., Any]) -> Callable[..., list[Any]]:
-        return lambda *slopes: list(jax.linear_transpose(function, *inputs)(list(slopes)))
+        def transposed(*given: Any) -> list[Any]:
+            def of_linear(*moved: Any) -> Any:
+                some, others = iter(moved), iter(given[: len(known)])
+                return function(*(next(some if each else others) for each in linear))
 
-    given = [ad.instantiate_zeros(x) for x in slopes]
+            return list(jax.linear_transpose(of_linear, *inputs)(list(given[len(known) :])))
+
+        return transposed
+
+    given = [*known, *(ad.instantiate_zeros(x) for x in slopes)]
     forms = tuple(form._replace(rows=False) for form in _each(back, forms))  # the inputs are those of one row
-    return _chosen(back(reference), forms, given)
+    found = iter(_chosen(back(reference), forms, given))
+    return [next(found) if each else None for each in linear]
 
 
 ad.primitive_transposes[_choice] = _transposed

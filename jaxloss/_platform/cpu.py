@@ -7,7 +7,8 @@ Five habits of that compiler cost memory and time:
 2. It puts a sum over rows into one loop with whatever follows, and with more than 32,768 rows that loop takes three to
    eight times as long. So a sum ends with `end_loop`.
 3. Its fast sums allow no comparison and no select. So the forms below use minima and maxima where the readable forms
-   select; `instead` puts them in place of those.
+   select; `instead` puts them in place of those. What is compared all the same, any two items of a list, is stored
+   before it is summed: so some items at a time (`in_turn`).
 4. Where numbers are assembled into a row, it computes all of them again for each entry of that row. So the derivatives
    with respect to the entries of a row are stored first (`entries`).
 5. It sorts several arrays by a comparison that is called for each two numbers, four to five times as slow as one array
@@ -293,7 +294,12 @@ def length(x: Array) -> tuple[Array, Array]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sorts
+# Lists and sorts
+
+
+def in_turn(function: Callable[[Any], Array], items: Any) -> Array:
+    """What a function makes of each item, such as a sum over the others, some items at a time."""
+    return jax.lax.map(function, items, batch_size=16)
 
 
 def fit_in_half_a_key(args: Any) -> bool:
