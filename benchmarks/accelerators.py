@@ -10,8 +10,9 @@ and the exit status is 1 if there are any.
 `--target tpu` needs `pip install -e ".[tpu]"`, `--target h100` needs `pip install "jax[cuda12]"`; neither needs the
 device. `--cache FILE` remembers what was compiled by the hash of the program, so a later run compiles what changed.
 
-`--time` is for a machine that has a GPU: it compiles for the device at hand instead and times the programs too, in
-interleaved rounds, to see whether bytes predict time. No GPU has run it yet.
+`--time` compiles for the device at hand instead, a CPU with `--sizes host` or a GPU, and runs the programs in
+interleaved rounds: a cell is a time divided by that of the fastest peer, beside the share of the bandwidth of a copy.
+At its end it says in how many cells bytes predict the ratio. No GPU has run it yet.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import hlo
 from benchmarks.cells import SIZES, WHATS, Cell, cells
-from benchmarks.tables import spread, table
-from benchmarks.timing import interleaved, ratio
+from benchmarks.tables import table
+from benchmarks.timing import interleaved
 from jaxloss import LOSSES
 
 CONTENDERS = ("jaxloss", "plain", "optax")
@@ -107,10 +108,12 @@ class Program:
     cycles: int
     temporaries: int
     error: str = ""
+    seconds: float = 0  # where it was run
+    share: float = 0  # of the bandwidth of a copy there
 
     @property
-    def cost(self) -> int:
-        return self.cycles or self.bytes
+    def cost(self) -> float:
+        return self.seconds or self.cycles or self.bytes
 
 
 def read(compiled: Any, target: str) -> Program:
@@ -135,7 +138,10 @@ class Compiler:
         specs = cell.specs(dtype, lambda n, shape: self.sharding)
         return jax.jit(cell.program(contender, what)).lower(*specs)
 
-    def __call__(self, cell: Cell, contender: str, dtype: str, what: str) -> Program:
+    def __call__(self, cell: Cell, contenders: Sequence[str], dtype: str, what: str) -> dict[str, Program]:
+        return {name: self.program(cell, name, dtype, what) for name in contenders}
+
+    def program(self, cell: Cell, contender: str, dtype: str, what: str) -> Program:
         lowered = self.lower(cell, contender, dtype, what)
         versions = (self.target, jax.__version__, jaxlib.version.__version__)
         key = hashlib.sha256("\n".join((*versions, lowered.as_text())).encode()).hexdigest()
@@ -203,6 +209,8 @@ class Result:
             f"{mine.kernels} / {peer.kernels}",
             f"{mine.bytes / 1e6:.1f} / {peer.bytes / 1e6:.1f}",
             f"{mine.temporaries / 1e6:.1f} / {peer.temporaries / 1e6:.1f}",
+            f"{1e3 * mine.seconds:.2f} / {1e3 * peer.seconds:.2f}" if mine.seconds else "-",
+            f"{mine.share:.0%} / {peer.share:.0%}" if mine.seconds else "-",
             f"{mine.cycles / 1e3:.0f} / {peer.cycles / 1e3:.0f}" if mine.cycles else "-",
         ]
 
@@ -210,7 +218,7 @@ class Result:
 # Losses that miss the limit, by how much at most, and why: RESULTS.md. A cell that is worse fails all the same.
 KNOWN = {"linear_cce": 1.25}
 
-HEAD = ("", "cell", "ratio", "best peer", "kernels", "MB moved", "MB stored", "kilocycles")
+HEAD = ("", "cell", "ratio", "best peer", "kernels", "MB moved", "MB stored", "ms", "of a copy", "kilocycles")
 
 
 def report(results: Sequence[Result], limit: float, everything: bool) -> int:
@@ -259,28 +267,29 @@ def finish(program: Callable[..., Any], operands: Sequence[Any]) -> None:
     jax.block_until_ready(program(*operands))
 
 
-def time_cells(chosen: Sequence[tuple[Cell, str, str]], rounds: int) -> None:
-    bandwidth = copy_bandwidth(rounds)
-    rows, predicted = [], 0
-    for cell, dtype, what in chosen:
+class Timer:
+    """Compiles for the device at hand, and runs there."""
+
+    def __init__(self, rounds: int):
+        self.rounds, self.bandwidth = rounds, copy_bandwidth(rounds)
+
+    def __call__(self, cell: Cell, contenders: Sequence[str], dtype: str, what: str) -> dict[str, Program]:
         operands = cell.operands(dtype)
-        programs = {name: jax.jit(cell.program(name, what)).lower(*operands).compile() for name in cell.contenders}
-        costs = {name: read(program, "here") for name, program in programs.items()}
-        calls = {name: functools.partial(finish, program, operands) for name, program in programs.items()}
-        samples = interleaved(calls, rounds)
-        for peer in programs:
-            if peer != "jaxloss":
-                by_bytes = costs["jaxloss"].bytes / costs[peer].bytes
-                by_time = ratio(samples["jaxloss"], samples[peer])
-                share = costs["jaxloss"].bytes / statistics.median(samples["jaxloss"]) / bandwidth
-                predicted += abs(by_time[0] / by_bytes - 1) <= 0.1
-                key = f"{cell.key} {dtype} {what}"
-                rows.append([key, peer, f"{by_bytes:.2f}", spread(by_time), f"{share:.2f}"])
-        jax.clear_caches()
-        gc.collect()
-    print(f"{jax.devices()[0].device_kind}, which copies {bandwidth / 1e9:.0f} GB/s; jaxloss / peer\n")
-    print(table(("cell", "peer", "bytes", "time", "share of copy bandwidth"), rows))
-    print(f"\n{predicted} of {len(rows)} times within 10 % of what bytes predict")
+        compiled = {name: jax.jit(cell.program(name, what)).lower(*operands).compile() for name in contenders}
+        calls = {name: functools.partial(finish, program, operands) for name, program in compiled.items()}
+        samples = interleaved(calls, self.rounds)
+        return {name: self.program(program, samples[name]) for name, program in compiled.items()}
+
+    def program(self, compiled: Any, samples: Sequence[float]) -> Program:
+        found, seconds = read(compiled, "here"), statistics.median(samples)
+        return dataclasses.replace(found, seconds=seconds, share=found.bytes / seconds / self.bandwidth)
+
+
+def predicted(results: Sequence[Result]) -> str:
+    """In how many cells the times have the ratio of the bytes."""
+    pairs = [(result.programs["jaxloss"], result.programs[result.best or ""]) for result in results if result.counts]
+    near = sum(abs(mine.seconds / peer.seconds * peer.bytes / mine.bytes - 1) <= 0.1 for mine, peer in pairs)
+    return f"{near} of {len(pairs)} times within 10 % of what bytes predict"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -324,7 +333,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=1.1, help="of the ratio to the best peer (default 1.1)")
     parser.add_argument("--all", action="store_true", help="print the cells within the limit, too")
     parser.add_argument("--cache", metavar="FILE", type=Path, help="remember compiled programs in this file")
-    parser.add_argument("--time", action="store_true", help="compile for the GPU of this machine, and time there")
+    parser.add_argument("--time", action="store_true", help="compile for the device of this machine, and time there")
     parser.add_argument("--rounds", type=int, default=9, help="samples of --time (default 9)")
     return parser.parse_args(argv)
 
@@ -333,18 +342,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(argv)
     chosen = list(choose(options))
     if options.time:
-        return time_cells(chosen, options.rounds)
-    compiler = Compiler(options.target, devices(options.target)[0], options.cache)
+        programs_of, where = Timer(options.rounds), jax.devices()[0].device_kind
+    else:
+        programs_of, where = Compiler(options.target, devices(options.target)[0], options.cache), options.target
     results = []
     for n, (cell, dtype, what) in enumerate(chosen, 1):
-        programs = {name: compiler(cell, name, dtype, what) for name in cell.contenders if name in options.contenders}
-        results.append(Result(f"{cell.key} {dtype} {what}", programs))
+        contenders = [name for name in cell.contenders if name in options.contenders]
+        results.append(Result(f"{cell.key} {dtype} {what}", programs_of(cell, contenders, dtype, what)))
         ratio = f"{results[-1].ratio:.2f}" if results[-1].counts else "no ratio"
         print(f"{n}/{len(chosen)} {results[-1].key}: {ratio}", file=sys.stderr, flush=True)
         if n % 50 == 0:
             jax.clear_caches()
-    print(f"{options.target}, jax {jax.__version__}")
-    raise SystemExit(report(results, options.limit, options.all) > 0)
+            gc.collect()
+    print(f"{where}, jax {jax.__version__}")
+    above = report(results, options.limit, options.all)
+    if options.time:
+        print(predicted(results))
+    raise SystemExit(above > 0)
 
 
 if __name__ == "__main__":
