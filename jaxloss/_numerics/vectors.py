@@ -86,7 +86,7 @@ def lengths_in_double(*vectors: Array) -> list[Length]:
 
 
 @gpu.in_double(lengths_in_double)
-@cpu.instead(_lengths_by_largest)
+@cpu.instead(_lengths_by_largest, rows=True)
 def lengths_of_each(*vectors: Array) -> list[Length]:
     # To scale by the largest entry would take a pass of its own. So the squares are summed at three scales in one, and
     # what is taken is the sum that lies far from both ends.

@@ -104,7 +104,7 @@ def _half_square_between(u: Array, v: Array) -> Array:
 
 def _along_units(x: Array, y: Array, found: list[Length]) -> list[Array]:
     u, v = found[0].direction(x), found[1].direction(y)
-    return [jnp.sum(a * (a - b)) for a, b in ((u, v), (v, u))]
+    return [cpu.end_loop(jnp.sum(a * (a - b))) for a, b in ((u, v), (v, u))]
 
 
 def _slopes_of_units(x: Array, y: Array, found: list[Length], units: list[Array], along: list[Array]) -> list[Array]:

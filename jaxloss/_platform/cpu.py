@@ -283,14 +283,25 @@ def find_label(x: Array, label: Array) -> Array:
     return jnp.where((label >= 0) & (label < x.size), named, 0)
 
 
-def length(x: Array) -> tuple[Array, Array]:
-    """For `_numerics.vectors`: every sum is a pass here, so that the scale comes from the largest entry."""
-    largest, tiny = jnp.max(jnp.abs(x)), float(jnp.finfo(x.dtype).tiny)
-    none = largest < tiny
-    scale = 1 / jnp.where(none, 1, jnp.minimum(largest, 1 / tiny))
-    scaled = jnp.sqrt(_end_loop(jnp.sum((x * scale) ** 2)))
+def length(rows: Array) -> tuple[Array, Array]:
+    """For `_numerics.vectors`: the lengths of rows, scaled, and their scales.
+
+    Every sum is a pass here. So the scale, which comes from the largest entry, is 1 if that will do for all rows.
+    """
+    safe = float(jnp.finfo(rows.dtype).max) ** 0.6
+    squares = _end_loop(jnp.sum(rows**2, -1))
+
+    def scaled() -> tuple[Array, Array]:
+        largest, tiny = jnp.max(jnp.abs(rows), -1), float(jnp.finfo(rows.dtype).tiny)
+        none = largest < tiny
+        scale = 1 / jnp.where(none, 1, jnp.minimum(largest, 1 / tiny))
+        length = jnp.sqrt(_end_loop(jnp.sum((rows * scale[..., None]) ** 2, -1)))
+        return jnp.where(none, 0, length), scale
+
+    fine = jnp.all((squares > 1 / safe) & (squares < safe))
+    length, scale = jax.lax.cond(fine, lambda: (jnp.sqrt(squares), jnp.ones_like(squares)), scaled)
     # Opaque, since what is scaled in two passes would be stored.
-    return jnp.where(none, 0, scaled), opaque(scale)
+    return length, opaque(scale)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
