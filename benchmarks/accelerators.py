@@ -231,7 +231,10 @@ def report(results: Sequence[Result], limit: float, everything: bool) -> int:
     ordered = sorted(counted, key=lambda result: (not result.above(limit), -result.ratio))
     shown = [result for result in ordered if everything or result.above(limit)]
     if shown:
-        print(f"jaxloss / best peer\n\n{table(HEAD, [result.row(limit) for result in shown])}\n")
+        lines = [HEAD, *(result.row(limit) for result in shown)]
+        columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
+        head, *rows = zip(*columns, strict=True)
+        print(f"jaxloss / best peer\n\n{table(head, rows)}\n")
     families: dict[str, list[Result]] = {}
     for result in counted:
         families.setdefault(LOSSES[result.loss].__module__.removeprefix("jaxloss."), []).append(result)

@@ -603,7 +603,8 @@ def _softmax(z: Array) -> Array:
 @_softmax.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     p = cpu.end_loop(_softmax(cpu.opaque(*primals)))
-    return _softmax(*primals), p * (tangents[0] - jnp.sum(p * tangents[0], axis=-1, keepdims=True))
+    mean = cpu.end_loop(jnp.sum(p * tangents[0], axis=-1))
+    return _softmax(*primals), p * (tangents[0] - mean[..., None])
 
 
 # Sums of positive numbers only, so that nothing cancels.

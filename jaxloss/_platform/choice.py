@@ -242,6 +242,7 @@ def _same_of_batch(
 
 batching.primitive_batchers[_same] = _same_of_batch
 ad.primitive_jvps[_same] = lambda primals, tangents, **how: (same(*primals, **how), tangents[0])
+ad.primitive_transposes[_same] = lambda slope, _, **how: [same(ad.instantiate_zeros(slope), **how)]
 
 
 def _recomputed(_: Any, unknown: Sequence[bool], instantiated: Sequence[bool], step: Any) -> Any:
