@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,50 +111,62 @@ def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
 
     @functools.wraps(function)
     def call(*arguments: Array) -> Array:
-        program = jax.make_jaxpr(function)(*arguments)
-        literals = {_key(x): jnp.asarray(x.val, jnp.result_type(x.aval)) for x in _literals(program.jaxpr)}
+        program = _Program.of(jax.make_jaxpr(function)(*arguments))
+        literals = {_key(x): jnp.asarray(x.val, jnp.result_type(x.aval)) for x in program.literals()}
         numbers, one = opaque((literals, jnp.ones((), arguments[0].dtype)))
-        (result,) = _evaluate(program.jaxpr, program.consts, [x * one for x in arguments], numbers)
+        (result,) = program.evaluate([x * one for x in arguments], numbers)
         return result
 
     return call
 
 
+def _key(literal: Literal) -> tuple[str, Any]:
+    return repr(getattr(literal.val, "item", lambda: literal.val)()), literal.aval  # not the number: 0 is equal to -0
+
+
+class _Program(NamedTuple):
+    """A program, and those of the steps that have one, such as `jnp.where`: they are evaluated in their place."""
+
+    jaxpr: Any
+    constants: Sequence[Any]
+    inner: Mapping[int, _Program]
+
+    @classmethod
+    def of(cls, program: Any) -> _Program:
+        inside = {n: found for n, step in enumerate(program.jaxpr.eqns) if (found := _inner(step))}
+        return cls(program.jaxpr, program.consts, {n: cls.of(x) for n, x in inside.items()})
+
+    def literals(self) -> Iterator[Literal]:
+        """The numbers of the program, those of inner programs among them."""
+        for n, step in enumerate(self.jaxpr.eqns):
+            yield from (x for x in step.invars if isinstance(x, Literal))
+            if n in self.inner:
+                yield from self.inner[n].literals()
+        yield from (x for x in self.jaxpr.outvars if isinstance(x, Literal))
+
+    def evaluate(self, arguments: Sequence[Any], numbers: Mapping[Any, Array]) -> list[Any]:
+        known = dict(zip(self.jaxpr.constvars, self.constants, strict=True))
+        known |= dict(zip(self.jaxpr.invars, arguments, strict=True))
+
+        def read(x: Any) -> Any:
+            return numbers[_key(x)] if isinstance(x, Literal) else known[x]
+
+        for n, step in enumerate(self.jaxpr.eqns):
+            given = [read(x) for x in step.invars]
+            if n in self.inner:
+                results = self.inner[n].evaluate(given, numbers)
+            else:
+                results = step.primitive.bind(*given, **step.params)
+                results = results if step.primitive.multiple_results else [results]
+            known |= dict(zip(step.outvars, results, strict=True))
+        return [read(x) for x in self.jaxpr.outvars]
+
+
 def _inner(step: Any) -> Any:
-    """The program of a step such as `jnp.where`, or of a function with a rule, which is evaluated in its place."""
+    """The program of a step, or of a function with a rule."""
     if "derivatives" in step.params:  # of `partials`
         return jax.make_jaxpr(step.params["function"])(*(x.aval for x in step.invars))
     return next((step.params[name] for name in ("jaxpr", "call_jaxpr") if name in step.params), None)
-
-
-def _key(literal: Literal) -> str:
-    return f"{literal.val!r} {literal.aval}"
-
-
-def _literals(jaxpr: Any) -> Iterator[Literal]:
-    """The numbers of a program, those of inner programs among them."""
-    for step in jaxpr.eqns:
-        yield from (x for x in step.invars if isinstance(x, Literal))
-        if inner := _inner(step):
-            yield from _literals(inner.jaxpr)
-    yield from (x for x in jaxpr.outvars if isinstance(x, Literal))
-
-
-def _evaluate(jaxpr: Any, constants: Any, arguments: Any, numbers: dict[str, Array]) -> list[Any]:
-    known = dict(zip(jaxpr.constvars, constants, strict=True)) | dict(zip(jaxpr.invars, arguments, strict=True))
-
-    def read(x: Any) -> Any:
-        return numbers[_key(x)] if isinstance(x, Literal) else known[x]
-
-    for step in jaxpr.eqns:
-        given = [read(x) for x in step.invars]
-        if inner := _inner(step):
-            results = _evaluate(inner.jaxpr, inner.consts, given, numbers)
-        else:
-            results = step.primitive.bind(*given, **step.params)
-            results = results if step.primitive.multiple_results else [results]
-        known |= dict(zip(step.outvars, results, strict=True))
-    return [read(x) for x in jaxpr.outvars]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
