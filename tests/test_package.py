@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import functools
 import os
 import pickle
 import pydoc
@@ -149,6 +150,28 @@ def test_integer_labels_never_become_one_hot(case: str, dtype: type):
     main = (program.as_text() or "").partition("\nENTRY ")[2]
     large = re.findall(rf"^ *(?:ROOT )?%\S+ = \w+\[{rows},{CLASSES}\]\S* (?!parameter)", main, re.MULTILINE)
     assert len(large) == 1 or copies, large
+
+
+# Of two inputs of this shape, what else may be kept, in float32 numbers.
+STORED: dict[str, tuple[Callable[..., Any], tuple[int, ...], int]] = {
+    "cce-logits": (functools.partial(jaxloss.cce, from_logits=True), (256, CLASSES), 16 * 256),
+    "list_softmax": (jaxloss.list_softmax, (256, CLASSES), 16 * 256),
+    "kl_divergence-logs": (functools.partial(jaxloss.kl_divergence, from_logs=True), (256, CLASSES), 16 * 256),
+    "cosine_distance": (jaxloss.cosine_distance, (256, CLASSES), 32 * 256),
+    "list_mle": (jaxloss.list_mle, (32, 128), 32 * 128**2 // 2),  # less than a number for each pair
+    "lambda_rank": (jaxloss.lambda_rank, (32, 128), 32 * 128**2 // 2),
+}
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="an older compiler stores what it sums")
+@pytest.mark.parametrize("case", STORED)
+@pytest.mark.parametrize("graded", [False, True])
+def test_no_array_is_stored(case: str, graded: bool):
+    loss, shape, numbers = STORED[case]
+    function = jax.value_and_grad(loss, 1) if graded else loss
+    memory = jax.jit(function).lower(*[jax.ShapeDtypeStruct(shape, jnp.float32)] * 2).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes <= 4 * numbers
 
 
 ELEMENTS, TABLE, EXAMPLES = (10_000_000,), (10_000, 1000), (100_000, 100)
