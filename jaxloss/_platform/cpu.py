@@ -322,7 +322,11 @@ def length(rows: Array) -> tuple[Array, Array]:
 
 def in_turn(function: Callable[[Any], Array], items: Any) -> Array:
     """What a function makes of each item, such as a sum over the others, some items at a time."""
-    return jax.lax.map(function, items, batch_size=16)
+    size, few = jax.tree.leaves(items)[0].shape[0], 16
+    # A size may be one that `jax.export` leaves open.
+    if not isinstance(size, int) or size <= few:
+        return jax.vmap(function)(items)
+    return jax.lax.map(function, items, batch_size=few)
 
 
 def fit_in_half_a_key(args: Any) -> bool:
