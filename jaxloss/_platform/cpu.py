@@ -11,8 +11,8 @@ Five habits of that compiler cost memory and time:
    before it is summed: so some items at a time (`in_turn`).
 4. Where numbers are assembled into a row, it computes all of them again for each entry of that row. So the derivatives
    with respect to the entries of a row are stored first (`entries`).
-5. It sorts several arrays by a comparison that is called for each two numbers, four to five times as slow as one array
-   of integers. So what is sorted is made one (`largest_first`), and is put back by a scatter.
+5. It sorts several arrays by a comparison that is called for each two numbers, and one array of integers without. So
+   what is sorted is made one (`largest_first`), and is put back by a scatter.
 
 What they buy: `python -m benchmarks.forms`, and `python -m benchmarks.before` with a revision that lacks one.
 """
