@@ -120,8 +120,9 @@ def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
     return call
 
 
-def _key(literal: Literal) -> tuple[str, Any]:
-    return repr(getattr(literal.val, "item", lambda: literal.val)()), literal.aval  # not the number: 0 is equal to -0
+def _key(literal: Literal) -> str:
+    number = getattr(literal.val, "item", lambda: literal.val)()
+    return f"{number!r} {literal.aval}"  # not the number itself: 0 is equal to -0
 
 
 class _Program(NamedTuple):
@@ -144,7 +145,7 @@ class _Program(NamedTuple):
                 yield from self.inner[n].literals()
         yield from (x for x in self.jaxpr.outvars if isinstance(x, Literal))
 
-    def evaluate(self, arguments: Sequence[Any], numbers: Mapping[Any, Array]) -> list[Any]:
+    def evaluate(self, arguments: Sequence[Any], numbers: Mapping[str, Array]) -> list[Any]:
         known = dict(zip(self.jaxpr.constvars, self.constants, strict=True))
         known |= dict(zip(self.jaxpr.invars, arguments, strict=True))
 
