@@ -262,8 +262,8 @@ def list_mle(
 
     def items(z: Array, row: _Items) -> Array:
         # Of equal items that stand before this one, all have been drawn.
-        many = _each(jnp.sum, lambda i, j: _equal(i, j).astype(z.dtype), row)
-        drawn = _each(jnp.sum, lambda i, j: (_equal(i, j) & (j.place < i.place)).astype(z.dtype), row.apart(1))
+        many = _each(jnp.sum, lambda i, j: _equal(i, j).astype(i.y.dtype), row)
+        drawn = _each(jnp.sum, lambda i, j: (_equal(i, j) & (j.place < i.place)).astype(i.y.dtype), row.apart(1))
         return _list_mle(z, row, 1 - drawn / jnp.maximum(many, 1))
 
     return _of_lists(items, y_true, y_pred, axis, segments, **units)
@@ -466,7 +466,7 @@ def _apart(x: Array, n: int) -> Array:
 
 def _each(reduce: Callable[..., Array], term: Callable[[Any, Any], Array], row: _Items, **more: Array | None) -> Array:
     """For each item i, what `reduce` makes of term(i, j) for all items j of the row. The terms see all numbers of both
-    by name: those of the row and `more`."""
+    by name, those of the row and `more`, and no other arrays."""
 
     def in_turn(items: Mapping[str, Array]) -> Array:
         return cpu.in_turn(lambda i: reduce(term(SimpleNamespace(**i), SimpleNamespace(**items))), items)
@@ -570,7 +570,7 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
 
     def by_score(k: Any, j: Any) -> Array:
         side = jnp.sign(k.level - j.level)
-        first = jnp.where(side > 0, k.margin, j.margin) if margin is not None else None
+        first = jnp.where(side > 0, k.margin, j.margin) if hasattr(k, "margin") else None
         ahead = side * (k.z - j.z)
         slope = jax.jvp(lambda ahead: cost(ahead, first), (ahead,), (jnp.ones_like(ahead),))[1]
         return jnp.where(_together(k, j, jnp.abs(k.y - j.y) > 0), _priced(side * slope, k, j), 0)
@@ -674,7 +674,7 @@ def _behind(z: Array, temperature: Array, row: _Items) -> Array:
     where all are almost in order."""
 
     def term(i: Any, j: Any) -> Array:
-        side = jnp.where(_before(j, i), -1, 1).astype(z.dtype)
+        side = jnp.where(_before(j, i), -1, 1).astype(i.z.dtype)
         ahead = jnp.clip(side * (j.z - i.z), -1000 * i.temperature, 1000 * i.temperature)
         return jnp.where(_together(i, j, i.place != j.place), side * sigmoid(ahead / i.temperature), 0)
 
@@ -694,7 +694,7 @@ def _before(i: Any, j: Any) -> Array:
 
 def _ideal_places(row: _Items) -> Array:
     """Where the items stand in the ideal order, from 1 on."""
-    return 1 + _each(jnp.sum, lambda i, j: _before(j, i).astype(row.y.dtype), row)
+    return 1 + _each(jnp.sum, lambda i, j: _before(j, i).astype(i.y.dtype), row)
 
 
 def _top(row: _Items) -> Array:
@@ -720,14 +720,16 @@ def _discounts(z: Array, row: _Items) -> tuple[Array, Array]:
     first = _each(jnp.sum, lambda i, j: _together(i, j, j.exists & (j.z > i.z)).astype(jnp.int32), row, z=z)
     many = _each(jnp.sum, lambda i, j: _together(i, j, j.exists & (j.z == i.z)).astype(jnp.int32), row, z=z)
 
+    dtype = z.dtype
+
     def taken(i: Any, rank: Any) -> Array:
         after = rank.place - i.first
-        return jnp.where((after >= 0) & (after < i.many), 1 / jnp.log2(2 + rank.place.astype(z.dtype)), 0)
+        return jnp.where((after >= 0) & (after < i.many), 1 / jnp.log2(2 + rank.place.astype(dtype)), 0)
 
     def ahead(i: Any, rank: Any) -> Array:
         # Of m numbers in descending order the mean difference of two is sum_k (m - 1 - 2 k) x_k / (m (m - 1) / 2).
         after = rank.place - i.first  # and nothing below is the same for all ranks: it would be stored for each item
-        return ((i.many - after) - (after + 1)).astype(z.dtype) * taken(i, rank)
+        return ((i.many - after) - (after + 1)).astype(dtype) * taken(i, rank)
 
     mean = _each(jnp.sum, taken, row, first=first, many=many) / jnp.maximum(many, 1).astype(z.dtype)
     pairs = jnp.maximum(many * (many - 1) / 2, 1).astype(z.dtype)

@@ -307,9 +307,11 @@ def length(rows: Array) -> tuple[Array, Array]:
     def scaled() -> tuple[Array, Array]:
         largest, tiny = jnp.max(jnp.abs(rows), -1), float(jnp.finfo(rows.dtype).tiny)
         none = largest < tiny
-        scale = 1 / jnp.where(none, 1, jnp.minimum(largest, 1 / tiny))
+        # A power of two, so that a vector has the same length whatever the others of the batch are.
+        exponent = jnp.frexp(jnp.clip(largest, tiny, 1 / tiny))[1]
+        scale = jnp.ldexp(jnp.ones_like(largest), jnp.maximum(-exponent, jnp.finfo(rows.dtype).minexp))
         length = jnp.sqrt(_end_loop(jnp.sum((rows * scale[..., None]) ** 2, -1)))
-        return jnp.where(none, 0, length), scale
+        return jnp.where(none, 0, length), jnp.where(none, 1, scale)
 
     fine = jnp.all((squares > 1 / safe) & (squares < safe))
     length, scale = jax.lax.cond(fine, lambda: (jnp.sqrt(squares), jnp.ones_like(squares)), scaled)
