@@ -731,7 +731,7 @@ def _discounts(z: Array, row: _Items) -> tuple[Array, Array]:
         after = rank.place - i.first  # and nothing below is the same for all ranks: it would be stored for each item
         return ((i.many - after) - (after + 1)).astype(dtype) * taken(i, rank)
 
-    mean = _each(jnp.sum, taken, row, first=first, many=many) / jnp.maximum(many, 1).astype(z.dtype)
-    pairs = jnp.maximum(many * (many - 1) / 2, 1).astype(z.dtype)
+    mean = _each(jnp.sum, taken, row, first=first, many=many) / jnp.maximum(many, 1).astype(dtype)
+    pairs = jnp.maximum(many * (many - 1) / 2, 1).astype(dtype)
     first, many = (_apart(x, 1) for x in (first, many))
     return mean, _each(jnp.sum, ahead, row, first=first, many=many) / pairs

@@ -618,7 +618,7 @@ def _sum(x: Array) -> Array:
 def _tversky(
     y: Array, p: Array, w: Array | float, alpha: float | Array, beta: float | Array, smooth: float | Array
 ) -> Array:
-    # Not the number 1, which the value and the derivative would share, and one compiler store for each pixel.
+    # Not the number 1: the value and the derivative would share it, and one compiler would store it for each pixel.
     one = cpu.reread(jnp.ones((), p.dtype))
     # alpha FP + beta FN as one sum, which takes one pass less than two.
     if isinstance(alpha, float) and isinstance(beta, float) and alpha == beta:

@@ -152,7 +152,7 @@ def test_integer_labels_never_become_one_hot(case: str, dtype: type):
     assert len(large) == 1 or copies, large
 
 
-# Of two inputs of this shape, what else may be kept, in float32 numbers.
+# Losses of two inputs of this shape, and how many float32 numbers they may store besides.
 STORED: dict[str, tuple[Callable[..., Any], tuple[int, ...], int]] = {
     "cce-logits": (functools.partial(jaxloss.cce, from_logits=True), (256, CLASSES), 16 * 256),
     "list_softmax": (jaxloss.list_softmax, (256, CLASSES), 16 * 256),

@@ -44,8 +44,8 @@ class Length(NamedTuple):
     def direction(self, x: Array) -> Array:
         """The vector over its length."""
         # No entry is below -1. The bound is there to have each rounded: where one instruction multiplies and subtracts,
-        # the difference of equal vectors would not be 0. It is -2, as a number of the row: a constant that several sums
-        # share may be stored for each entry.
+        # the difference of equal vectors would not be 0. It is -2, made of numbers of the row: a constant that several
+        # sums share may be stored for each entry.
         bound = jax.lax.stop_gradient(-1 - self.scaled / self.divisor)
         return jnp.maximum(x * self.scale / self.divisor, bound)
 
@@ -71,7 +71,7 @@ def rescaled(length: Array, scale: Array) -> Length:
 
 
 def _lengths_by_largest(*vectors: Array) -> list[Length]:
-    return [rescaled(*cpu.length(x)) for x in vectors]
+    return [rescaled(*cpu.length(x, inverse_unit)) for x in vectors]
 
 
 @tpu.instead(tpu.sums)

@@ -7,8 +7,8 @@ Five habits of that compiler cost memory and time:
 2. It puts a sum over rows into one loop with whatever follows, and with more than 32,768 rows that loop takes three to
    eight times as long. So a sum ends with `end_loop`.
 3. Its fast sums allow no comparison and no select. So the forms below use minima and maxima where the readable forms
-   select; `instead` puts them in place of those. What is compared all the same, any two items of a list, is stored
-   before it is summed: so some items at a time (`in_turn`).
+   select; `instead` puts them in place of those. Where there is no such form, as for any two items of a list, what is
+   compared is stored before it is summed: so it is a few items at a time (`in_turn`).
 4. Where numbers are assembled into a row, it computes all of them again for each entry of that row. So the derivatives
    with respect to the entries of a row are stored first (`entries`).
 5. It sorts several arrays by a comparison that is called for each two numbers, and one array of integers without. So
@@ -296,20 +296,19 @@ def find_label(x: Array, label: Array) -> Array:
     return jnp.where((label >= 0) & (label < x.size), named, 0)
 
 
-def length(rows: Array) -> tuple[Array, Array]:
+def length(rows: Array, unit_of: Callable[[Array], Array]) -> tuple[Array, Array]:
     """For `_numerics.vectors`: the lengths of rows, scaled, and their scales.
 
     Every sum is a pass here. So the scale, which comes from the largest entry, is 1 if that will do for all rows.
+
+    unit_of: a power of two for each size, so that a vector has the same length whatever the others of the batch are.
     """
     safe = float(jnp.finfo(rows.dtype).max) ** 0.6
     squares = _end_loop(jnp.sum(rows**2, -1))
 
     def scaled() -> tuple[Array, Array]:
-        largest, tiny = jnp.max(jnp.abs(rows), -1), float(jnp.finfo(rows.dtype).tiny)
-        none = largest < tiny
-        # A power of two, so that a vector has the same length whatever the others of the batch are.
-        exponent = jnp.frexp(jnp.clip(largest, tiny, 1 / tiny))[1]
-        scale = jnp.ldexp(jnp.ones_like(largest), jnp.maximum(-exponent, jnp.finfo(rows.dtype).minexp))
+        largest, info = jnp.max(jnp.abs(rows), -1), jnp.finfo(rows.dtype)
+        none, scale = largest < info.tiny, unit_of(jnp.minimum(largest, info.max))
         length = jnp.sqrt(_end_loop(jnp.sum((rows * scale[..., None]) ** 2, -1)))
         return jnp.where(none, 0, length), jnp.where(none, 1, scale)
 
@@ -339,8 +338,7 @@ def fit_in_half_a_key(args: Any) -> bool:
 def largest_first(key: Array, *others: Array) -> tuple[Array, ...]:
     """The places of numbers that are not negative, the largest first, and others in this order.
 
-    Several arrays are sorted by a comparison that is called for each two numbers; one array of integers is not. So the
-    bits of a number, which are in the order of the numbers, and its place make one integer.
+    The bits of such numbers are in the order of the numbers. With its place each makes one integer of 64 bits.
     """
     rank = jnp.broadcast_to(jnp.arange(key.shape[-1]), key.shape)
     bits = jax.lax.bitcast_convert_type(jnp.abs(key), jnp.uint32)  # of -0, too
