@@ -8,21 +8,19 @@ entries outside lose theirs (`Holds.outside`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import Primitive
-from jax.interpreters import ad, mlir
 
 from jaxloss._contract import domains
 from jaxloss._contract.domains import Domain
 from jaxloss._contract.types import Holds
-from jaxloss._numerics.derivatives import saved_for_backward
+from jaxloss._numerics.derivatives import gradient_where, saved_for_backward
 from jaxloss._numerics.elementary import widened
-from jaxloss._platform import apart, choice, cpu
+from jaxloss._platform import cpu
 
 
 def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[float]) -> Callable[..., Array]:
@@ -111,29 +109,7 @@ def _cut(margin: Callable[..., Array], place: int = 0) -> Callable[..., Array]:
 
     place: of the input among several, from 1 on, so that each compares numbers of its own; 0 if it need not.
     """
-    return functools.partial(_cut_input.bind, margin=margin, place=place)
-
-
-# An equation of its own, since `jax.custom_jvp` would trace the identity again for each transformation.
-_cut_input = Primitive("jaxloss_cut")
-_cut_input.def_impl(lambda x, *_, **__: x)
-_cut_input.def_abstract_eval(lambda x, *_, **__: x)
-mlir.register_lowering(_cut_input, lambda _, x, *__, **___: [x])
-choice.batch_like_first(_cut_input)
-
-
-def _cut_tangent(
-    primals: Sequence[Array], tangents: Sequence[Any], *, margin: Callable[..., Array], place: int
-) -> tuple[Array, Any]:
-    value, tangent = _cut_input.bind(*primals, margin=margin, place=place), tangents[0]
-    if isinstance(tangent, ad.Zero):
-        return value, tangent
-    numbers = [apart(x, place, "gpu", "tpu") if place else x for x in primals[1:]]
-    inside = cpu.unshared(lambda *numbers: _inside(margin(*numbers)))(*numbers)
-    return value, cpu.kept(tangent, inside)
-
-
-ad.primitive_jvps[_cut_input] = _cut_tangent
+    return functools.partial(gradient_where, lambda *numbers: _inside(margin(*numbers)), place=place)
 
 
 # Without a zero, which the derivative has, too: what both have is stored.

@@ -147,6 +147,36 @@ def no_slope(y: Array, *_: Array) -> Array:
     return jnp.zeros_like(y)
 
 
+def gradient_where(keep: Callable[..., Array], x: Array, *numbers: Array, place: int = 0) -> Array:
+    """x as it is, without gradient where keep(*numbers) does not hold.
+
+    keep: an elementwise function, which is evaluated only if x is differentiated.
+    place: of x among several, from 1 on, so that each compares numbers of its own; 0 if it need not.
+    """
+    return _cut.bind(x, *numbers, keep=keep, place=place)
+
+
+# An equation of its own, since `jax.custom_jvp` would trace the identity again for each transformation.
+_cut = Primitive("jaxloss_cut")
+_cut.def_impl(lambda x, *_, **__: x)
+_cut.def_abstract_eval(lambda x, *_, **__: x)
+mlir.register_lowering(_cut, lambda _, x, *__, **___: [x])
+choice.batch_like_first(_cut)
+
+
+def _cut_tangent(
+    primals: Sequence[Array], tangents: Sequence[Any], *, keep: Callable[..., Array], place: int
+) -> tuple[Array, Any]:
+    value, tangent = _cut.bind(*primals, keep=keep, place=place), tangents[0]
+    if isinstance(tangent, ad.Zero):
+        return value, tangent
+    numbers = [apart(x, place, "gpu", "tpu") if place else x for x in primals[1:]]
+    return value, cpu.kept(tangent, cpu.unshared(keep)(*numbers))
+
+
+ad.primitive_jvps[_cut] = _cut_tangent
+
+
 def saved_for_backward(x: Array) -> Array:
     """Store this value of a formula (one number for each row, never a row) instead of recomputing it."""
     return cpu.reread(checkpoint_name(x, SAVED))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
+from jaxloss._numerics.derivatives import gradient_where, saved_for_backward, stop_gradient_where
 from jaxloss._numerics.elementary import abs0, inverse_unit
 from jaxloss._platform import cpu, gpu, tpu
 
@@ -46,8 +46,9 @@ class Length(NamedTuple):
         # No entry is below -1. The bound is there to have each rounded: where one instruction multiplies and subtracts,
         # the difference of equal vectors would not be 0. It is -2, made of numbers of the row: a constant that several
         # sums share may be stored for each entry.
-        bound = jax.lax.stop_gradient(-1 - self.scaled / self.divisor)
-        return jnp.maximum(x * self.scale / self.divisor, bound)
+        divisor = self.divisor
+        bound = jax.lax.stop_gradient(-1 - self.scaled / divisor)
+        return jnp.maximum(x * self.scale / divisor, bound)
 
     def unit_vector(self, x: Array) -> Array:
         """The vector over its length; zeros remain, with derivative 0."""
@@ -145,14 +146,27 @@ def distances(x: Array, *others: Array, power: int = 2) -> list[Array]:
     steps = [_difference(x, y) for y in others]
     if power == 1:
         return [jnp.sum(abs0(e)) for e in steps]
-    sizes = _sizes if power == 2 else lambda *steps: [_norm(power, e) for e in steps]
-    return stop_gradient_where([is_extreme(size) for size in sizes(*steps)], sizes, *steps)
+    if power == 2:
+        return [_size(e, length) for e, length in zip(steps, lengths(*steps), strict=True)]
+    norm = functools.partial(_norm, power)
+    return [stop_gradient_where([is_extreme(norm(e))], norm, e) for e in steps]
 
 
 def is_extreme(size: Array) -> Array:
     """Where second derivatives, of 1 / size^2, may overflow or vanish."""
     bound = float(jnp.finfo(size.dtype).tiny) ** 0.3
     return (size < bound) | (size > 1 / bound)
+
+
+def constant_if_extreme(tree: Any, *lengths: Length) -> Any:
+    """What a derivative is made of, as constants where the second one may overflow or vanish."""
+
+    def moderate(*numbers: Array) -> Array:
+        extreme = [is_extreme(scaled / scale) for scaled, scale in zip(numbers[::2], numbers[1::2], strict=True)]
+        return ~functools.reduce(jnp.logical_or, extreme)
+
+    numbers = [x for length in lengths for x in length]
+    return jax.tree.map(lambda x: gradient_where(moderate, x, *numbers), tree)
 
 
 @jax.custom_jvp
@@ -177,8 +191,17 @@ half_square.defjvp(
 )
 
 
-def _sizes(*steps: Array) -> list[Array]:
-    return [length.itself for length in lengths(*steps)]
+@jax.custom_jvp
+def _size(x: Array, length: Length) -> Array:
+    """The length of a vector, whose second derivative is 0 where no float may hold it."""
+    return length.itself
+
+
+@_size.defjvp
+def _(primals: tuple[Array, Length], tangents: tuple[Array, Length]) -> tuple[Array, Array]:
+    (x, length), (dx, _) = primals, tangents
+    x, length = constant_if_extreme((x, cpu.opaque(length)), length)
+    return _size(*primals), jnp.sum(length.direction(x) * dx)
 
 
 def _norm(power: int, e: Array) -> Array:

@@ -7,23 +7,23 @@ than single precision, one pass is enough, and is closer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
+from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.twofold import Twofold, halves
 from jaxloss._numerics.vectors import (
     Length,
-    is_extreme,
+    constant_if_extreme,
     lengths_as,
     lengths_in_double,
     lengths_of_each,
     rescaled,
 )
-from jaxloss._platform import cpu, gpu, tpu
+from jaxloss._platform import apart, cpu, gpu, tpu
 
 
 def versine(x: Array, y: Array) -> Array:
@@ -34,9 +34,7 @@ def versine(x: Array, y: Array) -> Array:
 def versine_and_lengths(x: Array, y: Array) -> tuple[Array, Length, Length]:
     """`versine`, and the lengths of both vectors."""
     one, other = lengths_as(_AT_ONCE.lengths, x, y)
-    extreme = is_extreme(one.itself) | is_extreme(other.itself)
-    value = stop_gradient_where([extreme, extreme], _versine, x, y)
-    return _or_one(value, one, other), one, other
+    return _or_one(_versine(x, y, [one, other]), one, other), one, other
 
 
 def units_and_versine(x: Array, y: Array) -> tuple[Array, Array, Array]:
@@ -66,25 +64,26 @@ class _Way(NamedTuple):
     """How to find the angle of two vectors x and y."""
 
     lengths: Callable[[Array, Array], list[Length]]
-    versine: Callable[[Array, Array], Array]
+    versine: Callable[[Array, Array, list[Length]], Array]
     along: Callable[[Array, Array, list[Length]], list[Array]]  # 1 - cos, as the step between them along each
     # The derivatives, over the units of the lengths, of x, y, the lengths, these units, and `along`.
     slopes: Callable[[Array, Array, list[Length], list[Array], list[Array]], list[Array]]
 
 
 @jax.custom_jvp
-def _versine(x: Array, y: Array) -> Array:
-    return _AT_ONCE.versine(x, y)
+def _versine(x: Array, y: Array, found: list[Length]) -> Array:
+    return _AT_ONCE.versine(x, y, found)
 
 
 @_versine.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    way = _AT_ONCE
-    found = cpu.opaque(lengths_as(way.lengths, *primals))
-    along = [saved_for_backward(x) for x in way.along(*primals, found)]
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    x, y, found = constant_if_extreme(
+        (*primals[:2], jax.tree.map(lambda x: apart(x, 1, "cpu"), primals[2])), *primals[2]
+    )
+    along = [saved_for_backward(x) for x in _AT_ONCE.along(x, y, found)]
     units = [length.unit for length in found]
-    slopes = way.slopes(*primals, found, units, along)
-    terms = [jnp.sum(slope * (unit * dx)) for slope, unit, dx in zip(slopes, units, tangents, strict=True)]
+    slopes = _AT_ONCE.slopes(x, y, found, units, along)
+    terms = [jnp.sum(slope * (unit * dx)) for slope, unit, dx in zip(slopes, units, tangents[:2], strict=True)]
     return _versine(*primals), terms[0] + terms[1]
 
 
@@ -92,9 +91,8 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 # By their lengths
 
 
-def _versine_of_units(x: Array, y: Array) -> Array:
-    one, other = lengths_as(lengths_of_each, x, y)
-    return _half_square_between(one.direction(x), other.direction(y))
+def _versine_of_units(x: Array, y: Array, found: list[Length]) -> Array:
+    return _half_square_between(found[0].direction(x), found[1].direction(y))
 
 
 @cpu.instead(lambda u, v: cpu.end_loop(jnp.sum((v - u) ** 2)) / 2)
@@ -145,7 +143,7 @@ class _Products(NamedTuple):
         return cls(xx, yy, xy, apart, jnp.where(both == 0, 1, both))
 
 
-def _versine_in_double(x: Array, y: Array) -> Array:
+def _versine_in_double(x: Array, y: Array, found: list[Length]) -> Array:
     xx, yy, xy, apart, both = _Products.of(x, y)
     longer = (xx - yy) / jnp.where(xx + yy == 0, 1, jnp.sqrt(xx) + jnp.sqrt(yy))
     return jnp.maximum(jnp.where(apart < both, (apart - longer**2) / (2 * both), 1 - xy / both), 0)
@@ -159,7 +157,7 @@ def _slopes_in_double(x: Array, y: Array, found: list[Length], units: list[Array
 
 
 _IN_DOUBLE = _Way(
-    lengths_in_double, _versine_in_double, lambda x, y, found: [_versine_in_double(x, y)] * 2, _slopes_in_double
+    lengths_in_double, _versine_in_double, lambda *given: [_versine_in_double(*given)] * 2, _slopes_in_double
 )
 
 
@@ -259,7 +257,7 @@ def _lengths_of_products(x: Array, y: Array) -> list[Length]:
     return [rescaled(*products.one), rescaled(*products.other)]
 
 
-def _versine_of_products(x: Array, y: Array) -> Array:
+def _versine_of_products(x: Array, y: Array, found: list[Length]) -> Array:
     _, _, xx, yy, xy, both = _UnitProducts.of(x, y)
     square = xx * yy
     sine_2 = ((square - xy * xy) / square.or_one()).main
@@ -282,7 +280,7 @@ def _slopes_of_products(x: Array, y: Array, found: list[Length], units: list[Arr
 _IN_TWOFOLD = _Way(
     _lengths_of_products,
     _versine_of_products,
-    lambda x, y, found: [_versine_of_products(x, y)] * 2,
+    lambda *given: [_versine_of_products(*given)] * 2,
     _slopes_of_products,
 )
 
@@ -301,7 +299,7 @@ _AT_ONCE = _Way(
 
 
 @gpu.instead(lambda u, v, x, y: gpu.sum_of_columns((v - u) ** 2) / 2)
-@tpu.instead(lambda u, v, x, y: _versine_of_products(x, y), suits=_suits_twofold)
+@tpu.instead(lambda u, v, x, y: _versine_of_products(x, y, []), suits=_suits_twofold)
 def _half_square(u: Array, v: Array, x: Array, y: Array) -> Array:
     """Of the step between the unit vectors u and v of x and y, which may be columns."""
     return jnp.sum((u - v) ** 2) / 2
