@@ -7,6 +7,7 @@ number, so finite, and its derivative is exact down to 1e-12 and bounded there, 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, Unpack
 
 import jax
@@ -16,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._numerics.derivatives import partials, saved_for_backward
 from jaxloss._numerics.elementary import LEAST_PROBABILITY, abs0, at_least_tiny, atanh_rest, exp_rest, log_probability
-from jaxloss._numerics.rows import Row, exp_sum, exp_sum_alone, normaliser, row_sum, sum_of
+from jaxloss._numerics.rows import Part, Row, exp_sum, exp_sum_alone, normaliser, row_sum, sum_of
 from jaxloss._platform import apart, cpu, gpu
 from jaxloss.contract import (
     DISTRIBUTION,
@@ -215,7 +216,7 @@ def distillation(
 
     def example(teacher: Array, student: Array, temperature: float | Array) -> Array:
         t = jnp.asarray(temperature, student.dtype)
-        return t**2 * _kl_of_logits(True, _scaled(teacher, t), _scaled(student, t))
+        return t**2 * _kl_and_offset(_scaled(teacher, t), _scaled(student, t), None)[0]
 
     inputs = {"y_true": (y_true, Holds("number", LOGIT, core=1)), "y_pred": (y_pred, Holds("score", LOGIT, core=1))}
     return losses(example, inputs, options={"temperature": (temperature, at_least(1e-6))}, axis=axis, **units)
@@ -339,43 +340,38 @@ def _scaled(logits: Array, t: Array) -> Array:
 #     log(sum q exp(x)) - sum q x  =  log(1 + u) - (u - A)  =  A - (u - log(1 + u)).
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _kl_of_logits(alone: bool, a: Array, b: Array) -> Array:
-    """Alone is a value that is not differentiated."""
-    return (_kl_alone if alone else _kl_and_offset)(a, b)[0]
-
-
-def _kl_of_logits_jvp(alone: bool, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    a, b = primals
-    kl, offset = map(saved_for_backward, _kl_and_offset(a, b))
-    q, x, gain, _ = _compared(a, b, _sums(a, b), offset)
-    slope = jnp.zeros_like(kl)
-    if not isinstance(tangents[1], SymbolicZero):
-        slope += jnp.sum(gain * tangents[1])
-    if not isinstance(tangents[0], SymbolicZero):
-        above_mean = jnp.where(jnp.isneginf(x), 0, x + kl)  # with an infinite x, kl is infinite too
-        slope -= jnp.sum(q * above_mean * tangents[0])
-    return _kl_of_logits(False, a, b), slope
-
-
-_kl_of_logits.defjvp(_kl_of_logits_jvp, symbolic_zeros=True)
-
 # m and e of teacher and student.
-_Sums: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
+_Sums: TypeAlias = tuple[Part, Part]
 
 
-def _sums(a: Array, b: Array) -> _Sums:
+@jax.custom_jvp
+def _kl_and_offset(a: Array, b: Array, sums: _Sums | None) -> tuple[Array, Array]:
+    """The divergence, and log(1 + u). Without sums, a value that is not differentiated."""
+    return _kl_alone(a, b) if sums is None else _kl_by(sums, a, b)
+
+
+@functools.partial(_kl_and_offset.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array, _Sums | None], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    (a, b, sums), (da, db, _) = primals, tangents
+    sums = _sums(exp_sum, a, b) if sums is None else sums
+    kl, offset = map(saved_for_backward, _kl_and_offset(a, b, sums))
+    q, x, gain, _ = _compared(a, b, sums, offset)
+    slope = jnp.zeros_like(kl)
+    if not isinstance(db, SymbolicZero):
+        slope += jnp.sum(gain * db)
+    if not isinstance(da, SymbolicZero):
+        above_mean = jnp.where(jnp.isneginf(x), 0, x + kl)  # with an infinite x, kl is infinite too
+        slope -= jnp.sum(q * above_mean * da)
+    return (kl, offset), (slope, jnp.zeros_like(offset))
+
+
+def _sums(exp_sum: Callable[[Row], Part], a: Array, b: Array) -> _Sums:
     return exp_sum(Row.of(a)), exp_sum(Row.of(b))
 
 
-def _kl_and_offset(a: Array, b: Array) -> tuple[Array, Array]:
-    """The divergence, and log(1 + u)."""
-    return _kl_by(_sums(a, b), a, b)
-
-
-@gpu.in_one_kernel(lambda a, b: _kl_by((exp_sum_alone(Row.of(a)), exp_sum_alone(Row.of(b))), a, b, again=False))
+@gpu.in_one_kernel(lambda a, b: _kl_by(_sums(exp_sum_alone, a, b), a, b, again=False))
 def _kl_alone(a: Array, b: Array) -> tuple[Array, Array]:
-    return _kl_and_offset(a, b)
+    return _kl_by(_sums(exp_sum, a, b), a, b)
 
 
 def _kl_by(sums: _Sums, a: Array, b: Array, again: bool = True) -> tuple[Array, Array]:

@@ -29,7 +29,17 @@ from jaxloss._numerics.elementary import (
     power_series,
     saturate,
 )
-from jaxloss._numerics.rows import Classes, Row, exp_sum, exp_sum_alone, row_sum, smoothed, surprisal, zero_at_zero
+from jaxloss._numerics.rows import (
+    Classes,
+    Part,
+    Row,
+    exp_sum,
+    exp_sum_alone,
+    row_sum,
+    smoothed,
+    surprisal,
+    zero_at_zero,
+)
 from jaxloss._numerics.scores import Probabilities, weighed
 from jaxloss._platform import apart, cpu
 from jaxloss.contract import (
@@ -530,7 +540,7 @@ def _over_classes(rule: _Rule, y: Array, scores: Array, option: float | Array, f
     row = Row.of(scores)
     option = jnp.asarray(option, row.wide.dtype)
     if from_logits:
-        return _over_logits(rule, True, y, row, option)
+        return _over_logits(rule, y, row, option, None)
 
     return Probabilities(row).total(lambda p, y, option: y * _of_probability(rule, p, option), y, option)
 
@@ -549,7 +559,7 @@ def _of_label(rule: _Rule, label: Array, scores: Array, option: float | Array, f
     def f(s: Array, option: Array) -> Array:
         return rule.f(_of_surprisal(s), option)
 
-    return f(surprisal(row, label), option)
+    return f(surprisal(row, label, exp_sum(row)), option)
 
 
 def _of_surprisal(s: Array) -> Classes:
@@ -573,19 +583,20 @@ def _classes(p: Array) -> Classes:
     return Classes(-log_probability(p), p, 1 - p)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _over_logits(rule: _Rule, alone: bool, y: Array, row: Row, option: Array) -> Array:
-    """A class without weight may have the logit -inf. Alone is a value that is not differentiated."""
-    sums = (exp_sum_alone if alone else exp_sum)(row)
-    return row_sum(zero_at_zero(y, rule.f(Classes.at(row.wide, *sums), option)))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _over_logits(rule: _Rule, y: Array, row: Row, option: Array, sums: Part | None) -> Array:
+    """A class without weight may have the logit -inf. Without sums of the row, a value that is not differentiated."""
+    classes = Classes.at(row.wide, *(exp_sum_alone(row) if sums is None else sums))
+    return row_sum(zero_at_zero(y, rule.f(classes, option)))
 
 
 @functools.partial(_over_logits.defjvp, symbolic_zeros=True)
-def _(rule: _Rule, _: bool, primals: tuple[Array, Row, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
-    y, row, option = primals
-    dy, d_row, d_option = tangents
-    value = _over_logits(rule, False, y, row, option)
-    sums, slope = exp_sum(row), jnp.zeros_like(value)
+def _(rule: _Rule, primals: tuple[Array, Row, Array, Part | None], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    y, row, option, sums = primals
+    dy, d_row, d_option, _ = tangents
+    sums = exp_sum(row) if sums is None else sums
+    value = _over_logits(rule, y, row, option, sums)
+    slope = jnp.zeros_like(value)
     if not isinstance(dy, SymbolicZero):
         classes = Classes.at(row.wide, *sums)
         infinite = jnp.isinf(classes.s)  # and would be NaN, times what does not change

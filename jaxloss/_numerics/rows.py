@@ -185,17 +185,16 @@ def entropy(row: Row, largest: Array, log_sum: Array) -> Array:
 
 
 @jax.custom_jvp
-def surprisal(row: Row, label: Array) -> Array:
-    """-log softmax(z)[label]."""
-    largest, log_sum = normaliser(row)
-    return log_sum - (take_label(row, label) - largest)
+def surprisal(row: Row, label: Array, sums: Part) -> Array:
+    """-log softmax(z)[label], with m and e of the row."""
+    largest, excess = sums
+    return jnp.log1p(excess) - (take_label(row, label) - largest)
 
 
 @surprisal.defjvp
-def _(primals: tuple[Row, Array], tangents: tuple[Row, Any]) -> tuple[Array, Array]:
-    (row, label), (d_row, _) = primals, tangents
-    largest, excess = exp_sum(row)
-    value = saved_for_backward(surprisal(row, label))
+def _(primals: tuple[Row, Array, Part], tangents: tuple[Row, Any, Any]) -> tuple[Array, Array]:
+    (row, label, (largest, excess)), (d_row, *_) = primals, tangents
+    value = saved_for_backward(surprisal(*primals))
     softmax = jnp.exp(row.wide - largest) * (1 / (1 + excess))
     # Of the label p - 1, which is expm1(-s): by subtraction nothing would be left of it where p is almost 1.
     return value, jnp.sum(jnp.where(is_at(label, row.wide), jnp.expm1(-value), softmax) * d_row.wide)
