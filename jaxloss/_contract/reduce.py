@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._contract.types import Reduction
+from jaxloss._numerics.derivatives import elementwise
 from jaxloss._platform import cpu, mesh
 
 
@@ -50,7 +51,7 @@ def _over(x: Array, weight: Array) -> Array:
     return jnp.where(nothing, 0, x / jnp.where(nothing, 1, weight))
 
 
-@jax.custom_jvp
+@elementwise
 def over(x: Array, weight: Array) -> Array:
     """x / weight, and 0 with derivatives 0 where there is no weight.
 

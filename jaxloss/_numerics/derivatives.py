@@ -1,8 +1,9 @@
 """Derivatives written by hand. What the README promises of all derivatives is kept here, once.
 
 A formula gets a rule of its own where the automatic derivative would cancel, overflow, or say something else at a kink
-than the docstring does. `partials` is the rule for elementwise functions; the few functions of a whole row have a
-`jax.custom_jvp` of their own, and `stop_gradient_where`.
+than the docstring does. `partials` gives an elementwise function its derivative by each argument, and `elementwise` any
+rule; the few functions of a whole row have a `jax.custom_jvp` of their own. `gradient_where` and `stop_gradient_where`
+say where there is no derivative.
 """
 
 from __future__ import annotations
@@ -27,6 +28,79 @@ SAVED = "jaxloss"
 Elementwise = Callable[..., Array]
 
 
+class elementwise:
+    """`jax.custom_jvp` for an elementwise function of floats of one dtype, as one equation of a program.
+
+    A transformation of a `jax.custom_jvp` traces the function anew, to learn the types of its results. Here they are
+    known: with `jax.custom_jvp` in its place, boxes take 1.3 times as long to trace (`python -m
+    benchmarks.compile_time`).
+
+    results: how many it returns, as a tuple; None for a single one.
+    """
+
+    def __init__(self, function: Callable[..., Any], results: int | None = None) -> None:
+        self.function, self.results = function, results
+        functools.update_wrapper(self, function)
+
+    def defjvp(self, rule: Callable[..., Any], symbolic_zeros: bool = False) -> None:
+        """symbolic_zeros: whether the rule gets None in place of the tangent of what does not change, else zeros."""
+        self.rule, self.symbolic_zeros = rule, symbolic_zeros
+
+    def __call__(self, *arguments: Any) -> Any:
+        leaves, structure = jax.tree.flatten(mesh.varying(arguments))
+        results = _ruled.bind(*leaves, of=self, structure=structure)
+        return results[0] if self.results is None else tuple(results)
+
+    def values(self, structure: Any, *leaves: Array) -> list[Array]:
+        found = self.function(*jax.tree.unflatten(structure, leaves))
+        return [found] if self.results is None else list(found)
+
+
+_ruled = Primitive("jaxloss_elementwise")
+_ruled.multiple_results = True
+
+
+def _values(*leaves: Array, of: elementwise, structure: Any) -> list[Array]:
+    return of.values(structure, *leaves)
+
+
+def _shape(arguments: Sequence[Any]) -> Any:
+    return jnp.broadcast_shapes(*(x.shape for x in arguments))
+
+
+def _types(*leaves: ShapedArray, of: elementwise, structure: Any) -> list[ShapedArray]:
+    return [_type(*leaves)] * (of.results or 1)
+
+
+def _type(first: ShapedArray, *others: ShapedArray) -> ShapedArray:
+    if all(x == first for x in others):
+        return first
+    if all(map(choice.plain, (first, *others))):
+        return first.update(shape=_shape((first, *others)))
+    return jax.make_jaxpr(lambda *xs: functools.reduce(jnp.add, xs))(first, *others).out_avals[0]
+
+
+def _batched(leaves: Sequence[Array], places: Sequence[int | None], *, of: elementwise, structure: Any) -> Any:
+    leaves, axis = choice.aligned(leaves, places)
+    return _ruled.bind(*leaves, of=of, structure=structure), [axis] * (of.results or 1)
+
+
+def _differentiated(primals: Sequence[Array], tangents: Sequence[Any], *, of: elementwise, structure: Any) -> Any:
+    zeros = (lambda t: None if isinstance(t, ad.Zero) else t) if of.symbolic_zeros else ad.instantiate_zeros
+    value, moved = of.rule(*(jax.tree.unflatten(structure, x) for x in (primals, [*map(zeros, tangents)])))
+    return ([value], [moved]) if of.results is None else (list(value), list(moved))
+
+
+# Outside `jax.jit`, too, it is one step, so that `jax_debug_nans` does not judge what its selects leave out.
+_in_one_step = jax.jit(_values, static_argnames=("of", "structure"))
+# With `jax.disable_jit` it may be given literals of a program.
+_ruled.def_impl(lambda *leaves, **rule: _in_one_step(*map(jnp.asarray, leaves), **rule))
+_ruled.def_abstract_eval(_types)
+batching.primitive_batchers[_ruled] = _batched
+ad.primitive_jvps[_ruled] = _differentiated
+mlir.register_lowering(_ruled, mlir.lower_fun(_values, multiple_results=True))
+
+
 def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
     """Give an elementwise function its partial derivatives, one for each argument.
 
@@ -46,17 +120,37 @@ def partials(*derivatives: Elementwise) -> Callable[[Elementwise], Elementwise]:
         @functools.cache
         def ruled(**which: Any) -> Elementwise:
             chosen = [functools.partial(d, **which) for d in derivatives]
-            first = [_with_rule(_alone(d), [_finite_slope(d, i) for i in places]) for d in chosen]
-            return _with_rule(functools.partial(function, **which), first)
+            first = [_with_partials(_alone(d), [_finite_slope(d, i) for i in places]) for d in chosen]
+            return _with_partials(functools.partial(function, **which), first)
 
         def call(*arguments: Any, **which: Any) -> Array:
             dtype = next(x.dtype for x in arguments if isinstance(x, Array))
-            return ruled(**which)(*mesh.varying([jnp.asarray(x, dtype) for x in arguments]))
+            return ruled(**which)(*(jnp.asarray(x, dtype) for x in arguments))
 
         call.__name__, call.__doc__ = function.__name__, function.__doc__
         return call
 
     return decorate
+
+
+def _with_partials(function: Elementwise, derivatives: Sequence[Elementwise]) -> Elementwise:
+    def value(*arguments: Array) -> Array:
+        found, shape = function(*arguments), _shape(arguments)
+        if found.shape != shape:
+            raise ValueError(
+                f"partials: the function returned an array of shape {found.shape} for arguments of shape {shape}, so "
+                "it is not elementwise."
+            )
+        return found.astype(arguments[0].dtype)  # of a bare 1.0, say, which x64 makes wider
+
+    def rule(primals: Sequence[Array], tangents: Sequence[Array | None]) -> tuple[Array, Array]:
+        moved = zip(derivatives, tangents, strict=True)
+        terms = [derivative(*primals) * t for derivative, t in moved if t is not None]
+        return ruled(*primals), sum(terms[1:], terms[0])
+
+    ruled = elementwise(value)
+    ruled.defjvp(rule, symbolic_zeros=True)
+    return ruled
 
 
 def _alone(derivative: Elementwise) -> Elementwise:
@@ -68,63 +162,6 @@ def _alone(derivative: Elementwise) -> Elementwise:
         return found if found.shape == shape else jnp.broadcast_to(mesh.laid_out_as(found, *arguments), shape)
 
     return alone
-
-
-# An elementwise function with its partial derivatives, as one equation of a program. `jax.custom_jvp` would do, but
-# there each transformation traces the function anew, to learn the type of the result, which is known here: with it
-# `balanced_l1` takes 1.6 times as long (`python -m benchmarks.compile_time`).
-_ruled = Primitive("jaxloss_elementwise")
-
-
-def _shape(arguments: Sequence[Any]) -> Any:
-    return jnp.broadcast_shapes(*(x.shape for x in arguments))
-
-
-def _value(*arguments: Array, function: Elementwise, derivatives: Any) -> Array:
-    found, shape = function(*arguments), _shape(arguments)
-    if found.shape != shape:
-        raise ValueError(
-            f"partials: the function returned an array of shape {found.shape} for arguments of shape {shape}, so it is "
-            "not elementwise."
-        )
-    return found.astype(arguments[0].dtype)  # of a bare 1.0, say, which x64 makes wider
-
-
-def _type(*arguments: ShapedArray, function: Elementwise, derivatives: Any) -> ShapedArray:
-    first, *others = arguments
-    if all(x == first for x in others):
-        return first
-    if all(map(choice.plain, arguments)):
-        return first.update(shape=_shape(arguments))
-    return jax.make_jaxpr(lambda *xs: functools.reduce(jnp.add, xs))(*arguments).out_avals[0]
-
-
-def _batched(arguments: Sequence[Array], places: Sequence[int | None], **rule: Any) -> tuple[Array, int]:
-    arguments, axis = choice.aligned(arguments, places)
-    return _ruled.bind(*arguments, **rule), axis
-
-
-def _differentiated(
-    primals: Sequence[Array], tangents: Sequence[Any], *, function: Elementwise, derivatives: Sequence[Elementwise]
-) -> tuple[Array, Any]:
-    value = _ruled.bind(*primals, function=function, derivatives=derivatives)
-    moved = zip(derivatives, tangents, strict=True)
-    terms = [derivative(*primals) * t for derivative, t in moved if not isinstance(t, ad.Zero)]
-    return value, sum(terms[1:], terms[0])
-
-
-# Outside `jax.jit`, too, it is one step, so that `jax_debug_nans` does not judge what its selects leave out.
-_in_one_step = jax.jit(_value, static_argnames=("function", "derivatives"))
-# With `jax.disable_jit` it may be given literals of a program.
-_ruled.def_impl(lambda *arguments, **rule: _in_one_step(*map(jnp.asarray, arguments), **rule))
-_ruled.def_abstract_eval(_type)
-batching.primitive_batchers[_ruled] = _batched
-ad.primitive_jvps[_ruled] = _differentiated
-mlir.register_lowering(_ruled, mlir.lower_fun(_value, multiple_results=False))
-
-
-def _with_rule(function: Elementwise, derivatives: Sequence[Elementwise]) -> Elementwise:
-    return functools.partial(_ruled.bind, function=function, derivatives=tuple(derivatives))
 
 
 def _finite_slope(function: Elementwise, place: int) -> Elementwise:

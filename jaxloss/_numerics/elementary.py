@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxloss._numerics.derivatives import partials
+from jaxloss._numerics.derivatives import elementwise, partials
 
 
 def widened(x: Array) -> Array:
@@ -98,7 +98,7 @@ def divide(x: Array, y: Array) -> Array:
     return x / y
 
 
-@jax.custom_jvp
+@elementwise
 def divide_or_zero(x: Array, y: Array) -> Array:
     """x / y, and 0 with derivatives 0 where y <= 0."""
     nothing = y <= 0

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._numerics.derivatives import elementwise
 from jaxloss._numerics.elementary import angle, divide_or_zero, inverse_unit, widened
 from jaxloss._platform import cpu, gpu, tpu
 
@@ -99,7 +99,7 @@ def _share(ahead: Array) -> Array:
     return half + half * jnp.sign(ahead)
 
 
-@jax.custom_jvp
+@elementwise
 def _larger(a: Array, b: Array) -> Array:
     return jnp.maximum(a, b)
 
@@ -110,7 +110,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return _larger(a, b), db + _share(a - b) * (da - db)
 
 
-@jax.custom_jvp
+@elementwise
 def _smaller(a: Array, b: Array) -> Array:
     return jnp.minimum(a, b)
 
@@ -161,7 +161,7 @@ class _Side(NamedTuple):
 # IoU
 
 
-@jax.custom_jvp
+@functools.partial(elementwise, results=2)
 def _agreement(x_ends: tuple[Array, ...], y_ends: tuple[Array, ...], unit: Array) -> tuple[Array, Array]:
     """IoU, and 1 - IoU, of the ends low, high, target_low, target_high along each axis; NaN if an end is not finite."""
     x, y = _Side.of(x_ends, unit), _Side.of(y_ends, unit)
@@ -192,7 +192,7 @@ def _agreement_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tup
         lengths = other.length, other.length, other.target, other.target
         depths = along.low, -along.high, -along.low, along.high  # how far each end lies inside
         for length, depth, sign, t in zip(lengths, depths, (-1, 1, -1, 1), moved, strict=True):
-            if not isinstance(t, SymbolicZero):
+            if t is not None:
                 # The inverse first: the derivative of a logarithm, times it, might overflow.
                 slope += ((iou * length - _share(depth) * height) * inverse) * (sign * t)
     return (iou, missed), (-slope, slope)
@@ -240,7 +240,7 @@ def _direction(w: Array, h: Array) -> tuple[Array, Array, Array]:
     return w * unit, jnp.where(point, 1, h * unit), unit
 
 
-@jax.custom_jvp
+@elementwise
 def _squared_turn(w: Array, h: Array, target_w: Array, target_h: Array) -> Array:
     turn = _turn(w, h, target_w, target_h)
     return turn * turn
@@ -254,7 +254,7 @@ def _squared_turn_slope(sides: tuple[Array, ...], tangents: tuple[Any, ...]) -> 
         w, h, unit = _direction(*sides[at : at + 2])
         rate = sign * (4 / math.pi) * turn * unit / (w * w + h * h)
         for side, t in ((-h, tangents[at]), (w, tangents[at + 1])):
-            if not isinstance(t, SymbolicZero):
+            if t is not None:
                 slope += rate * side * t
     return _squared_turn(*sides), slope
 

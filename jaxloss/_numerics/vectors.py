@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._numerics.derivatives import gradient_where, saved_for_backward, stop_gradient_where
+from jaxloss._numerics.derivatives import elementwise, gradient_where, saved_for_backward, stop_gradient_where
 from jaxloss._numerics.elementary import abs0, inverse_unit
 from jaxloss._platform import cpu, gpu, tpu
 
@@ -169,7 +169,7 @@ def constant_if_extreme(tree: Any, *lengths: Length) -> Any:
     return jax.tree.map(lambda x: gradient_where(moderate, x, *numbers), tree)
 
 
-@jax.custom_jvp
+@elementwise
 def _difference(x: Array, y: Array) -> Array:
     """x - y, but the largest number in place of an infinite one, so that it still has a direction."""
     largest = float(jnp.finfo(x.dtype).max)

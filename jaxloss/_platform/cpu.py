@@ -165,8 +165,9 @@ class _Program(NamedTuple):
 
 def _inner(step: Any) -> Any:
     """The program of a step, or of a function with a rule."""
-    if "derivatives" in step.params:  # of `partials`
-        return jax.make_jaxpr(step.params["function"])(*(x.aval for x in step.invars))
+    if "of" in step.params:  # of `derivatives.elementwise`
+        function = functools.partial(step.params["of"].values, step.params["structure"])
+        return jax.make_jaxpr(function)(*(x.aval for x in step.invars))
     return next((step.params[name] for name in ("jaxpr", "call_jaxpr") if name in step.params), None)
 
 
