@@ -16,7 +16,7 @@ from jaxloss._contract.masks import harmless
 from jaxloss._contract.outside import zero_or_nan
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.types import Holds
-from jaxloss._numerics.derivatives import elementwise, saved_for_backward
+from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.elementary import widened
 from jaxloss._platform import mesh, tpu
 
@@ -105,7 +105,7 @@ def _marked(frame: Frame, cores: Sequence[Array], slacks: Sequence[float]) -> li
     return [*cores[:bearer], _nan_where_outside(margin, x), *cores[bearer + 1 :]]
 
 
-@elementwise
+@jax.custom_jvp
 def _nan_where_outside(margin: Array, x: Array) -> Array:
     return x + zero_or_nan(margin).astype(x.dtype)
 
