@@ -32,7 +32,7 @@ class elementwise:
     """`jax.custom_jvp` for an elementwise function of floats of one dtype, as one equation of a program.
 
     A transformation of a `jax.custom_jvp` traces the function anew, to learn the types of its results. Here they are
-    known: with `jax.custom_jvp` in its place, boxes take 1.3 times as long to trace (`python -m
+    known: with `jax.custom_jvp` in its place, boxes take 1.4 times as long to trace (`python -m
     benchmarks.compile_time`).
 
     results: how many it returns, as a tuple; None for a single one.
