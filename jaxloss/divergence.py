@@ -346,7 +346,7 @@ _Sums: TypeAlias = tuple[Part, Part]
 
 @jax.custom_jvp
 def _kl_and_offset(a: Array, b: Array, sums: _Sums | None) -> tuple[Array, Array]:
-    """The divergence, and log(1 + u). Without sums, a value that is not differentiated."""
+    """The divergence, and log(1 + u). Where nothing is differentiated, it finds the sums itself."""
     return _kl_alone(a, b) if sums is None else _kl_by(sums, a, b)
 
 
@@ -365,8 +365,8 @@ def _(primals: tuple[Array, Array, _Sums | None], tangents: tuple[Any, ...]) -> 
     return (kl, offset), (slope, jnp.zeros_like(offset))
 
 
-def _sums(exp_sum: Callable[[Row], Part], a: Array, b: Array) -> _Sums:
-    return exp_sum(Row.of(a)), exp_sum(Row.of(b))
+def _sums(of_row: Callable[[Row], Part], a: Array, b: Array) -> _Sums:
+    return of_row(Row.of(a)), of_row(Row.of(b))
 
 
 @gpu.in_one_kernel(lambda a, b: _kl_by(_sums(exp_sum_alone, a, b), a, b, again=False))

@@ -585,7 +585,7 @@ def _classes(p: Array) -> Classes:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _over_logits(rule: _Rule, y: Array, row: Row, option: Array, sums: Part | None) -> Array:
-    """A class without weight may have the logit -inf. Without sums of the row, a value that is not differentiated."""
+    """A class without weight may have the logit -inf. Where nothing is differentiated, it finds the sums itself."""
     classes = Classes.at(row.wide, *(exp_sum_alone(row) if sums is None else sums))
     return row_sum(zero_at_zero(y, rule.f(classes, option)))
 

@@ -345,7 +345,7 @@ def test_labels_on_several_devices(name: str):
 def test_labels_that_are_masked(name: str):
     """They are neither anchors nor candidates; nor does a vector of zeros, or a duplicate, make a NaN.
 
-    In float64, since gradients of circle are up to 15, and sums of as large terms may be near 0.
+    In float64, since the gradient of circle reaches 15: rounded to float32, terms that large hide what they cancel to.
     """
     loss, x, labels = jaxloss.LOSSES[name], embeddings(9, np.float64)[0], np.arange(9) % 3
     where = np.array([True, True, False, True, True, True, False, True, True])

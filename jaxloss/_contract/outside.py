@@ -33,7 +33,7 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
         at = [jax.lax.stop_gradient(x) for _, x in numbers]
         if numbers:
             cores = tuple(
-                _cut(least, place)(x, *at) if h.core == 0 and _is_floating(x) else x
+                _cut(least, x, *at, place=place) if h.core == 0 and _is_floating(x) else x
                 for place, (h, x) in enumerate(zip(holds, cores, strict=True), 1)
             )
         entries = [(m, x) for m, h, x in zip(margins, holds, cores, strict=True) if m and h.core and _by_entry(h)]
@@ -74,7 +74,7 @@ def _by_entry(holds: Holds) -> bool:
 
 def _without_gradient_outside(x: Array, known: list[tuple[Callable[[Array], Array], Array]]) -> Array:
     """An input whose entries have no gradient where one of those in the same place lies outside."""
-    return _cut(_least([m for m, _ in known]))(x, *(jax.lax.stop_gradient(y) for _, y in known)) if known else x
+    return _cut(_least([m for m, _ in known]), x, *(jax.lax.stop_gradient(y) for _, y in known)) if known else x
 
 
 def _is_floating(x: Array) -> bool:
@@ -102,14 +102,12 @@ def _nan_in_row(least: Array, loss: Array, whole: bool) -> Array:
     return loss + jnp.where(least >= 0, 0, jnp.nan).astype(loss.dtype)
 
 
-def _cut(margin: Callable[..., Array], place: int = 0) -> Callable[..., Array]:
-    """An input as it is, without gradient where a margin of some numbers is negative.
+def _cut(margin: Callable[..., Array], x: Array, *numbers: Array, place: int = 0) -> Array:
+    """An input as it is, without gradient where a margin of some numbers is negative; place as in `gradient_where`.
 
     At the input, since 0 times the NaN that a formula may have for its derivative there is NaN.
-
-    place: of the input among several, from 1 on, so that each compares numbers of its own; 0 if it need not.
     """
-    return functools.partial(gradient_where, lambda *numbers: _inside(margin(*numbers)), place=place)
+    return gradient_where(lambda *numbers: _inside(margin(*numbers)), x, *numbers, place=place)
 
 
 # Without a zero, which the derivative has, too: what both have is stored.

@@ -159,10 +159,11 @@ def is_extreme(size: Array) -> Array:
 
 
 def constant_if_extreme(tree: Any, *lengths: Length) -> Any:
-    """What a derivative is made of, as constants where the second one may overflow or vanish."""
+    """What a derivative is made of, but constant where the derivative of that, the second, may overflow or vanish."""
 
     def moderate(*numbers: Array) -> Array:
-        extreme = [is_extreme(scaled / scale) for scaled, scale in zip(numbers[::2], numbers[1::2], strict=True)]
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
+        extreme = [is_extreme(Length(*pair).itself) for pair in pairs]
         return ~functools.reduce(jnp.logical_or, extreme)
 
     numbers = [x for length in lengths for x in length]

@@ -78,7 +78,7 @@ def _versine(x: Array, y: Array, found: list[Length]) -> Array:
 @_versine.defjvp
 def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     x, y, lengths = primals
-    # Apart, since vectors that the value and these sums divide by the same numbers would be stored.
+    # Numbers of their own: a vector that the value and these sums both divided by the same ones would be stored.
     own = [Length(*(apart(number, 1, "cpu") for number in length)) for length in lengths]
     x, y, found = constant_if_extreme((x, y, own), *lengths)
     along = [saved_for_backward(x) for x in _AT_ONCE.along(x, y, found)]
