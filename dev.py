@@ -65,7 +65,7 @@ def check(arguments: list[str]) -> int:
     types = subprocess.Popen([str(PYTHON), "-m", "pyright", *typed], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     failed = python("ruff", "check", ".") | python("ruff", "format", "--check", ".")
     files = ["jaxloss", *(f"tests/test_{name}.py" for name in ("contract", "contract_catches", "readme", "typing"))]
-    failed |= python("pytest", "-m", "not slow and not again", *files, *arguments)
+    failed |= python("pytest", "-m", "not slow and not nightly and not again", *files, *arguments)
     print(types.communicate()[0])
     return int(bool(failed or types.returncode))
 

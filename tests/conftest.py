@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 # Most of the time is compiling. Without the emitters of fusions, a flag that jax 0.12 lacks, it takes a third less.
-# What is given counts: .ci/run has the slow tests compiled as users have them.
+# What is given counts: .ci/run has the slow tests of numbers compiled as users have them.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"

@@ -44,10 +44,11 @@ __all__ = [
 
 Loss = Callable[..., Any]
 Check = Callable[[Row, Loss], None]
+Likeness = tuple[Callable[[Row], Any], Callable[[Row], Any]]
 
 CHECKS: dict[str, Check] = {}
 APPLIES: dict[str, Callable[[Row], bool]] = {}
-LIKENESS: dict[str, Callable[[Row], Any]] = {}
+LIKENESS: dict[str, Likeness] = {}
 
 
 def mostly_slow(values: Iterable[Any], *quick: Any) -> list[Any]:
@@ -55,21 +56,25 @@ def mostly_slow(values: Iterable[Any], *quick: Any) -> list[Any]:
     return [pytest.param(x, marks=[] if x in quick else pytest.mark.slow) for x in values]
 
 
-def check(
-    applies: Callable[[Row], bool] = lambda row: True, alike: Callable[[Row], Any] = lambda row: row.id
-) -> Callable[[Check], Check]:
-    """Enter a promise in the table, with the rows that it concerns, and what makes two rows alike for it.
+def when(
+    cases: Iterable[tuple[Any, ...]], alike: Callable[..., Any], slow: Callable[..., Any]
+) -> Iterator[list[pytest.MarkDecorator]]:
+    """The marks of a test of each case, a tuple, which say when it is judged.
 
-    Of rows that are alike, the first is judged each time, the others when the slow tests run.
+    Of cases that are alike the first is judged each time. Of those that are alike by `slow` as well the first is judged
+    before a change lands, the others in the night.
     """
+    quick, finer = set(), set()
+    for case in cases:
+        kind = alike(*case)
+        kinds = kind, slow(*case)
+        yield [] if kind not in quick else [pytest.mark.nightly if kinds in finer else pytest.mark.slow]
+        quick.add(kind)
+        finer.add(kinds)
 
-    def enter(promise: Check) -> Check:
-        CHECKS[promise.__name__] = promise
-        APPLIES[promise.__name__] = applies
-        LIKENESS[promise.__name__] = alike
-        return promise
 
-    return enter
+def same_row(row: Row) -> Any:
+    return row.id
 
 
 def same_loss(row: Row) -> Any:
@@ -92,6 +97,22 @@ def same_way(row: Row) -> Any:
 
 def same_in_family(row: Row) -> Any:
     return same_family(row), same_arrays(row)
+
+
+def check(
+    applies: Callable[[Row], bool] = lambda row: True,
+    alike: Callable[[Row], Any] = same_row,
+    slow: Callable[[Row], Any] = same_family,
+) -> Callable[[Check], Check]:
+    """Enter a promise in the table, with the rows that it concerns, and what makes two alike for it: see `when`."""
+
+    def enter(promise: Check) -> Check:
+        CHECKS[promise.__name__] = promise
+        APPLIES[promise.__name__] = applies
+        LIKENESS[promise.__name__] = alike, slow
+        return promise
+
+    return enter
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -118,8 +139,9 @@ ALIKE: dict[str, Callable[[Row], Any]] = {
     "explicit_sharding": same_way,
     "inside_shard_map": same_way,
 }
+NUMBERS: dict[str, Callable[[Row], Any]] = {"value": same_row, "gradient": same_loss, "precision": same_in_family}
 for name, law in LAWS.items():
-    check(LAW_APPLIES[name], ALIKE[name])(law)
+    check(LAW_APPLIES[name], ALIKE[name], NUMBERS.get(name, same_family))(law)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -358,21 +380,21 @@ def inside_scan(row: Row, loss: Loss) -> None:
     close(got, want, "second derivatives in a scan", rtol=1e-9, atol=1e-12)
 
 
-@check(lambda row: bool(row.hard), alike=same_way)  # all of them: python -m tests.report
+@check(lambda row: bool(row.hard), alike=same_way, slow=same_in_family)  # all of them: python -m tests.report
 def hard_inputs(row: Row, loss: Loss) -> None:
     """At the edges of the domain the loss and its gradient are right to the last digits, and nothing is NaN."""
     missed = judge(row, loss).missed
     assert not missed, "\n".join(missed)
 
 
-@check(lambda row: bool(row.hard), alike=lambda row: None)
+@check(lambda row: bool(row.hard), alike=lambda row: None, slow=same_in_family)
 def hard_bfloat16(row: Row, loss: Loss) -> None:
     """The same in bfloat16."""
     missed = judge(row, loss, (jnp.bfloat16,)).missed
     assert not missed, "\n".join(missed)
 
 
-@check(lambda row: bool(row.hard), alike=lambda row: None)
+@check(lambda row: bool(row.hard), alike=lambda row: None, slow=same_in_family)
 def hard_float64(row: Row, loss: Loss) -> None:
     """The same in float64."""
     with x64():
@@ -387,14 +409,14 @@ def entries_are_free(row: Row) -> bool:
     return bool(row.hard) and not bound
 
 
-@check(entries_are_free, alike=lambda row: None)
+@check(entries_are_free, alike=lambda row: None, slow=same_in_family)
 def hard_mixtures(row: Row, loss: Loss) -> None:
     """Where the numbers of the hard inputs meet at random, nothing is NaN."""
     missed = mixed(row, loss)
     assert not missed, "\n".join(missed)
 
 
-@check(lambda row: bool(row.ties), alike=same_arrays)
+@check(lambda row: bool(row.ties), alike=same_arrays, slow=same_loss)
 def ties(row: Row, loss: Loss) -> None:
     """At a kink the derivative is 0."""
     arrays = [np.asarray(x, np.int32 if i == row.labels else np.float32) for i, x in enumerate(row.ties)]
@@ -456,13 +478,12 @@ def outside_domain(row: Row, loss: Loss) -> None:
 # Which are judged when
 
 
-def cells(rows: tuple[Row, ...]) -> Iterator[tuple[str, Row, bool, bool]]:
-    """All checks with the rows that they concern, and whether one like it was had before, or one of its family."""
+def cells(rows: tuple[Row, ...]) -> Iterator[tuple[str, Row, list[pytest.MarkDecorator]]]:
+    """All checks with the rows that they concern, and when these are judged."""
     for name in CHECKS:
-        kinds, families = set(), set()
-        for row in rows:
-            if APPLIES[name](row):
-                kind, family = LIKENESS[name](row), same_family(row)
-                yield name, row, kind in kinds, family in families
-                kinds.add(kind)
-                families.add(family)
+        concerned = [row for row in rows if APPLIES[name](row)]
+        families = set()
+        for row, marks in zip(concerned, when([(row,) for row in concerned], *LIKENESS[name]), strict=True):
+            again = [pytest.mark.again] * (same_family(row) in families)
+            families.add(same_family(row))
+            yield name, row, marks + again

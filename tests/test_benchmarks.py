@@ -22,7 +22,7 @@ def test_every_loss_has_a_cell():
     assert len({cell.key for cell in CELLS}) == len(CELLS)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("cell", [*cells(SIZES["small"])], ids=lambda cell: cell.key)
 def test_the_contenders_compute_the_same(cell: Cell):
     operands = cell.operands("float32")

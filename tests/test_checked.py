@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROWS, Row
-from contract import close, mostly_slow, refuses
+from contract import close, mostly_slow, refuses, same_family, same_in_family, when
 from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -26,14 +26,9 @@ from jaxloss._contract import values
 NAN, INF = np.nan, np.inf
 
 
-def alike(row: Row) -> Any:
-    """What makes two rows alike here: the code on the way to `losses`; `RULES` has the rest."""
-    return jaxloss.LOSSES[row.name].__module__
-
-
-# As in the contract: of rows that are alike the first is judged each time, the others when the slow tests run.
-FIRST = {alike(row): row.id for row in reversed(ROWS)}
-ALL_ROWS = [pytest.param(row, id=row.id, marks=[] if FIRST[alike(row)] == row.id else pytest.mark.slow) for row in ROWS]
+# What makes two rows alike here is the code on the way to `losses`; `RULES` has the rest.
+MARKS = when([(row,) for row in ROWS], alike=same_family, slow=same_in_family)
+ALL_ROWS = [pytest.param(row, id=row.id, marks=marks) for row, marks in zip(ROWS, MARKS, strict=True)]
 
 
 def refused(message: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

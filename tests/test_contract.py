@@ -15,10 +15,7 @@ import jaxloss
 
 @pytest.mark.parametrize(
     ("check", "row"),
-    [
-        pytest.param(name, row, id=f"{name}-{row.id}", marks=[pytest.mark.slow] * seldom + [pytest.mark.again] * again)
-        for name, row, seldom, again in cells(ROWS)
-    ],
+    [pytest.param(name, row, id=f"{name}-{row.id}", marks=marks) for name, row, marks in cells(ROWS)],
 )
 def test_contract(check: str, row: Row):
     CHECKS[check](row, row.judged(jaxloss.LOSSES[row.name]))

@@ -82,21 +82,23 @@ def test_new_refuses(arguments: list[str], words: str, checkout: Path):
     assert before == [path.read_bytes() for path in sorted(checkout.rglob("*.py"))]
 
 
-def steps() -> list[str]:
-    found = re.search(r"^steps=\((.*)\)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+def steps(which: str) -> list[str]:
+    found = re.search(rf"^{which}=\((.*)\)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     assert found
     return found[1].split()
 
 
-def test_github_runs_all_steps():
-    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    assert f"step: [{', '.join(steps())}]\n" in workflow
+@pytest.mark.parametrize(("which", "file"), [("steps", "ci"), ("night", "nightly")])
+def test_github_runs_all_steps(which: str, file: str):
+    workflow = (ROOT / ".github" / "workflows" / f"{file}.yml").read_text()
+    assert f"step: [{', '.join(steps(which))}]\n" in workflow
 
 
 def test_only_steps_are_run():
     done = subprocess.run([ROOT / ".ci" / "run", "style", "stile"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == f"stile is no step; there are: {' '.join(steps())}\n"
+    known = f"{' '.join(steps('steps'))}, and for the night: {' '.join(steps('night'))}"
+    assert done.stderr == f"stile is no step; there are: {known}\n"
 
 
 def test_one_address():

@@ -32,8 +32,9 @@ def table() -> Iterator[object]:
                 if (machine, name, check) == ("tpu", "linear_cce-all", "gradient"):
                     continue
                 if check != "hard_inputs" or rows[name].hard:
-                    slow = name not in QUICK or check not in WHAT or machine == "tpu"
-                    marks = [pytest.mark.slow] * (slow and (machine, name, check) not in EXACT)
+                    seldom = (name not in QUICK) + (check not in WHAT) + (machine == "tpu")
+                    seldom *= (machine, name, check) not in EXACT
+                    marks = ([], pytest.mark.slow, pytest.mark.nightly)[min(seldom, 2)]
                     yield pytest.param(machine, rows[name], check, id=f"{machine}-{name}-{check}", marks=marks)
 
 

@@ -213,7 +213,7 @@ def test_the_mean_of_ten_million(case: str, dtype: type):
     assert abs(float(jaxloss.LOSSES[name](y, p, **options)) - exact) <= np.finfo(np.float32).eps * exact
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nothing_grows():
     """10,000 calls, each with a new lambda: what the old ones left must go, whether they were compiled or traced.
 

@@ -33,11 +33,11 @@ def missing(peer: str) -> str:
     return ""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("peer", PEERS)
 def test_all_differences_are_on_the_list(peer: str):
     reason = missing(peer)
-    if reason and not os.environ.get("JAXLOSS_PEERS"):  # .ci/run sets it: there nothing may be left out
+    if reason and not os.environ.get("JAXLOSS_PEERS"):  # `.ci/run report` sets it: there nothing may be left out
         pytest.skip(reason)
     assert not reason
     # A process of its own: promotion of dtypes, warnings and devices are the peer's, not those of our conftest.

@@ -311,7 +311,7 @@ QUICK_LOSSES = ("huber", "cce-logits", "giou")
 def cells() -> list[Any]:
     seen, marked = set(), []
     for law, id in CELLS:
-        marked.append(pytest.param(law, id, MANY, id=f"{law}-{id}", marks=[pytest.mark.slow]))
+        marked.append(pytest.param(law, id, MANY, id=f"{law}-{id}", marks=[pytest.mark.nightly]))
         if id in QUICK_LOSSES or law not in seen:
             marked.append(pytest.param(law, id, FEW, id=f"{law}-{id}-quick"))
         seen.add(law)
@@ -398,7 +398,7 @@ def test_structure_catches(law: str, wrong: Callable[..., Any]):
 TESTABLE = {"convex", "non_negative", "shifted", "translated", "symmetric", "relabelled"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("law", "subject"),
     [pytest.param(law, s, id=f"{law}-{s.id}") for s in SUBJECTS for law in s.fails if law in TESTABLE],

@@ -30,7 +30,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from cases import ROWS, Row
-from contract import close, distinct, refuses, run, same_way, x64
+from contract import close, distinct, refuses, run, same_family, same_way, when, x64
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -43,30 +43,28 @@ RULES: dict[str, list[Any]] = {}
 
 
 def rule(
-    title: str, cases: Iterable[Any] = ((),), alike: Callable[..., Any] | None = None, slow: bool = False
+    title: str,
+    cases: Iterable[Any] = ((),),
+    alike: Callable[..., Any] | None = None,
+    slow: Callable[..., Any] = lambda *case: tuple(getattr(x, "id", str(x)) for x in case),
+    seldom: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Enter a rule in the table, with what it is tried on: tuples of arguments, the first of which name the case.
 
-    alike: what makes two cases alike; the first is tried each time, the others when the slow tests run.
-    slow: whether all of them are.
+    alike: what makes two cases alike, of which the first is tried each time; all are, if this is not given.
+    slow: what makes two of the others alike, by default nothing: see `when`.
+    seldom: whether all of them wait for the slow tests.
     """
 
     def enter(test: Callable[..., None]) -> Callable[..., None]:
-        seen = set()
-        for case in cases:
-            case = case if isinstance(case, tuple) else (case,)
+        tuples = [case if isinstance(case, tuple) else (case,) for case in cases]
+        marked = when(tuples, alike, slow) if alike else [[pytest.mark.slow] * seldom] * len(tuples)
+        for case, marks in zip(tuples, marked, strict=True):
             name = "-".join(str(getattr(x, "id", x)) for x in case if isinstance(x, (str, Row))) or test.__name__
-            kind = alike(*case) if alike else name
-            marks = [pytest.mark.slow] if slow or kind in seen else []
-            seen.add(kind)
             RULES.setdefault(title, []).append(pytest.param(test, case, id=f"{title.split()[0]} {name}", marks=marks))
         return test
 
     return enter
-
-
-def same_family(row: Row, *_: Any) -> str:
-    return jl.LOSSES[row.name].__module__
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -125,7 +123,7 @@ def by_unit(row: Row, arrays: Any, key: str, knob: np.ndarray) -> np.ndarray:
     return want
 
 
-@rule("1 options match the units from the right", PAIRS, alike=same_family)
+@rule("1 options match the units from the right", PAIRS, alike=lambda row, key: same_family(row))
 def options(row: Row, key: str) -> None:
     """(K,) is one for each column, the shape of all units one for each; any other shape is refused."""
     loss, arrays = jl.LOSSES[row.name], row.make((2, 3))
@@ -857,7 +855,7 @@ OUT_OF_RANGE = [
 ]
 
 
-@rule("5 outside the domain is NaN, with zero gradient", OUT_OF_RANGE, alike=same_family)
+@rule("5 outside the domain is NaN, with zero gradient", OUT_OF_RANGE, alike=lambda row, key: same_family(row))
 def option_outside(row: Row, key: str) -> None:
     """A traced option outside its range makes its units NaN, and neither they nor it have a gradient from there."""
     loss, arrays = jl.LOSSES[row.name], row.make((3,))
@@ -1408,7 +1406,7 @@ def wrong_axis_name() -> None:
 ONE_OF_EACH = {row.name: row for row in reversed(ROWS) if row.name != "linear_cce"}
 
 
-@rule("10 a batch of any size is exported", [(row,) for row in ONE_OF_EACH.values()], alike=same_way)
+@rule("10 a batch of any size is exported", [(row,) for row in ONE_OF_EACH.values()], alike=same_way, slow=same_family)
 def exported(row: Row) -> None:
     """`jax.export` with a symbolic batch: every reduction and gradient, with a mask and weights; the numbers stay."""
     loss, arrays = row.judged(jl.LOSSES[row.name]), row.make((3, 2))
@@ -1468,7 +1466,7 @@ def chunks_need_a_size() -> None:
 # Many
 
 
-@rule("12 more than 2^24 units", slow=True)
+@rule("12 more than 2^24 units", seldom=True)
 def twenty_million() -> None:
     """Counts and weights of masked units are exact: in float32 ones, added one by one, end at 2^24."""
     n = 20_000_001

@@ -11,7 +11,7 @@ import mpmath
 import numpy as np
 import pytest
 from cases import ROWS, Row
-from contract import x64
+from contract import same_in_family, when, x64
 
 import jaxloss
 
@@ -66,9 +66,10 @@ def test_second_derivative_at_0(name: str):
 TRACED = ("barron-alpha 1", "cauchy", "dpo", "student_t_nll", "triplet")
 
 
-@pytest.mark.parametrize(
-    "row", [pytest.param(r, id=r.id, marks=[pytest.mark.slow] * (r.name not in TRACED)) for r in ROWS]
-)
+MARKS = when([(row,) for row in ROWS], alike=lambda row: (row.name in TRACED) * row.id, slow=same_in_family)
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.id, marks=m) for r, m in zip(ROWS, MARKS, strict=True)])
 def test_hessians_of_a_batch(row: Row):
     """By all inputs, of a batch with an axis, and a third derivative: all have their shapes."""
     arrays, places = row.make((2,)), row.differentiable
