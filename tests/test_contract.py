@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 
 import pytest
-from cases import ROWS, Row
+from cases import FAMILIES, ROWS, Row
 from contract import CHECKS, cells
 
 import jaxloss
@@ -31,6 +31,13 @@ def test_nothing_is_forgotten():
     forgotten += [
         f"{name}: in LOSSES, but not in jaxloss.__all__" for name in set(jaxloss.LOSSES) - set(jaxloss.__all__)
     ]
+    for family in FAMILIES:
+        name = family.__name__.replace("cases", "jaxloss")
+        forgotten += [
+            f"{row.id}: a row in {family.__name__}, but the loss is not in {name}"
+            for row in family.ROWS
+            if row.name in jaxloss.LOSSES and jaxloss.LOSSES[row.name].__module__ != name
+        ]
     for _, module_name, _ in pkgutil.iter_modules(jaxloss.__path__):
         if module_name.startswith("_"):
             continue

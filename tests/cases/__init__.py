@@ -15,6 +15,7 @@ A new loss needs a row and a subject in its family's file.
 from cases import (
     boxes,
     classification,
+    counts,
     divergence,
     focal,
     likelihood,
@@ -40,6 +41,7 @@ FAMILIES = (
     robust,
     relative,
     likelihood,
+    counts,
     sequence,
     linear,
     boxes,
@@ -52,4 +54,4 @@ ROWS = tuple(row for family in FAMILIES for row in family.ROWS)
 SUBJECTS = tuple(subject for family in FAMILIES for subject in family.LAWS)
 LIMITS = tuple(limit for family in FAMILIES for limit in family.LIMITS)
 
-__all__ = ["CLASSES", "LIMITS", "ROWS", "SUBJECTS", "Row"]
+__all__ = ["CLASSES", "FAMILIES", "LIMITS", "ROWS", "SUBJECTS", "Row"]

@@ -23,6 +23,7 @@ def simplex(weights: np.ndarray) -> np.ndarray:
 
 ANY_REAL = Numbers((*whole(-4, 4), 1e-42, 1e-30, -1e-30, 1 + EPS, 1e15, -1e15), (-1e4, 1e4))
 SCORE = Numbers((*whole(-4, 4), 1e-42, 1e-30, 104, -104, 1e4, -1e4), (-30, 30))
+POSITIVE = Numbers((1, 2, 3, 1e-6), (1e-3, 1e4))
 SHARE = Numbers((0, 1, 0.5, 1e-42, 1e-30, 1e-7, 1 - EPS / 2), (0, 1))
 SIGN, BIT = Numbers((1, -1)), Numbers((0, 1))
 FRACTION = Numbers(tuple(n / 256 for n in range(257)))  # their complements are exact

@@ -81,10 +81,10 @@ class Row(Case):
         return call
 
 
-def every(targets: Any, predictions: Any) -> Arrays:
-    """A hard batch: every target with every prediction."""
-    targets, predictions = np.asarray(targets), np.asarray(predictions)
-    return np.repeat(targets, len(predictions), 0), np.concatenate([predictions] * len(targets))
+def every(*columns: Any) -> Arrays:
+    """A hard batch: every combination, such as every target with every prediction."""
+    places = np.indices([len(column) for column in columns]).reshape(len(columns), -1)
+    return tuple(np.asarray(column)[place] for column, place in zip(columns, places, strict=True))
 
 
 def joined(*batches: Arrays) -> Arrays:
