@@ -139,6 +139,7 @@ ALIKE: dict[str, Callable[[Row], Any]] = {
     "explicit_sharding": same_way,
     "inside_shard_map": same_way,
 }
+# Of these a change is tried with more than one row of each family before it lands.
 NUMBERS: dict[str, Callable[[Row], Any]] = {"value": same_row, "gradient": same_loss, "precision": same_in_family}
 for name, law in LAWS.items():
     check(LAW_APPLIES[name], ALIKE[name], NUMBERS.get(name, same_family))(law)
