@@ -14,7 +14,7 @@ import inspect
 import pydoc
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -37,18 +37,22 @@ __all__ = [
     "mostly_slow",
     "refuses",
     "run",
+    "same_family",
+    "same_in_family",
     "same_way",
     "slopes",
+    "when",
     "x64",
 ]
 
+T = TypeVar("T")
 Loss = Callable[..., Any]
 Check = Callable[[Row, Loss], None]
-Likeness = tuple[Callable[[Row], Any], Callable[[Row], Any]]
+Likeness = Callable[[Row], Any]
 
 CHECKS: dict[str, Check] = {}
 APPLIES: dict[str, Callable[[Row], bool]] = {}
-LIKENESS: dict[str, Likeness] = {}
+LIKENESS: dict[str, tuple[Likeness, Likeness]] = {}
 
 
 def mostly_slow(values: Iterable[Any], *quick: Any) -> list[Any]:
@@ -57,18 +61,18 @@ def mostly_slow(values: Iterable[Any], *quick: Any) -> list[Any]:
 
 
 def when(
-    cases: Iterable[tuple[Any, ...]], alike: Callable[..., Any], slow: Callable[..., Any]
-) -> Iterator[list[pytest.MarkDecorator]]:
-    """The marks of a test of each case, a tuple, which say when it is judged.
+    cases: Iterable[T], alike: Callable[[T], Any], slow: Callable[[T], Any]
+) -> Iterator[tuple[T, list[pytest.MarkDecorator]]]:
+    """Each case with the marks of its test, which say when it is judged.
 
     Of cases that are alike the first is judged each time. Of those that are alike by `slow` as well the first is judged
     before a change lands, the others in the night.
     """
     quick, finer = set(), set()
     for case in cases:
-        kind = alike(*case)
-        kinds = kind, slow(*case)
-        yield [] if kind not in quick else [pytest.mark.nightly if kinds in finer else pytest.mark.slow]
+        kind = alike(case)
+        kinds = kind, slow(case)
+        yield case, [] if kind not in quick else [pytest.mark.nightly if kinds in finer else pytest.mark.slow]
         quick.add(kind)
         finer.add(kinds)
 
@@ -101,8 +105,8 @@ def same_in_family(row: Row) -> Any:
 
 def check(
     applies: Callable[[Row], bool] = lambda row: True,
-    alike: Callable[[Row], Any] = same_row,
-    slow: Callable[[Row], Any] = same_family,
+    alike: Likeness = same_row,
+    slow: Likeness = same_family,
 ) -> Callable[[Check], Check]:
     """Enter a promise in the table, with the rows that it concerns, and what makes two alike for it: see `when`."""
 
@@ -118,7 +122,7 @@ def check(
 # ---------------------------------------------------------------------------------------------------------------------
 # The laws of `jaxloss.contract.check`
 
-ALIKE: dict[str, Callable[[Row], Any]] = {
+ALIKE: dict[str, Likeness] = {
     "shapes": same_in_family,
     "masks_and_weights_refused": same_in_family,
     "one_trace": same_way,
@@ -140,7 +144,7 @@ ALIKE: dict[str, Callable[[Row], Any]] = {
     "inside_shard_map": same_way,
 }
 # Of these a change is tried with more than one row of each family before it lands.
-NUMBERS: dict[str, Callable[[Row], Any]] = {"value": same_row, "gradient": same_loss, "precision": same_in_family}
+NUMBERS: dict[str, Likeness] = {"value": same_row, "gradient": same_loss, "precision": same_in_family}
 for name, law in LAWS.items():
     check(LAW_APPLIES[name], ALIKE[name], NUMBERS.get(name, same_family))(law)
 
@@ -254,7 +258,7 @@ def dtypes(row: Row, loss: Loss) -> None:
             refused(TypeError, "integer", given=x.astype(np.float32))
     words = (row.name, "weights", "real")
     refuses(TypeError, words, lambda: loss(*arrays, **row.options, weights=np.ones(3, np.complex64)))
-    if jaxloss.LOSSES[row.name].__module__ in ("jaxloss.classification", "jaxloss.focal", "jaxloss.margin"):
+    if same_family(row) in ("jaxloss.classification", "jaxloss.focal", "jaxloss.margin"):
         swapped = [*arrays[:-1], arrays[-1].astype(np.int32)]
         refuses(TypeError, (row.name, row.names[-1], "swapped"), loss, *swapped, **row.options)
 
@@ -482,9 +486,8 @@ def outside_domain(row: Row, loss: Loss) -> None:
 def cells(rows: tuple[Row, ...]) -> Iterator[tuple[str, Row, list[pytest.MarkDecorator]]]:
     """All checks with the rows that they concern, and when these are judged."""
     for name in CHECKS:
-        concerned = [row for row in rows if APPLIES[name](row)]
         families = set()
-        for row, marks in zip(concerned, when([(row,) for row in concerned], *LIKENESS[name]), strict=True):
+        for row, marks in when(filter(APPLIES[name], rows), *LIKENESS[name]):
             again = [pytest.mark.again] * (same_family(row) in families)
             families.add(same_family(row))
             yield name, row, marks + again

@@ -27,8 +27,7 @@ NAN, INF = np.nan, np.inf
 
 
 # What makes two rows alike here is the code on the way to `losses`; `RULES` has the rest.
-MARKS = when([(row,) for row in ROWS], alike=same_family, slow=same_in_family)
-ALL_ROWS = [pytest.param(row, id=row.id, marks=marks) for row, marks in zip(ROWS, MARKS, strict=True)]
+ALL_ROWS = [pytest.param(row, id=row.id, marks=marks) for row, marks in when(ROWS, same_family, same_in_family)]
 
 
 def refused(message: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

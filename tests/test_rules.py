@@ -46,22 +46,29 @@ def rule(
     title: str,
     cases: Iterable[Any] = ((),),
     alike: Callable[..., Any] | None = None,
-    slow: Callable[..., Any] = lambda *case: tuple(getattr(x, "id", str(x)) for x in case),
+    slow: Callable[..., Any] | None = None,
     seldom: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Enter a rule in the table, with what it is tried on: tuples of arguments, the first of which name the case.
 
-    alike: what makes two cases alike, of which the first is tried each time; all are, if this is not given.
+    alike: what makes two cases alike, of which the first is tried each time; by default their name.
     slow: what makes two of the others alike, by default nothing: see `when`.
     seldom: whether all of them wait for the slow tests.
     """
 
     def enter(test: Callable[..., None]) -> Callable[..., None]:
         tuples = [case if isinstance(case, tuple) else (case,) for case in cases]
-        marked = when(tuples, alike, slow) if alike else [[pytest.mark.slow] * seldom] * len(tuples)
-        for case, marks in zip(tuples, marked, strict=True):
-            name = "-".join(str(getattr(x, "id", x)) for x in case if isinstance(x, (str, Row))) or test.__name__
-            RULES.setdefault(title, []).append(pytest.param(test, case, id=f"{title.split()[0]} {name}", marks=marks))
+
+        def name(case: tuple[Any, ...]) -> str:
+            return "-".join(str(getattr(x, "id", x)) for x in case if isinstance(x, (str, Row))) or test.__name__
+
+        def of_case(likeness: Callable[..., Any] | None, default: Callable[..., Any]) -> Callable[..., Any]:
+            return (lambda case: likeness(*case)) if likeness else default
+
+        for case, marks in when(tuples, of_case(alike, name), of_case(slow, id)):
+            marks = marks or [pytest.mark.slow] * seldom
+            param = pytest.param(test, case, id=f"{title.split()[0]} {name(case)}", marks=marks)
+            RULES.setdefault(title, []).append(param)
         return test
 
     return enter

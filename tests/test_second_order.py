@@ -64,12 +64,10 @@ def test_second_derivative_at_0(name: str):
 
 
 TRACED = ("barron-alpha 1", "cauchy", "dpo", "student_t_nll", "triplet")
+EACH = when(ROWS, alike=lambda row: row.id if row.name in TRACED else None, slow=same_in_family)
 
 
-MARKS = when([(row,) for row in ROWS], alike=lambda row: (row.name in TRACED) * row.id, slow=same_in_family)
-
-
-@pytest.mark.parametrize("row", [pytest.param(r, id=r.id, marks=m) for r, m in zip(ROWS, MARKS, strict=True)])
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.id, marks=marks) for row, marks in EACH])
 def test_hessians_of_a_batch(row: Row):
     """By all inputs, of a batch with an axis, and a third derivative: all have their shapes."""
     arrays, places = row.make((2,)), row.differentiable
