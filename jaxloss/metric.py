@@ -34,7 +34,7 @@ from jaxloss._numerics.elementary import relu0, saturate, softplus, step
 from jaxloss._numerics.rows import joined, over_parts
 from jaxloss._numerics.vectors import distance, distances, half_square, unit
 from jaxloss._numerics.versine import units_and_versine, versine
-from jaxloss._platform import gpu, tpu
+from jaxloss._platform import gpu
 from jaxloss._platform.mesh import laid_out_as, laid_out_together, moved_as, summed_around
 from jaxloss.contract import (
     AT_LEAST_0,
@@ -660,7 +660,7 @@ def siglip(
     _check_chunk(chunk, "first", first)
     inputs = {"first": (first, EMBEDDINGS), "second": (second, EMBEDDINGS)}
     options = {"temperature": (temperature, POSITIVE), "bias": (bias, FINITE)}
-    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, **units)
+    return losses(members, inputs, options=options, members=-2, axis_name=axis_name, selects=True, **units)
 
 
 @loss
@@ -939,9 +939,9 @@ def barlow_twins(
         u, v, own = by_feature(_centred(a, exists), _centred(b, exists))
         return jnp.sum(own**2) + redundancy * _apart_squares(_products(u.T, v.T))
 
-    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    inputs = {"first": (first, EMBEDDINGS), "second": (second, EMBEDDINGS)}
     options = {"redundancy": (redundancy, AT_LEAST_0)}
-    return losses(members, inputs, options=options, members=axis, axis_name=axis_name, **units)
+    return losses(members, inputs, options=options, members=axis, axis_name=axis_name, selects=True, **units)
 
 
 @loss
@@ -999,44 +999,40 @@ def vicreg(
         eps: float | Array,
     ) -> Array:
         a, b, exists = all_members(a, b, exists, axis_name=axis_name)
-        count, d = jnp.sum(exists.astype(a.dtype)), a.shape[-1]
-        total = invariance * jnp.sum(jnp.where(exists[..., None], a - b, 0) ** 2) / (jnp.maximum(count, 1) * d)
+        apart, d = jnp.where(exists[..., None], widened(a) - widened(b), 0), a.shape[-1]
+        count = jnp.sum(exists.astype(apart.dtype))
+        total = invariance * jnp.sum(apart**2) / (jnp.maximum(count, 1) * d)
         for x in (_centred(a, exists), _centred(b, exists)):
             c = _products(x.T, x.T) / jnp.maximum(count - 1, 1)
             spread_out = jnp.sqrt(jnp.diagonal(c) + eps)
             total += variance * jnp.mean(relu0(std - spread_out)) + covariance * _apart_squares(c) / d
         return total
 
-    inputs = {"first": (first, NUMBERS), "second": (second, NUMBERS)}
+    inputs = {"first": (first, EMBEDDINGS), "second": (second, EMBEDDINGS)}
     weights = {"invariance": invariance, "variance": variance, "covariance": covariance, "std": std}
     options = {name: (value, AT_LEAST_0) for name, value in weights.items()} | {"eps": (eps, POSITIVE)}
-    return losses(members, inputs, options=options, members=axis, axis_name=axis_name, **units)
+    return losses(members, inputs, options=options, members=axis, axis_name=axis_name, selects=True, **units)
 
 
 def _centred(x: Array, exists: Array) -> Array:
     """Each feature of all members, less its mean: exactly 0 where a feature is the same for all of them."""
     x, exists = x.reshape(-1, x.shape[-1]), exists.reshape(-1, 1)
-    return jnp.where(exists, x - _mean(x, exists), 0)
+    # Of what is stored, since a TPU would widen all members for this one: `--only "vicreg where.*bfloat16 value$"` says
+    # 1.3 then, and 1.0.
+    first = jax.lax.stop_gradient(widened(x[jnp.argmax(exists)]))[None]
+    x = widened(x)
+    return jnp.where(exists, x - _mean(x, exists, first), 0)
 
 
-def _mean_in_double(x: Array, exists: Array) -> Array:
+def _mean_in_double(x: Array, exists: Array, first: Array) -> Array:
     # Of equal numbers in single precision the sum is exact.
     return gpu.sum_of_columns(jnp.where(exists, x, 0))[None] / jnp.maximum(jnp.sum(exists.astype(x.dtype)), 1)
 
 
 @gpu.in_double(_mean_in_double)
-def _mean(x: Array, exists: Array) -> Array:
-    some = _first(x, exists)
+def _mean(x: Array, exists: Array, first: Array) -> Array:
     count = jnp.maximum(jnp.sum(exists.astype(x.dtype)), 1)
-    return some + jnp.sum(jnp.where(exists, x - some, 0), axis=0, keepdims=True) / count
-
-
-@tpu.at_once
-def _first(x: Array, exists: Array) -> Array:
-    """The first member that exists, as a constant."""
-    # At once, since a TPU would widen all members of half precision for this one: `--only "^barlow_twins 4096x512"`
-    # says 1.3 without it and 1.0 with it, in bfloat16.
-    return jax.lax.stop_gradient(x[jnp.argmax(exists)])[None]
+    return first + jnp.sum(jnp.where(exists, x - first, 0), axis=0, keepdims=True) / count
 
 
 def _apart_squares(c: Array) -> Array:

@@ -398,7 +398,7 @@ def _of_lists(
 
     inputs = {"y_true": (y_true, relevances), "y_pred": (y_pred, SCORES)}
     if segments is None:
-        return losses(items, inputs, options=options, members=axis, **units)
+        return losses(items, inputs, options=options, members=axis, selects=True, **units)
     return _of_segments(items, inputs, segments, options, axis, **units)
 
 

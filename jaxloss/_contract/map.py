@@ -55,6 +55,7 @@ def losses(
     outputs: int = 0,
     axis_name: Hashable | None = None,
     spreads_nan: bool = False,
+    selects: bool = False,
     elementwise: bool = False,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
@@ -87,6 +88,9 @@ def losses(
         members gets those of all devices by `all_members(x, axis_name=axis_name)`.
       spreads_nan: promises, with `members`, that a NaN in any floating input makes each loss NaN that depends on it, as
         sums do and comparisons do not. What lies outside its domain then costs no pass of its own.
+      selects: promises, with `members`, that no number of the formula depends on what a member holds that does not
+        exist, be it NaN: as a select leaves it out and a product does not. A value without a gradient then takes these
+        members as they are, which spares a pass over the inputs.
       elementwise: promises, of inputs that are single numbers, that the formula is made of elementwise functions alone.
         It is then called once, with whole arrays, which cuts the time to trace by about a third.
       weights: a factor for each unit; its shape is a leading part of the units' shape. A unit of weight 0 whose loss is
@@ -177,7 +181,7 @@ def losses(
             for knob, x in zip(traced, arrays[len(given) :], strict=True)
         ]
         if frame.members:
-            loss, kept = loss_of_set(evaluated, frame, slacks, exists, cores, tuned, axis_name, spreads_nan)
+            loss, kept = loss_of_set(evaluated, frame, slacks, exists, cores, tuned, axis_name, spreads_nan, selects)
             loss = with_tuned(loss, tuned)
             return loss if exists is None else jnp.where(mesh.laid_out_as(kept, loss), loss, 0)
         if exists is None:

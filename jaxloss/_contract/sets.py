@@ -30,23 +30,30 @@ def loss_of_set(
     tuned: Sequence[Array],
     axis_name: Hashable | None,
     spreads_nan: bool,
+    selects: bool,
 ) -> tuple[Array, Array]:
     """The losses of a set, NaN outside the domain, and which of them exist."""
     shape, count, whole = frame.set_shape, len(cores), exists is None
     exists = jnp.ones(shape, bool) if exists is None else spread(exists, shape)
     exists = mesh.laid_out_along(range(len(shape)), exists, cores[-1])
     some = jnp.ones((), bool) if whole else mesh.anywhere(tpu.any_of(exists), axis_name)
-    cores = cores if whole else [harmless(spread(exists, x.shape), x) for x in cores]
-    inside = jnp.ones((), bool) if spreads_nan else _inside(frame, cores, slacks, axis_name)
+    filled = cores if whole else _filled(exists, cores)
+    inside = jnp.ones((), bool) if spreads_nan else _inside(frame, filled, slacks, axis_name)
 
     def losses_of(exists: Array, *arrays: Array) -> Array:
         cores = _marked(frame, arrays[:count], slacks) if spreads_nan else arrays[:count]
         return formula(exists, cores, arrays[count:])
 
-    loss = _with_quiet_nan(losses_of, frame, inside & some, exists, *cores, *tuned)
+    given = cores if selects else filled
+    loss = _with_quiet_nan(losses_of, frame, inside & some, selects and not whole, exists, *given, *tuned)
     if not spreads_nan:
         loss = jnp.where(mesh.laid_out_as(_across(inside, loss), loss), loss, jnp.nan)
     return loss, mesh.moved_as(spread(exists, loss.shape), loss) if frame.per_member else _across(some, loss)
+
+
+def _filled(exists: Array, cores: Sequence[Array]) -> list[Array]:
+    """The inputs, harmless where a member does not exist."""
+    return [harmless(spread(exists, x.shape), x) for x in cores]
 
 
 def _across(x: Array, losses: Array) -> Array:
@@ -113,16 +120,20 @@ def _nan_where_outside(margin: Array, x: Array) -> Array:
 _nan_where_outside.defjvp(lambda primals, tangents: (_nan_where_outside(*primals), tangents[1]))
 
 
-def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, exists: Array, *arrays: Array) -> Array:
+def _with_quiet_nan(
+    function: Callable[..., Array], frame: Frame, kept: Array, fill: bool, exists: Array, *arrays: Array
+) -> Array:
     """function(exists, *arrays), with a derivative of 0 where the result is NaN or is not kept.
 
     A select after the function is not enough for that: its derivative of 0 would be multiplied by the NaN inside.
+
+    fill: whether the derivative, unlike the value, needs the inputs to be filled where a member does not exist.
     """
     # The tangent of what the devices share differs from one to the next where it is set to 0 for one of them.
     kept, exists, arrays = mesh.varying((kept, exists, arrays))
     function, closed_over = jax.closure_convert(function, exists, *arrays)
     # Names of their own: a rule that held the frame would hold the tracers of its inputs.
-    per_member, by_class = frame.per_member, bool(frame.outputs) and not frame.per_member
+    per_member, by_class, count = frame.per_member, bool(frame.outputs) and not frame.per_member, len(frame.inputs)
     alone = [entry.holds.alone for entry in frame.inputs]
     alone += [x.shape == frame.outputs for x in arrays[len(alone) :]] + [False] * len(closed_over)
 
@@ -132,8 +143,11 @@ def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, e
 
     @value.defjvp
     def _(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-        kept, exists, *point = primals
-        loss = value(*primals)
+        (kept, exists, *point), moved = primals, list(tangents[2:])
+        if fill:
+            cores, moves = (tuple(x[:count]) for x in (point, moved))
+            point[:count], moved[:count] = jax.jvp(lambda *x: _filled(exists, x), cores, moves)
+        loss = value(kept, exists, *point)
         fine = loss == loss
         if per_member:  # the formula may have gathered the members
             fine = fine | ~mesh.moved_as(spread(exists, loss.shape), loss)
@@ -143,7 +157,7 @@ def _with_quiet_nan(function: Callable[..., Array], frame: Frame, kept: Array, e
             tangent
             if tangent.dtype == jax.dtypes.float0
             else _zero_unless(fine if by_class and each else whole, tangent, x)
-            for tangent, x, each in zip(tangents[2:], point, alone, strict=True)
+            for tangent, x, each in zip(moved, point, alone, strict=True)
         ]
         slope = jax.jvp(lambda *point: function(exists, *point), tuple(point), tuple(moved))[1]
         return loss, _zero_unless(fine, slope, loss)

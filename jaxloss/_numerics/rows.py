@@ -217,10 +217,21 @@ class Prediction(NamedTuple):
 @jax.custom_jvp
 def predict(row: Row, label: Array) -> Prediction:
     """All in one look at a row that may be spread over devices."""
+    largest, excess, below = _look(row, label)
+    return Prediction(jnp.log1p(excess) - below, (below >= 0).astype(below.dtype), largest, excess)
+
+
+def _look_at_once(row: Row, label: Array) -> Part:
+    largest, excess = _exp_sum_at_once(row)
+    return largest, excess, take_label(row, label) - largest
+
+
+@gpu.instead(_look_at_once)
+def _look(row: Row, label: Array) -> Part:
+    """m and e of the row, and how far the entry of its label lies above m."""
     # A TPU finds the largest of a row while it multiplies for the row, but not what is joined of parts.
     largest, excess = _exp_sum_in_turn(row)
-    below = _label_below(row.wide, label, largest)
-    return Prediction(jnp.log1p(excess) - below, (below >= 0).astype(below.dtype), largest, excess)
+    return largest, excess, _label_below(row.wide, label, largest)
 
 
 @cpu.instead(lambda x, label, largest: cpu.find_label(x, label) - largest)
