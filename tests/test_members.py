@@ -304,6 +304,21 @@ def test_outside_the_domain(quick: bool):
         assert all((g[0] == 0).all() for g in slopes)
 
 
+@pytest.mark.parametrize(("selects", "seen"), [(False, 1.0), (True, 7.0)])
+def test_what_members_hold_that_do_not_exist(selects: bool, seen: float):
+    """Ones, but for values of a formula that promises to select; this one breaks the promise to tell what it sees."""
+
+    def total(x: Any) -> Any:
+        inputs, exists = {"y_pred": (x, SCORE)}, np.array([True, False])
+        return losses(lambda x, exists: jnp.sum(x), inputs, members=0, where=exists, selects=selects)
+
+    x = np.array([2.0, 7.0], np.float32)
+    assert total(x) == 2 + seen
+    value, grad = run(jax.value_and_grad(total), x)
+    assert value == 2 + 1
+    assert grad.tolist() == [1, 0]
+
+
 def test_what_a_formula_returns_is_checked():
     def call(formula: Any, **options: Any) -> Any:
         return losses(formula, {"y_pred": (np.ones((2, 3), np.float32), SCORE)}, **options)
