@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxloss._numerics.derivatives import elementwise, gradient_where, saved_for_backward, stop_gradient_where
 from jaxloss._numerics.elementary import abs0, inverse_unit
-from jaxloss._platform import cpu, gpu, tpu
+from jaxloss._platform import apart, cpu, gpu, tpu
 
 
 class Length(NamedTuple):
@@ -147,7 +147,7 @@ def distances(x: Array, *others: Array, power: int = 2) -> list[Array]:
     if power == 1:
         return [jnp.sum(abs0(e)) for e in steps]
     if power == 2:
-        return [_size(e, length) for e, length in zip(steps, lengths(*steps), strict=True)]
+        return [_size(x, y, length) for y, length in zip(others, lengths(*steps), strict=True)]
     norm = functools.partial(_norm, power)
     return [stop_gradient_where([is_extreme(norm(e))], norm, e) for e in steps]
 
@@ -193,16 +193,17 @@ half_square.defjvp(
 
 
 @jax.custom_jvp
-def _size(x: Array, length: Length) -> Array:
-    """The length of a vector, whose second derivative is 0 where no float may hold it."""
+def _size(x: Array, y: Array, length: Length) -> Array:
+    """The length of the step between two vectors, whose second derivative is 0 where no float may hold it."""
     return length.itself
 
 
 @_size.defjvp
-def _(primals: tuple[Array, Length], tangents: tuple[Array, Length]) -> tuple[Array, Array]:
-    (x, length), (dx, _) = primals, tangents
-    x, length = constant_if_extreme((x, cpu.opaque(length)), length)
-    return _size(*primals), jnp.sum(length.direction(x) * dx)
+def _(primals: tuple[Array, Array, Length], tangents: tuple[Array, Array, Length]) -> tuple[Array, Array]:
+    (x, y, length), (dx, dy, _) = primals, tangents
+    step = _difference(*(apart(vector, 1, "gpu") for vector in (x, y)))
+    step, length = constant_if_extreme((step, cpu.opaque(length)), length)
+    return _size(*primals), jnp.sum(length.direction(step) * (dx - dy))
 
 
 def _norm(power: int, e: Array) -> Array:
