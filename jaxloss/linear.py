@@ -26,7 +26,7 @@ from jaxloss._numerics.chunks import chunk_counts, cut, join
 from jaxloss._numerics.elementary import is_constant
 from jaxloss._numerics.rows import Row, predict, sum_below
 from jaxloss._numerics.scores import interpolate, weighed
-from jaxloss._platform import cpu, mesh
+from jaxloss._platform import cpu, mesh, tpu
 from jaxloss.contract import LABEL, ArrayLike, Holds, Reduction, Units, compiled, loss, mean_over
 
 __all__ = ["default_chunk", "linear_cce", "linear_cce_stats"]
@@ -240,7 +240,7 @@ def _loss_and_stats(
     exists = None if where is None else spread(where, label.shape)
     tokens = _Tokens(widen(label, "label", dtype), exists)
     moving = {
-        "hidden": hidden if exists is None else jnp.where(exists[..., None], hidden, 0),
+        "hidden": hidden,
         "kernel": kernel,
         **{name: x.astype(dtype) for name, x in traced.items()},
     }
@@ -339,6 +339,16 @@ class _Tokens(NamedTuple):
     label: Array
     exists: Array | None
 
+    def held(self, hidden: Array) -> Array:
+        """The hidden states, 0 where a token does not exist: a product would spread a NaN."""
+
+        # At once, for all products: `--only "linear_cce.* float32 value.grad"` says 1.13 to 1.17 without, 1.09 with it.
+        @tpu.at_once
+        def chunk(hidden: Array, exists: Array | None) -> Array:
+            return hidden if exists is None else jnp.where(exists[..., None], hidden, 0)
+
+        return chunk(hidden, self.exists)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Sweep:
@@ -362,7 +372,7 @@ class _Sweep:
 
             @jax.checkpoint
             def losses(tokens: _Tokens, own: dict[str, Array], kernel: Array, options: dict[str, Array]) -> Any:
-                hidden = own.pop("hidden")
+                hidden = tokens.held(own.pop("hidden"))
                 return self.losses(tokens, self.logits(hidden, kernel), options | own)
 
             chunks = self.chunks(tokens, own)
@@ -406,7 +416,7 @@ class _Sweep:
             def step(sums: Any, chunk: Any) -> Any:
                 value, slopes = sums
                 tokens, own = chunk
-                hidden, share = own.pop("hidden"), own.pop("share")
+                hidden, share = tokens.held(own.pop("hidden")), own.pop("share")
 
                 def weighed(z: Array, share: Array, options: dict[str, Array]) -> Any:
                     losses, stats = self.losses(tokens, z, options)
