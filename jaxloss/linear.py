@@ -342,7 +342,6 @@ class _Tokens(NamedTuple):
     def held(self, hidden: Array) -> Array:
         """The hidden states, 0 where a token does not exist: a product would spread a NaN."""
 
-        # At once, for all products: `--only "linear_cce.* float32 value.grad"` says 1.13 to 1.17 without, 1.09 with it.
         @tpu.at_once
         def chunk(hidden: Array, exists: Array | None) -> Array:
             return hidden if exists is None else jnp.where(exists[..., None], hidden, 0)

@@ -222,6 +222,7 @@ def predict(row: Row, label: Array) -> Prediction:
 
 
 def _look_at_once(row: Row, label: Array) -> Part:
+    # The label by its index, since a sum that finds it would be a pass of its own.
     largest, excess = _exp_sum_at_once(row)
     return largest, excess, take_label(row, label) - largest
 
