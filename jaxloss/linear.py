@@ -339,15 +339,6 @@ class _Tokens(NamedTuple):
     label: Array
     exists: Array | None
 
-    def held(self, hidden: Array) -> Array:
-        """The hidden states, 0 where a token does not exist: a product would spread a NaN."""
-
-        @tpu.at_once
-        def chunk(hidden: Array, exists: Array | None) -> Array:
-            return hidden if exists is None else jnp.where(exists[..., None], hidden, 0)
-
-        return chunk(hidden, self.exists)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Sweep:
@@ -371,7 +362,7 @@ class _Sweep:
 
             @jax.checkpoint
             def losses(tokens: _Tokens, own: dict[str, Array], kernel: Array, options: dict[str, Array]) -> Any:
-                hidden = tokens.held(own.pop("hidden"))
+                hidden = _existing(own.pop("hidden"), tokens.exists)
                 return self.losses(tokens, self.logits(hidden, kernel), options | own)
 
             chunks = self.chunks(tokens, own)
@@ -415,7 +406,7 @@ class _Sweep:
             def step(sums: Any, chunk: Any) -> Any:
                 value, slopes = sums
                 tokens, own = chunk
-                hidden, share = tokens.held(own.pop("hidden")), own.pop("share")
+                hidden, share = _existing(own.pop("hidden"), tokens.exists), own.pop("share")
 
                 def weighed(z: Array, share: Array, options: dict[str, Array]) -> Any:
                     losses, stats = self.losses(tokens, z, options)
@@ -487,6 +478,12 @@ class _Sweep:
             of_token = jax.vmap(of_token)
         found, exists = of_token(z, tokens.label, own), tokens.exists
         return found if exists is None else jax.tree.map(lambda x: jnp.where(exists, x, 0), found)
+
+
+@tpu.at_once
+def _existing(hidden: Array, exists: Array | None) -> Array:
+    """The hidden states, 0 where a token does not exist: a product would spread a NaN."""
+    return hidden if exists is None else jnp.where(exists[..., None], hidden, 0)
 
 
 def _product(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: np.dtype) -> Array:

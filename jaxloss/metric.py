@@ -1017,8 +1017,8 @@ def vicreg(
 def _centred(x: Array, exists: Array) -> Array:
     """Each feature of all members, less its mean: exactly 0 where a feature is the same for all of them."""
     x, exists = x.reshape(-1, x.shape[-1]), exists.reshape(-1, 1)
-    # Of what is stored, since a TPU would widen all members for this one: `--only "vicreg where.*bfloat16 value$"` says
-    # 1.3 then, and 1.0.
+    # Of what is stored: of the widened members, a TPU would widen all for this one, and `--only "vicreg where.*bfloat16
+    # value$"` would say 1.3, not 1.0.
     first = jax.lax.stop_gradient(widened(x[jnp.argmax(exists)]))[None]
     x = widened(x)
     return jnp.where(exists, x - _mean(x, exists, first), 0)

@@ -88,9 +88,9 @@ def losses(
         members gets those of all devices by `all_members(x, axis_name=axis_name)`.
       spreads_nan: promises, with `members`, that a NaN in any floating input makes each loss NaN that depends on it, as
         sums do and comparisons do not. What lies outside its domain then costs no pass of its own.
-      selects: promises, with `members`, that no number of the formula depends on what a member holds that does not
-        exist, be it NaN: as a select leaves it out and a product does not. A value without a gradient then takes these
-        members as they are, which spares a pass over the inputs.
+      selects: promises, with `members`, that the loss of a set, or of a member that exists, does not depend on what a
+        member holds that does not, be it NaN: a select leaves it out, a product with 0 does not. Those members then
+        hold what they were given where no derivative is taken, which spares a pass over the inputs.
       elementwise: promises, of inputs that are single numbers, that the formula is made of elementwise functions alone.
         It is then called once, with whole arrays, which cuts the time to trace by about a third.
       weights: a factor for each unit; its shape is a leading part of the units' shape. A unit of weight 0 whose loss is

@@ -201,8 +201,8 @@ def _size(x: Array, y: Array, length: Length) -> Array:
 @_size.defjvp
 def _(primals: tuple[Array, Array, Length], tangents: tuple[Array, Array, Length]) -> tuple[Array, Array]:
     (x, y, length), (dx, dy, _) = primals, tangents
-    # A GPU would store the steps that lengths are made of: `--only "triplet.* float32 value.grad"` says 1.1, and 1.0.
-    step = _difference(*(apart(vector, 1, "gpu") for vector in (x, y)))
+    # A GPU would store the step that the length is made of: `--only "triplet.* float32 value.grad"` says 1.1, and 1.0.
+    step = _difference(apart(x, 1, "gpu"), apart(y, 1, "gpu"))
     step, length = constant_if_extreme((step, cpu.opaque(length)), length)
     return _size(*primals), jnp.sum(length.direction(step) * (dx - dy))
 

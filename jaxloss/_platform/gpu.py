@@ -14,7 +14,7 @@
    as the items of a list with all others, it would store their disguise as well. So the numbers themselves are stored,
    unless they are inputs, and read again (`read_again`): `--only "list_mle.* float32"` says 7 to 8 without, 0.9 to 1.2
    if disguised and 0.8 to 1.1 with it. And a sum over pairs is one over all of them, since it would store one for each
-   item (`_sum_of_pairs` in ranking.py): `--only "ranknet.* value$"` says 1.6 to 2.0 without and 0.9 to 1.2 with both.
+   item (`_sum_of_pairs` in ranking.py): `--only "ranknet.* value$"` says 1.6 to 2.0 without and 0.9 to 1.0 with both.
 3. Where numbers are narrowed and put together into a row, it stores what they share and computes them from the inputs,
    read once more. So the derivatives by the entries of a row in half precision are there before that (`entries`), in
    one pass with the value, and as narrow as the row: `--only "giou.*bfloat16 value.grad"` says 1.3 without and 1.0 with

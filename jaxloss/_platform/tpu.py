@@ -10,8 +10,8 @@
    maximum (`any_of`): `--only "list_softmax where"` says 1.4 and 1.0.
 4. It makes a comparison that several results need once, keeps it, and then makes a pass for each result. So each result
    compares numbers of its own (`apart`): `--only dpo` says 1.8 and 1.0.
-5. Of what is computed and then multiplied by several matrices, it computes and lays out anew what each product needs,
-   unless it is there `at_once`: `--only "linear_cce where.* float32 value.grad"` says 1.17 and 1.09.
+5. What several products multiply it computes and lays out anew for each of them, unless it is there `at_once`: `--only
+   "linear_cce where.* float32 value.grad"` says 1.17 and 1.09.
 6. It has no doubles, but computing with two floats for a number (`_numerics/twofold.py`) takes it no longer than
    reading the inputs. So the angle of two vectors takes one pass here, too: `--only cosine` says 2.0 and 1.0.
 """
