@@ -230,7 +230,7 @@ def student_t_nll(
 
     inputs = {"y_true": (y_true, NUMBER), "location": (location, NUMBER), "scale": (scale, AMOUNT)}
     return losses(
-        element, inputs, options={"df": (df, POSITIVE), "eps": (eps, AT_LEAST_0)}, long=True, elementwise=True, **units
+        element, inputs, options={"df": (df, POSITIVE), "eps": (eps, AT_LEAST_0)}, elementwise=True, **units
     )
 
 

@@ -195,7 +195,8 @@ def soft_margin(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) ->
     torch.nn.functional.soft_margin_loss (which overflows) for targets -1 and +1.
     """
 
-    return losses(_soft_margin, {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}, elementwise=True, **units)
+    inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
+    return losses(_soft_margin, inputs, elementwise=True, plain_sum=True, **units)
 
 
 @loss

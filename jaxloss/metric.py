@@ -261,7 +261,7 @@ def hinge_embedding(
         return _hinge_embedding(y, d, margin)
 
     inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
-    return losses(element, inputs, options={"margin": (margin, AT_LEAST_0)}, long=True, elementwise=True, **units)
+    return losses(element, inputs, options={"margin": (margin, AT_LEAST_0)}, elementwise=True, **units)
 
 
 @partials(
@@ -309,7 +309,7 @@ def margin_ranking(
         return _margin_ranking(y, a, b, margin)
 
     inputs = {"y_true": (y_true, SIGN), "first": (first, SCORE), "second": (second, SCORE)}
-    return losses(element, inputs, options={"margin": (margin, AT_LEAST_0)}, long=True, elementwise=True, **units)
+    return losses(element, inputs, options={"margin": (margin, AT_LEAST_0)}, elementwise=True, **units)
 
 
 def _ahead(y: Array, a: Array, b: Array) -> Array:

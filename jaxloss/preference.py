@@ -181,10 +181,9 @@ def simpo(
     def pair(chosen: Array, rejected: Array, beta: float | Array, gamma: float | Array) -> Array:
         return softplus(gamma - beta * (chosen - rejected))
 
+    inputs = {"chosen": (chosen, LOG_P), "rejected": (rejected, LOG_P)}
     options = {"beta": (beta, POSITIVE), "gamma": (gamma, AT_LEAST_0)}
-    return losses(
-        pair, {"chosen": (chosen, LOG_P), "rejected": (rejected, LOG_P)}, options=options, elementwise=True, **units
-    )
+    return losses(pair, inputs, options=options, elementwise=True, plain_sum=True, **units)
 
 
 @loss
@@ -252,7 +251,7 @@ def kto(
         "desirable_weight": (desirable_weight, AT_LEAST_0),
         "undesirable_weight": (undesirable_weight, AT_LEAST_0),
     }
-    return losses(sequence, inputs, options=options, long=True, elementwise=True, **units)
+    return losses(sequence, inputs, options=options, elementwise=True, **units)
 
 
 @loss
@@ -286,7 +285,7 @@ def orpo(chosen: ArrayLike, rejected: ArrayLike, *, beta: float | ArrayLike = 0.
         return beta * _minus_log_sigmoid_of_odds(chosen, rejected) - chosen
 
     inputs = {"chosen": (chosen, LOG_P), "rejected": (rejected, LOG_P)}
-    return losses(pair, inputs, options={"beta": (beta, AT_LEAST_0)}, long=True, elementwise=True, **units)
+    return losses(pair, inputs, options={"beta": (beta, AT_LEAST_0)}, elementwise=True, **units)
 
 
 @loss
@@ -357,7 +356,7 @@ def grpo(
         "epsilon_high": (epsilon_high, AT_LEAST_0),
         "beta": (beta, AT_LEAST_0),
     }
-    return losses(token, inputs, options=options, long=True, elementwise=True, **units)
+    return losses(token, inputs, options=options, elementwise=True, **units)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -387,7 +386,7 @@ def _of_preferences(
         "reference_chosen": (reference_chosen, LOG_P),
         "reference_rejected": (reference_rejected, LOG_P),
     }
-    return losses(pair, inputs, options=options, long=True, elementwise=True, **units)
+    return losses(pair, inputs, options=options, elementwise=True, **units)
 
 
 def _logistic_slope(z: Array, a: Array) -> Array:

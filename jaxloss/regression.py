@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import abs0, at_least_tiny, atanh_rest, divide, lerp, softplus, step
+from jaxloss._numerics.elementary import abs0, at_least_tiny, atanh_rest, divide, lerp, power_series, softplus, step
 from jaxloss._platform import unmoved
 from jaxloss.contract import AT_LEAST_0, FRACTION, NUMBER, POSITIVE, ArrayLike, Units, loss, losses
 
@@ -289,18 +289,19 @@ def log_cosh(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Ar
     def element(y: Array, p: Array) -> Array:
         return _log_cosh(p - y)
 
-    return losses(element, {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}, elementwise=True, **units)
+    inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
+    return losses(element, inputs, elementwise=True, plain_sum=True, **units)
 
 
 @partials(lambda e: jnp.tanh(e))
 def _log_cosh(e: Array) -> Array:
-    # Up to 1, cosh(e) = 1 + less^2 / (2 (1 + less)). Beyond, with more = abs(e) - 1,
-    # cosh(e) / cosh(1) = exp(more) (1 + share (exp(-2 more) - 1)), share = exp(-2) / (1 + exp(-2)).
-    less = jnp.expm1(-jnp.minimum(jnp.abs(e), 1))
-    more = jnp.maximum(jnp.abs(e) - 1, 0)
-    near = less * less / (2 + 2 * less)
-    far = jnp.expm1(-2 * more) / (1 + math.exp(2))
-    return more + jnp.log1p(near + far + near * far)
+    # With m the smaller of abs(e) and 1, and more = abs(e) - m, cosh(e) is exp(more) times
+    # cosh(m) + (exp(-2 more) - 1) / (2 exp(1)).
+    m = jnp.minimum(jnp.abs(e), 1)
+    more = jnp.abs(e) - m
+    terms = 5 if e.dtype == jnp.float32 else 9
+    near = m * m * power_series(m * m, [1 / math.factorial(k) for k in range(2, 2 * terms + 1, 2)])  # cosh(m) - 1
+    return more + jnp.log1p(near + (jnp.exp(-2 * more) - 1) / (2 * math.e))
 
 
 @loss

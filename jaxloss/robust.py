@@ -136,7 +136,7 @@ def cauchy(y_true: ArrayLike, y_pred: ArrayLike, *, scale: float | ArrayLike = 1
         return _cauchy(p - y, scale)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, long=True, elementwise=True, **units)
+    return losses(element, inputs, options={"scale": (scale, POSITIVE)}, elementwise=True, **units)
 
 
 @loss

@@ -61,6 +61,7 @@ def losses(
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
     sibling: str | None = None,
+    plain_sum: bool = False,
     long: bool = False,
     rules: Callable[..., Sequence[Finding]] | None = None,
 ) -> Any:
@@ -101,6 +102,8 @@ def losses(
       reduction: "mean", "sum", "none", "sum_over_batch_size" (the sum over the number of units), "sum_and_weight" (the
         pair of sum(w l) and sum(w)), or a function `(losses, weights) -> result`, where the result is any tree.
       sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.
+      plain_sum: whether the formula is an exponential and a logarithm and little else, without a choice between two. The
+        losses of single numbers are otherwise added in parts (`_platform.cpu.total`); these only if some are masked.
       long: whether the formula is so long that its values are worth a pass of their own, before they are summed.
       rules: what several inputs must fulfil together, as a function of the cores of one example; for `checked`.
 
@@ -227,7 +230,9 @@ def losses(
         found = frame.in_order(again(where, *(entry.x for entry in given), *(knob.value for knob in traced)))
     if checking.value:
         values.inspect_losses(found)
-    return reduce(found, weights, there, reduction)
+    of_numbers = not (frame.members or outputs or any(entry.holds.core for entry in given))
+    in_parts = of_numbers and not long and not (plain_sum and where is None)
+    return reduce(found, weights, there, reduction, in_parts)
 
 
 class _Option(NamedTuple):

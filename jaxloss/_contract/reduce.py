@@ -16,8 +16,13 @@ from jaxloss._numerics.derivatives import elementwise
 from jaxloss._platform import cpu, mesh
 
 
-def reduce(losses: Array, weights: Array | None, where: Array | None, reduction: Reduction) -> Any:
-    """Weigh and reduce losses that are already 0 where no unit exists."""
+def reduce(
+    losses: Array, weights: Array | None, where: Array | None, reduction: Reduction, in_parts: bool = False
+) -> Any:
+    """Weigh and reduce losses that are already 0 where no unit exists.
+
+    in_parts: whether the sum of the losses takes in what they are made of (`_total`).
+    """
     if weights is not None:
         weights = spread(weights.astype(losses.dtype), losses.shape)
     given = weights
@@ -32,13 +37,13 @@ def reduce(losses: Array, weights: Array | None, where: Array | None, reduction:
         losses = losses * given if where is None else jnp.where(where, losses * given, 0)
     if reduction == "none":
         return losses
-    total, pair = jnp.sum(losses), reduction == "sum_and_weight"
+    total, pair = (_total if in_parts else jnp.sum)(losses), reduction == "sum_and_weight"
     if reduction == "sum":
         return total
     if weights is not None and reduction != "sum_over_batch_size":
-        divisor = jnp.sum(weights) if where is None else _total_of_masked(weights)
+        divisor = jnp.sum(weights) if where is None else _total(weights)
     elif where is not None:
-        divisor = _total_of_masked(where.astype(jnp.int32)).astype(losses.dtype)
+        divisor = _total(where.astype(jnp.int32)).astype(losses.dtype)
     elif pair:
         return total, jnp.asarray(losses.size, losses.dtype)
     else:
@@ -132,12 +137,12 @@ def spread(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 @jax.custom_jvp
-@cpu.instead(cpu.total_of_masked)
-def _total_of_masked(x: Array) -> Array:
-    """The sum of masked weights, or of a mask as whole numbers."""
+@cpu.instead(cpu.total, one_device=True)
+def _total(x: Array) -> Array:
+    """The sum of losses, of weights or of a mask as whole numbers."""
     return jnp.sum(x)
 
 
-@_total_of_masked.defjvp
+@_total.defjvp
 def _(primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, Any]:
-    return _total_of_masked(*primals), jnp.sum(tangents[0])
+    return _total(*primals), jnp.sum(tangents[0])

@@ -27,12 +27,13 @@ _choice.def_abstract_eval(lambda *xs, avals, **_: list(avals))
 
 
 class _Form(NamedTuple):
-    """What takes the place of a function on one platform; `rows` and `columns` as in `instead`."""
+    """What takes the place of a function on one platform; the flags are those of `instead`."""
 
     platform: str
     function: Callable[..., Any]
     rows: bool
     columns: bool
+    one_device: bool
 
 
 # What functions with other forms were before, and those forms.
@@ -51,6 +52,7 @@ def instead(
     columns: bool = True,
     suits: Callable[[Sequence[Array]], bool] | None = None,
     elementwise: bool = False,
+    one_device: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a form of the same function in its place where the program is for one of these platforms.
 
@@ -62,6 +64,7 @@ def instead(
     columns: whether it is also for rows that lie across the axes of their batch, as the classes of images may.
     suits: whether it is for these arguments, by their types and shapes; None for all.
     elementwise: promises that the result is like the one argument, so that neither is traced to learn what it is.
+    one_device: whether it is only for programs that are known to run on one device, since it would move what is spread.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,7 +72,7 @@ def instead(
             return (form if suits is None or suits(jax.tree.leaves(args)) else function)(*args)
 
         reference, forms = _known.get(function, (function, ()))
-        forms = (*forms, *(_Form(name, suited, rows, columns) for name in platforms))
+        forms = (*forms, *(_Form(name, suited, rows, columns, one_device) for name in platforms))
 
         @functools.wraps(function)
         def call(*args: Any) -> Any:
@@ -265,7 +268,15 @@ def _choice_for(machine: str | None) -> Callable[..., Any]:
         functions = {None: reference, **{form.platform: form.function for form in forms}}
         return functions[machine if machine in functions else None](*xs)
 
-    return mlir.lower_fun(chosen, multiple_results=True)
+    lower = mlir.lower_fun(chosen, multiple_results=True)
+
+    def lower_chosen(context: Any, *xs: Any, forms: tuple[_Form, ...], **how: Any) -> Any:
+        # Inside of `jax.shard_map` jax does not say how many there are.
+        devices = getattr(context.module_context.axis_context, "num_devices", None)
+        fitting = tuple(form for form in forms if devices == 1 or not form.one_device)
+        return lower(context, *xs, forms=fitting, **how)
+
+    return lower_chosen
 
 
 def _same_for(machine: str | None) -> Callable[..., Any]:

@@ -186,21 +186,22 @@ def entries(row: Array) -> list[Array]:
 LONG_ROW = 32_768
 
 
-def total_of_masked(x: Array) -> Array:
-    """The sum of masked weights, or of a mask as whole numbers.
+def total(x: Array) -> Array:
+    """The sum of losses, of weights or of a mask as whole numbers, whatever they are made of.
 
-    Twice: a plain sum does not take in the comparison that its terms are made of, so they would be written out, which
-    takes ten times as long as to count a mask.
+    A plain sum takes in no comparison and no select, so what has one is stored first. Here eight parts are added, in a
+    loop that takes in anything, and only their sum is stored.
     """
     # A size may be one that `jax.export` leaves open.
-    lanes = math.gcd(x.shape[-1], 8) if x.ndim and isinstance(x.shape[-1], int) else 0
-    exact = jnp.issubdtype(x.dtype, jnp.integer)
-    if not lanes or x.size == 0 or in_explicit_mesh(x) or not (exact or x.shape[-1] <= 1024 * lanes):
+    axis = next((i for i, n in enumerate(x.shape) if isinstance(n, int) and n >= 64), None)
+    if axis is None or in_explicit_mesh(x):
         return jnp.sum(x)
-    x = x.reshape(*x.shape[:-1], -1, lanes)
-    zero = jnp.zeros((), x.dtype)
-    sums = jax.lax.reduce((x, x), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (x.ndim - 2,))
-    return jnp.sum(jax.lax.optimization_barrier(sums)[0])
+    n = x.shape[axis] // 8
+    *parts, rest = jnp.split(x, [n * i for i in range(1, 9)], axis)
+    added = functools.reduce(jnp.add, parts)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        added = _end_loop(added)
+    return jnp.sum(added) + jnp.sum(rest)
 
 
 # The forms of `_numerics.rows` for this compiler: long rows in pieces, bounds in place of selects.
