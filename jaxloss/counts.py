@@ -18,9 +18,7 @@ from jaxloss._numerics.elementary import (
     digamma,
     divide,
     expm1_ratio,
-    lerp,
     saturate,
-    step,
     stirling,
     stirling_slope,
 )
@@ -83,12 +81,12 @@ def _deviance_share(y: Array, d: Array, log_ratio: Array) -> Array:
 def _excess(y: Array) -> Array:
     """log(y!) - y log y + y, which is positive, and 0 for y = 0."""
     # From 1 on by Stirling's formula for gamma(y), below by that for gamma(y + 1), less its value at y = 0.
-    below = step(1, y)
-    remainder = stirling(1 / (y + below))
+    below = y < 1
+    remainder = stirling(1 / jnp.where(below, y + 1, y))
     some = jnp.minimum(y, 1)
     log_factorial = (some + 0.5) * jnp.log1p(some) - some + jnp.sign(some) * (remainder - (1 - HALF_LOG_TWO_PI))
     few = log_factorial - some * _log(some) + some
-    return lerp(below, few, remainder + jnp.log(jnp.maximum(y, 1)) / 2 + HALF_LOG_TWO_PI)
+    return jnp.where(below, few, remainder + jnp.log(jnp.maximum(y, 1)) / 2 + HALF_LOG_TWO_PI)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -290,7 +288,7 @@ def _negative_binomial(y: Array, x: Array, dispersion: Array, *, log_rate: bool,
     p, q, f = _log1p_product(a, m, log_m), _log1p_product(a, y, _log(y)), _log_fitted(a, m, log_m)
     r = _inverse_sum(y, a, n)
     # Of equal numbers nothing is left, not even rounding: a compiler may round two calls of one function differently.
-    rest = q / 2 + step(a, r) * (stirling(a) - stirling(r))
+    rest = q / 2 + jnp.where(a > r, stirling(a) - stirling(r), 0)
     if full:
         d = _remaining(y, x, a, n, log_rate)
         return d * (_deviance_share(y, d, _log(y) - f - q) - _deviance_share(n, -d, p - q)) + _excess(y) + rest

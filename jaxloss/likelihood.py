@@ -229,9 +229,7 @@ def student_t_nll(
         return loss + _student_t_constant(n) if full else loss
 
     inputs = {"y_true": (y_true, NUMBER), "location": (location, NUMBER), "scale": (scale, AMOUNT)}
-    return losses(
-        element, inputs, options={"df": (df, POSITIVE), "eps": (eps, AT_LEAST_0)}, elementwise=True, **units
-    )
+    return losses(element, inputs, options={"df": (df, POSITIVE), "eps": (eps, AT_LEAST_0)}, elementwise=True, **units)
 
 
 # With w = sqrt(n) s the loss is log s + (n + 1) / 2 log(1 + (e / w)^2), and with the share q = e^2 / (e^2 + w^2)

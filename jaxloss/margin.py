@@ -16,7 +16,7 @@ from jax import Array
 from jaxloss._numerics.derivatives import no_slope, partials, saved_for_backward
 from jaxloss._numerics.elementary import bce_of_logit, relu0, softplus
 from jaxloss._numerics.rows import Row, is_at, take_label
-from jaxloss._platform import apart, cpu, gpu, mesh
+from jaxloss._platform import apart, gpu, mesh
 from jaxloss.contract import (
     AT_LEAST_0,
     BINARY,
@@ -228,7 +228,6 @@ def sparsemax(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> A
     return losses(_sparsemax, {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE)}, elementwise=True, **units)
 
 
-@cpu.instead(lambda z: -jnp.maximum(-jnp.maximum(z, -1), -1), elementwise=True)
 def _clipped(z: Array) -> Array:
     return jnp.clip(z, -1, 1)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import abs0, at_least_tiny, atanh_rest, divide, lerp, power_series, softplus, step
+from jaxloss._numerics.elementary import abs0, at_least_tiny, atanh_rest, divide, power_series, softplus
 from jaxloss._platform import unmoved
 from jaxloss.contract import AT_LEAST_0, FRACTION, NUMBER, POSITIVE, ArrayLike, Units, loss, losses
 
@@ -260,7 +260,7 @@ def _balanced_l1(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
     u = jnp.minimum(x * (1 / at_least_tiny(inverse)), 1)
     v = u / (2 + u)
     near = inverse * (u * v + 2 * (1 + u) * v**3 * atanh_rest(v**2))
-    area = lerp(step(x, inverse), (inverse + x) * log - x, near)
+    area = jnp.where(x > inverse, (inverse + x) * log - x, near)
     return alpha * _width(beta) * area + gamma * jnp.maximum(jnp.abs(e) - beta, 0)
 
 

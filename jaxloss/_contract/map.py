@@ -102,8 +102,8 @@ def losses(
       reduction: "mean", "sum", "none", "sum_over_batch_size" (the sum over the number of units), "sum_and_weight" (the
         pair of sum(w l) and sum(w)), or a function `(losses, weights) -> result`, where the result is any tree.
       sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.
-      plain_sum: whether the formula is an exponential and a logarithm and little else, without a choice between two. The
-        losses of single numbers are otherwise added in parts (`_platform.cpu.total`); these only if some are masked.
+      plain_sum: whether the formula is an exponential, a logarithm and little else, without a choice between two.
+        Losses of single numbers are added in parts (`_platform.cpu.total`); these only if some are masked.
       long: whether the formula is so long that its values are worth a pass of their own, before they are summed.
       rules: what several inputs must fulfil together, as a function of the cores of one example; for `checked`.
 

@@ -254,10 +254,10 @@ def log1p_square(x: Array, scale: Array) -> Array:
     """log(1 + (x / scale)^2) for scale > 0: exact for small x, and no square or quotient overflows."""
     _, ratio = legs(x, scale)
     size = jnp.abs(x)
-    overflows = step(size, scale * (jnp.finfo(x.dtype).max / 2))
-    size = size * lerp(overflows, 2.0**-64, 1)
-    times = jnp.maximum(size / (scale * lerp(overflows, 2.0**63, 1)), 1)
-    return 2 * (jnp.log(times) + overflows * (127 * math.log(2))) + jnp.log1p(ratio * ratio)
+    overflows = size > scale * (jnp.finfo(x.dtype).max / 2)
+    size = size * jnp.where(overflows, 2.0**-64, 1)
+    times = jnp.maximum(size / (scale * jnp.where(overflows, 2.0**63, 1)), 1)
+    return 2 * (jnp.log(times) + jnp.where(overflows, 127 * math.log(2), 0)) + jnp.log1p(ratio * ratio)
 
 
 def power_series(x: Array, coefficients: Sequence[float]) -> Array:
@@ -345,9 +345,9 @@ STIRLING_64 = (
 
 
 def _stirling_parts(r: Array) -> tuple[Array, Array, tuple[float, ...]]:
-    """1 where x = 1 / r is below 1, else 0; the c of u = 1 / (x + c); and the coefficients of P."""
-    below = step(r, 1)
-    return below, below + 0.5, STIRLING_32 if r.dtype == jnp.float32 else STIRLING_64
+    """Whether x = 1 / r is below 1; the c of u = 1 / (x + c); and the coefficients of P."""
+    below = r > 1
+    return below, jnp.where(below, 1.5, 0.5), STIRLING_32 if r.dtype == jnp.float32 else STIRLING_64
 
 
 def stirling_slope(r: Array) -> Array:
@@ -356,7 +356,8 @@ def stirling_slope(r: Array) -> Array:
     u = 1 / (1 / r + c)
     large = jnp.maximum(r, 1)
     first = ((large + 2) / (large + 1) / 2 - jnp.log1p(large) / large) / large
-    return below * first + (1 / (1 + c * r)) ** 2 * power_series(u, [(k + 1) * p for k, p in enumerate(coefficients)])
+    rest = (1 / (1 + c * r)) ** 2 * power_series(u, [(k + 1) * p for k, p in enumerate(coefficients)])
+    return jnp.where(below, first, 0) + rest
 
 
 @partials(stirling_slope)
@@ -365,7 +366,7 @@ def stirling(r: Array) -> Array:
     below, c, coefficients = _stirling_parts(r)
     u = 1 / (1 / r + c)
     first = (1 / jnp.maximum(r, 1) + 0.5) * jnp.log1p(r) - 1
-    return below * first + u * power_series(u, coefficients)
+    return jnp.where(below, first, 0) + u * power_series(u, coefficients)
 
 
 def digamma(x: Array) -> Array:

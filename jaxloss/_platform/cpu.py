@@ -20,7 +20,6 @@ What they buy: `python -m benchmarks.forms`, and `python -m benchmarks.before` w
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
