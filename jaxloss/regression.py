@@ -258,7 +258,7 @@ def _balanced_l1(e: Array, alpha: Array, gamma: Array, beta: Array) -> Array:
     # A(x) cancels for b x < 1. With u = b x and v = u / (2 + u), so log(1 + u) = 2 atanh(v), it is
     # (u v + 2 (1 + u) v^3 rest(v^2)) / b.
     u = jnp.minimum(x * (1 / at_least_tiny(inverse)), 1)
-    v = u / (2 + u)
+    v = u * (1 / (2 + u))  # a quotient that is used once need not be stored
     near = inverse * (u * v + 2 * (1 + u) * v**3 * atanh_rest(v**2))
     area = jnp.where(x > inverse, (inverse + x) * log - x, near)
     return alpha * _width(beta) * area + gamma * jnp.maximum(jnp.abs(e) - beta, 0)
