@@ -16,7 +16,7 @@ from jax import Array
 from jaxloss._numerics.derivatives import no_slope, partials, saved_for_backward
 from jaxloss._numerics.elementary import bce_of_logit, relu0, softplus
 from jaxloss._numerics.rows import Row, is_at, take_label
-from jaxloss._platform import apart, gpu, mesh
+from jaxloss._platform import apart, cpu, gpu, mesh
 from jaxloss.contract import (
     AT_LEAST_0,
     BINARY,
@@ -275,7 +275,7 @@ def categorical_hinge(
 
     def example(y: Array, z: Array, margin: float | Array) -> Array:
         right = y == 1
-        excess = jnp.max(jnp.where(right, -jnp.inf, z)) - jnp.sum(jnp.where(right, z, 0))
+        excess = jnp.max(jnp.where(right, -jnp.inf, z)) - cpu.total(jnp.where(right, z, 0))
         # A number for each row, as the other sums: only one class may be right.
         return jnp.where(saved_for_backward(jnp.sum(y)) == 1, relu0(margin + excess), jnp.nan)
 
@@ -321,7 +321,7 @@ def multi_margin(
 
     def example(label: Array, z: Array, margin: float | Array) -> Array:
         terms = relu0(margin + (z - take_label(Row.of(z), label))) ** power
-        return jnp.sum(jnp.where(is_at(label, z), 0, terms)) / z.size
+        return cpu.total(jnp.where(is_at(label, z), 0, terms)) / z.size
 
     inputs = {"y_true": (y_true, LABEL), "y_pred": (y_pred, SCORES)}
     return losses(example, inputs, options={"margin": (margin, AT_LEAST_0)}, axis=axis, **units)

@@ -612,7 +612,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 def _sum(x: Array) -> Array:
     """The sum over the pixels."""
-    return saved_for_backward(jnp.sum(x, range(x.ndim - 1)))
+    return saved_for_backward(cpu.total(x, *range(x.ndim - 1)))
 
 
 def _tversky(

@@ -21,7 +21,7 @@ def reduce(
 ) -> Any:
     """Weigh and reduce losses that are already 0 where no unit exists.
 
-    in_parts: whether the sum of the losses takes in what they are made of (`_total`).
+    in_parts: whether the sum of the losses takes in what they are made of (`cpu.total`).
     """
     if weights is not None:
         weights = spread(weights.astype(losses.dtype), losses.shape)
@@ -37,13 +37,13 @@ def reduce(
         losses = losses * given if where is None else jnp.where(where, losses * given, 0)
     if reduction == "none":
         return losses
-    total, pair = (_total if in_parts else jnp.sum)(losses), reduction == "sum_and_weight"
+    total, pair = (cpu.total if in_parts else jnp.sum)(losses), reduction == "sum_and_weight"
     if reduction == "sum":
         return total
     if weights is not None and reduction != "sum_over_batch_size":
-        divisor = jnp.sum(weights) if where is None else _total(weights)
+        divisor = jnp.sum(weights) if where is None else cpu.total(weights)
     elif where is not None:
-        divisor = _total(where.astype(jnp.int32)).astype(losses.dtype)
+        divisor = cpu.total(where.astype(jnp.int32)).astype(losses.dtype)
     elif pair:
         return total, jnp.asarray(losses.size, losses.dtype)
     else:
@@ -134,15 +134,3 @@ def _zero_for_nan(nothing: Array, x: Any) -> Any:
 def spread(x: Array, shape: tuple[int, ...]) -> Array:
     """Repeat a (batch,) array along the later axes of the units."""
     return jnp.broadcast_to(jnp.expand_dims(x, tuple(range(x.ndim, len(shape)))), shape)
-
-
-@jax.custom_jvp
-@cpu.instead(cpu.total, one_device=True)
-def _total(x: Array) -> Array:
-    """The sum of losses, of weights or of a mask as whole numbers."""
-    return jnp.sum(x)
-
-
-@_total.defjvp
-def _(primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, Any]:
-    return _total(*primals), jnp.sum(tangents[0])

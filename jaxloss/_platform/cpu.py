@@ -185,22 +185,33 @@ def entries(row: Array) -> list[Array]:
 LONG_ROW = 32_768
 
 
-def total(x: Array) -> Array:
-    """The sum of losses, of weights or of a mask as whole numbers, whatever they are made of.
+def total(x: Array, *axes: int) -> Array:
+    """The sum over these axes, or all, of numbers of any kind that take a select or a long formula to make.
 
-    A plain sum takes in no comparison and no select, so what has one is stored first. Here eight parts are added, in a
-    loop that takes in anything, and only their sum is stored.
+    A plain sum takes in no select, so what has one is stored first. Here eight parts are added, in a loop that takes in
+    anything, and only their sum is stored.
     """
+    return _total_over(axes or tuple(range(x.ndim)))(x)
+
+
+@functools.cache
+def _total_over(axes: tuple[int, ...]) -> Callable[[Array], Array]:
+    form = functools.partial(_sum_in_parts, axes)
+    return instead(form, one_device=True)(functools.partial(jnp.sum, axis=axes))
+
+
+def _sum_in_parts(axes: tuple[int, ...], x: Array) -> Array:
     # A size may be one that `jax.export` leaves open.
-    axis = next((i for i, n in enumerate(x.shape) if isinstance(n, int) and n >= 64), None)
-    if axis is None or in_explicit_mesh(x):
-        return jnp.sum(x)
-    n = x.shape[axis] // 8
-    *parts, rest = jnp.split(x, [n * i for i in range(1, 9)], axis)
+    long = [i for i in axes if isinstance(x.shape[i], int) and x.shape[i] >= 64]
+    if not long or in_explicit_mesh(x):
+        return jnp.sum(x, axes)
+    n = x.shape[long[0]] // 8
+    *parts, rest = jnp.split(x, [n * i for i in range(1, 9)], long[0])
     added = functools.reduce(jnp.add, parts)
     if jnp.issubdtype(x.dtype, jnp.floating):
         added = _end_loop(added)
-    return jnp.sum(added) + jnp.sum(rest)
+    found = jnp.sum(added, axes)
+    return found + jnp.sum(rest, axes) if rest.size else found
 
 
 # The forms of `_numerics.rows` for this compiler: long rows in pieces, bounds in place of selects.
