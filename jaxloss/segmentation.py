@@ -517,7 +517,7 @@ class _Images(NamedTuple):
                 p = _softmax(p) if meet else jax.nn.sigmoid(p)
             there = laid_out_as(exists[..., None], p)
             y, p = jnp.where(there, y, 0), jnp.where(there, p, absent)
-            w = weights[0][..., None] if weights else 1.0
+            w = jnp.where(there, weights[0][..., None], 0) if weights else 1.0
             if of_all_classes:
                 return formula(y, p, w, class_weights=class_weights, **options)
             return _times(class_weights, formula(y, p, w, **options)).reshape(p.shape[p.ndim - core :])
@@ -539,6 +539,7 @@ class _Images(NamedTuple):
             members=pixels,
             outputs=0 if of_all_classes else core,
             spreads_nan=True,
+            selects=True,
             sibling="jax.nn.one_hot(y_true, K)",
             **units,
         )

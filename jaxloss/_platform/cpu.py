@@ -20,6 +20,7 @@ What they buy: `python -m benchmarks.forms`, and `python -m benchmarks.before` w
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -205,13 +206,15 @@ def _sum_in_parts(axes: tuple[int, ...], x: Array) -> Array:
     long = [i for i in axes if isinstance(x.shape[i], int) and x.shape[i] >= 64]
     if not long or in_explicit_mesh(x):
         return jnp.sum(x, axes)
-    n = x.shape[long[0]] // 8
-    *parts, rest = jnp.split(x, [n * i for i in range(1, 9)], long[0])
+    before, size, after = x.shape[: long[0]], x.shape[long[0]], x.shape[long[0] + 1 :]
+    # One axis after it, since a loop over a short one is slow.
+    flat = x.reshape(*before, size, math.prod(after)) if after else x
+    *parts, rest = jnp.split(flat, [size // 8 * i for i in range(1, 9)], len(before))
     added = functools.reduce(jnp.add, parts)
     if jnp.issubdtype(x.dtype, jnp.floating):
         added = _end_loop(added)
-    found = jnp.sum(added, axes)
-    return found + jnp.sum(rest, axes) if rest.size else found
+    sums = [jnp.sum(y.reshape(*before, -1, *after), axes) for y in (added, rest) if y.size]
+    return functools.reduce(jnp.add, sums)
 
 
 # The forms of `_numerics.rows` for this compiler: long rows in pieces, bounds in place of selects.
