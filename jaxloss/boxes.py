@@ -540,7 +540,8 @@ def _of_pairs(
             raise ValueError(f"{current_loss()}: the last axis must hold x1, y1, x2, y2, but its size is {box.size}.")
         return formula(compare(target, box, few), **options)
 
-    return losses(example, {"y_true": (y_true, CORNERS), "y_pred": (y_pred, CORNERS)}, options=options, **units)
+    inputs = {"y_true": (y_true, CORNERS), "y_pred": (y_pred, CORNERS)}
+    return losses(example, inputs, options=options, long=not few, **units)
 
 
 CORNERS = BOXES._replace(kind="stored")

@@ -366,16 +366,17 @@ def _pairs(y: Array) -> Array:
 
 @jax.custom_jvp
 def _multilabel_margin(y: Array, z: Array) -> Array:
-    return jnp.sum(jnp.where(_pairs(y), jnp.maximum(1 - (z[:, None] - z[None, :]), 0), 0))
+    return cpu.total(jnp.where(_pairs(y), jnp.maximum(1 - (z[:, None] - z[None, :]), 0), 0))
 
 
 def _in_one_sum(y: Array, z: Array) -> Array:
     """The derivative, where a pair that goes into two sums would be stored: each class finds its own pairs."""
     sign, z = _sign(y), apart(z, 1, "gpu")
     lacks = (sign[:, None] != sign[None, :]) & (sign[:, None] * (z[:, None] - z[None, :]) < 1)
-    return -sign * jnp.sum(lacks.astype(z.dtype), axis=1)
+    return -sign * cpu.total(lacks.astype(z.dtype), 0)
 
 
+@cpu.instead(_in_one_sum)
 @gpu.instead(_in_one_sum)
 def _multilabel_margin_slope(y: Array, z: Array) -> Array:
     lacks = (_pairs(y) & (z[:, None] - z[None, :] < 1)).astype(z.dtype)

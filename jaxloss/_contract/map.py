@@ -171,7 +171,7 @@ def losses(
             allowed = knob.domain.holds(x)
             loss = jnp.where(jnp.all(allowed) if knob.per_class else allowed, loss, jnp.nan)
         loss = gpu.end_row(loss.astype(dtype), [math.prod((*frame.set_shape, *entry.core)) for entry in given])
-        return cpu.end_loop(loss) if long else loss
+        return cpu.end_loop(loss) if long and where is None else loss  # a mask ends it as well
 
     def unit(exists: Array | None, *arrays: Array) -> Array:
         cores = [
