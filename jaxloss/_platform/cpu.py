@@ -6,9 +6,9 @@ Five habits of that compiler cost memory and time:
    So a derivative reads the inputs again (`reread`) and has numbers of its own (`unshared`).
 2. It puts a sum over rows into one loop with whatever follows, and with more than 32,768 rows that loop takes three to
    eight times as long. So a sum ends with `end_loop`.
-3. Its fast sums allow no comparison and no select. So the forms below use minima and maxima where the readable forms
-   select; `instead` puts them in place of those. Where there is no such form, as for any two items of a list, what is
-   compared is stored before it is summed: so it is a few items at a time (`in_turn`).
+3. Its fast sums allow no comparison and no select: what has one is stored first. So what is not a row is added in
+   parts (`total`), and the forms of rows below use minima and maxima where the readable forms select; `instead` puts
+   them in place of those. What is compared of any two items of a list is stored a few items at a time (`in_turn`).
 4. Where numbers are assembled into a row, it computes all of them again for each entry of that row. So the derivatives
    with respect to the entries of a row are stored first (`entries`).
 5. It sorts several arrays by a comparison that is called for each two numbers, and one array of integers without. So
@@ -41,7 +41,7 @@ instead = functools.partial(choice.instead, ("cpu",))
 
 
 def _end_loop(x: Array) -> Array:
-    return jnp.where(jnp.isnan(x), jnp.nan, x)  # a select of twice the same ends the loop
+    return jax.lax.select(jax.lax.ne(x, x), jnp.full_like(x, jnp.nan), x)  # a select of twice the same ends the loop
 
 
 _same = functools.partial(choice.same, platforms=("cpu",))
@@ -203,18 +203,20 @@ def _total_over(axes: tuple[int, ...]) -> Callable[[Array], Array]:
 
 def _sum_in_parts(axes: tuple[int, ...], x: Array) -> Array:
     # A size may be one that `jax.export` leaves open.
-    long = [i for i in axes if isinstance(x.shape[i], int) and x.shape[i] >= 64]
-    if not long or in_explicit_mesh(x):
+    axis = next((i for i in axes if isinstance(x.shape[i], int) and x.shape[i] >= 64), None)
+    if axis is None or in_explicit_mesh(x):
         return jnp.sum(x, axes)
-    before, size, after = x.shape[: long[0]], x.shape[long[0]], x.shape[long[0] + 1 :]
-    # One axis after it, since a loop over a short one is slow.
-    flat = x.reshape(*before, size, math.prod(after)) if after else x
-    *parts, rest = jnp.split(flat, [size // 8 * i for i in range(1, 9)], len(before))
-    added = functools.reduce(jnp.add, parts)
+    before, n, after = x.shape[:axis], x.shape[axis] // 8, x.shape[axis + 1 :]
+    if len(after) > 1:  # one axis after it, since a loop over a short one is slow
+        x = jax.lax.reshape(x, (*x.shape[: axis + 1], math.prod(after)))
+    cut = functools.partial(jax.lax.slice_in_dim, axis=axis)
+    rest = cut(x, 8 * n, x.shape[axis])
+    for half in (4 * n, 2 * n, n):
+        x = jax.lax.add(cut(x, 0, half), cut(x, half, 2 * half))
     if jnp.issubdtype(x.dtype, jnp.floating):
-        added = _end_loop(added)
-    sums = [jnp.sum(y.reshape(*before, -1, *after), axes) for y in (added, rest) if y.size]
-    return functools.reduce(jnp.add, sums)
+        x = _end_loop(x)
+    parts = [jax.lax.reshape(y, (*before, y.shape[axis], *after)) for y in (x, rest) if y.size]
+    return functools.reduce(jnp.add, [jnp.sum(y, axes) for y in parts])
 
 
 # The forms of `_numerics.rows` for this compiler: long rows in pieces, bounds in place of selects.
