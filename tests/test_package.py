@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROWS
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxloss
 
@@ -174,6 +175,19 @@ def test_no_array_is_stored(case: str, graded: bool):
     memory = jax.jit(function).lower(*[jax.ShapeDtypeStruct(shape, jnp.float32)] * 2).compile().memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes <= 4 * numbers
+
+
+def test_a_sum_in_parts_moves_nothing():
+    """Each device adds its own losses, since the parts of a spread array would lie elsewhere."""
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    here = NamedSharding(mesh, PartitionSpec("batch"))
+    x = jax.ShapeDtypeStruct((512, 64), jnp.float32, sharding=here)
+    where = jax.ShapeDtypeStruct(x.shape, bool, sharding=here)
+    graded = jax.value_and_grad(lambda y, p, where: jaxloss.mse(y, p, where=where), 1)
+    text = jax.jit(graded).lower(x, x, where).compile().as_text() or ""
+    moved = re.findall(r"= (\S+) (all-gather|all-to-all|collective-permute|all-reduce)(?:-start)?\(", text)
+    assert {how for _, how in moved} == {"all-reduce"}, moved
+    assert not re.search(r"\[\d+,\d+\]", " ".join(what for what, _ in moved)), moved
 
 
 ELEMENTS, TABLE, EXAMPLES = (10_000_000,), (10_000, 1000), (100_000, 100)
