@@ -213,10 +213,22 @@ def _sum_in_parts(axes: tuple[int, ...], x: Array) -> Array:
     rest = cut(x, 8 * n, x.shape[axis])
     for half in (4 * n, 2 * n, n):
         x = jax.lax.add(cut(x, 0, half), cut(x, half, 2 * half))
+    add = functools.partial(jnp.sum, axis=axes)
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = _end_loop(x)
+        add = _exact_sum if len(axes) == len(before) + 1 + len(after) else add
     parts = [jax.lax.reshape(y, (*before, y.shape[axis], *after)) for y in (x, rest) if y.size]
-    return functools.reduce(jnp.add, [jnp.sum(y, axes) for y in parts])
+    return functools.reduce(jnp.add, [add(y) for y in parts])
+
+
+def _exact_sum(x: Array) -> Array:
+    """The sum of a large array, by pieces that are added in double precision, since millions of terms lose a digit."""
+    pieces = pieces_of(x.ravel(), LONG_ROW)
+    if pieces == 1:
+        return jnp.sum(x)
+    sums = jnp.sum(x.reshape(pieces, -1), 1)
+    with x64():
+        return jnp.sum(sums.astype(jnp.float64)).astype(x.dtype)
 
 
 # The forms of `_numerics.rows` for this compiler: long rows in pieces, bounds in place of selects.
