@@ -228,17 +228,13 @@ def sparsemax(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> A
     return losses(_sparsemax, {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE)}, elementwise=True, **units)
 
 
-def _clipped(z: Array) -> Array:
-    return jnp.clip(z, -1, 1)
-
-
 def _sparse_sigmoid_minus(y: Array, c: Array) -> Array:
     return (c - (2 * y - 1)) / 2  # one rounding, where (c + 1) / 2 would lose a c near -1 or 1
 
 
 @partials(lambda y, z: 2 * y - 1 - z, lambda y, z: _sparse_sigmoid_minus(y, jnp.clip(z, -1, 1)))
 def _sparsemax(y: Array, z: Array) -> Array:
-    c = _clipped(z)
+    c = jnp.clip(z, -1, 1)
     r = _sparse_sigmoid_minus(y, c)
     return r * (r + (z - c))
 

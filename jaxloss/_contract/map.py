@@ -139,7 +139,8 @@ def losses(
         cores = tuple(widen(x, entry.holds.kind, dtype) for x, entry in zip(cores, given, strict=True))
         return evaluated(exists, cores, [jnp.ones(given[-1].core if knob.per_class else (), dtype) for knob in traced])
 
-    if elementwise and (members != () or any(entry.holds.core for entry in given)):
+    of_numbers = members == () and not any(entry.holds.core for entry in given)
+    if elementwise and not of_numbers:
         raise ValueError(f"{current_loss()}: elementwise=True is for inputs that are single numbers, without members.")
 
     frame = Frame(given, check_members(given[-1], members))
@@ -230,8 +231,7 @@ def losses(
         found = frame.in_order(again(where, *(entry.x for entry in given), *(knob.value for knob in traced)))
     if checking.value:
         values.inspect_losses(found)
-    of_numbers = not (frame.members or outputs or any(entry.holds.core for entry in given))
-    in_parts = of_numbers and not long and not (plain_sum and where is None)
+    in_parts = of_numbers and not (outputs or long) and not (plain_sum and where is None)
     return reduce(found, weights, there, reduction, in_parts)
 
 

@@ -6,9 +6,9 @@ Five habits of that compiler cost memory and time:
    So a derivative reads the inputs again (`reread`) and has numbers of its own (`unshared`).
 2. It puts a sum over rows into one loop with whatever follows, and with more than 32,768 rows that loop takes three to
    eight times as long. So a sum ends with `end_loop`.
-3. Its fast sums allow no comparison and no select: what has one is stored first. So what is not a row is added in
-   parts (`total`), and the forms of rows below use minima and maxima where the readable forms select; `instead` puts
-   them in place of those. What is compared of any two items of a list is stored a few items at a time (`in_turn`).
+3. Its fast sums allow no comparison and no select: what has one is stored first. So it is added in parts (`total`),
+   which suits single numbers, pixels and pairs. The forms of rows below use minima and maxima where the readable forms
+   select; `instead` puts them in place of those. Items of a list are compared a few at a time (`in_turn`).
 4. Where numbers are assembled into a row, it computes all of them again for each entry of that row. So the derivatives
    with respect to the entries of a row are stored first (`entries`).
 5. It sorts several arrays by a comparison that is called for each two numbers, and one array of integers without. So
@@ -187,9 +187,9 @@ LONG_ROW = 32_768
 
 
 def total(x: Array, *axes: int) -> Array:
-    """The sum over these axes, or all, of numbers of any kind that take a select or a long formula to make.
+    """The sum over these axes, or all, of numbers that take a select to make.
 
-    A plain sum takes in no select, so what has one is stored first. Here eight parts are added, in a loop that takes in
+    A plain sum takes in none, so what has one is stored first. Here eight parts are added, in a loop that takes in
     anything, and only their sum is stored.
     """
     return _total_over(axes or tuple(range(x.ndim)))(x)
@@ -216,17 +216,17 @@ def _sum_in_parts(axes: tuple[int, ...], x: Array) -> Array:
     add = functools.partial(jnp.sum, axis=axes)
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = _end_loop(x)
-        add = _exact_sum if len(axes) == len(before) + 1 + len(after) else add
+        add = _sum_by_pieces if len(axes) == len(before) + 1 + len(after) else add
     parts = [jax.lax.reshape(y, (*before, y.shape[axis], *after)) for y in (x, rest) if y.size]
     return functools.reduce(jnp.add, [add(y) for y in parts])
 
 
-def _exact_sum(x: Array) -> Array:
-    """The sum of a large array, by pieces that are added in double precision, since millions of terms lose a digit."""
-    pieces = pieces_of(x.ravel(), LONG_ROW)
-    if pieces == 1:
+def _sum_by_pieces(x: Array) -> Array:
+    """Of a large array, in double precision at the end: millions of terms, added in single precision, lose a digit."""
+    pieces = _pieces(x.ravel())
+    if pieces.ndim == 1:
         return jnp.sum(x)
-    sums = jnp.sum(x.reshape(pieces, -1), 1)
+    sums = jnp.sum(pieces, 1)
     with x64():
         return jnp.sum(sums.astype(jnp.float64)).astype(x.dtype)
 
