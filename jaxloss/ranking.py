@@ -91,7 +91,7 @@ def list_softmax(
     """
 
     def items(y: Array, z: Array, exists: Array) -> Array:
-        targets = Targets(jnp.where(exists, y, 0), None, None)
+        targets = Targets(jnp.where(exists, y, 0))
         columns = axis not in (-1, jnp.asarray(y_pred).ndim - 1)
         return cross_entropy(targets, Row.of(jnp.where(exists, z, -jnp.inf)), columns)
 

@@ -282,11 +282,16 @@ class Targets(NamedTuple):
     """
 
     y: Array
-    smoothing: Array | None
-    weight: Array | None
+    smoothing: Array | None = None
+    weight: Array | None = None
+
+    @classmethod
+    def of(cls, y: Array, label_smoothing: float | Array, weight: Array | None, row: Row) -> Targets:
+        smooths = not is_constant(label_smoothing, 0)
+        return cls(y, jnp.asarray(label_smoothing, row.wide.dtype) if smooths else None, weight)
 
     def made(self) -> Array:
-        y = self.y
+        y = widened(self.y)
         if self.smoothing is not None:
             y = smoothed(y, self.smoothing, y.size)
         return y if self.weight is None else self.weight * y
@@ -353,7 +358,8 @@ def _crossed_jvp(columns: bool, primals: tuple[Targets, Row], tangents: tuple[An
     t, below = targets.made(), row.again() - largest
     slope, rise = jnp.zeros_like(value), jnp.zeros_like(value)
     if not isinstance(d_row.wide, SymbolicZero):
-        d_logits = cpu.unshared(_cross_entropy_d_logits)(t, below, excess, 1 / (1 + excess), row_sum(t))
+        total = row_sum(cpu.opaque(targets).made())  # widened once for both, they would be stored
+        d_logits = cpu.unshared(_cross_entropy_d_logits)(t, below, excess, 1 / (1 + excess), total)
         slope += jnp.sum(d_logits * d_row.wide)
         rise += jnp.sum(jnp.exp(below) * d_row.wide)
     moved = {k: v for k, v in d_targets._asdict().items() if v is not None and not isinstance(v, SymbolicZero)}

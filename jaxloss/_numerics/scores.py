@@ -17,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss._numerics import rows
 from jaxloss._numerics.derivatives import saved_for_backward, stop_gradient_where
 from jaxloss._numerics.elementary import divide, is_constant, log_probability
-from jaxloss._numerics.rows import Row, Targets, smoothed, zero_at_zero
+from jaxloss._numerics.rows import Row, Targets, zero_at_zero
 from jaxloss._platform import apart, cpu, gpu
 
 
@@ -63,8 +63,7 @@ class Logits:
         return _mean_surprisal(self.row, weight, self.sums)
 
     def cross_entropy(self, y: Array, label_smoothing: float | Array, weight: Array | None) -> Array:
-        a = None if is_constant(label_smoothing, 0) else jnp.asarray(label_smoothing, self.row.wide.dtype)
-        return rows.cross_entropy(Targets(y, a, weight), self.row)
+        return rows.cross_entropy(Targets.of(y, label_smoothing, weight, self.row), self.row)
 
     def z_loss(self, c: float | Array) -> Array | float:
         if is_constant(c, 0):
@@ -78,7 +77,7 @@ class Logits:
 def _mean_surprisal_at_once(row: Row, weight: Array | None, _: rows.Part) -> Array:
     # In the pass of the logsumexp, joined of parts: `--only "sparse_cce logits smooth"` says 0.67 without it and 0.34
     # with it. On a TPU values take as long either way, and gradients longer by this form (0.48 and 0.70).
-    return rows.cross_entropy(Targets(jnp.full_like(row.wide, 1 / row.size), None, weight), row)
+    return rows.cross_entropy(Targets(jnp.full_like(row.wide, 1 / row.size), weight=weight), row)
 
 
 @gpu.instead(_mean_surprisal_at_once, columns=False)
@@ -113,14 +112,17 @@ class Probabilities:
         return -self.at(label, log_probability)
 
     def mean_surprisal(self, weight: Array | None) -> Array:
-        return self._cross_entropy(jnp.ones((), self.row.wide.dtype) if weight is None else weight) / self.size
+        weight = jnp.ones((), self.row.wide.dtype) if weight is None else weight
+        return -self.total(lambda p, w: w * log_probability(p), weight) / self.size
 
     def cross_entropy(self, y: Array, label_smoothing: float | Array, weight: Array | None) -> Array:
-        y = smoothed(y, label_smoothing, self.size)
-        return self._cross_entropy(y if weight is None else weight * y)
+        targets = Targets.of(y, label_smoothing, weight, self.row)
+        keys, parts = zip(*((k, v) for k, v in targets._asdict().items() if v is not None), strict=True)
 
-    def _cross_entropy(self, t: Array) -> Array:
-        return -self.total(lambda p, t: t * log_probability(p), t)
+        def term(p: Array, *parts: Array) -> Array:
+            return Targets(**dict(zip(keys, parts, strict=True))).made() * log_probability(p)
+
+        return -self.total(term, *parts)
 
     def z_loss(self, c: float | Array) -> Array | float:
         return 0.0

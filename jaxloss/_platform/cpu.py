@@ -294,14 +294,14 @@ def cross_entropy(targets: Any, row: Any, log_sum: tuple[Array, Array]) -> Array
 
 
 def _bound(factor: Array) -> Array:
-    """What makes an infinite number finite where its factor is 0: the largest number there, infinity elsewhere."""
+    """What makes an infinite number 0 where its factor is 0: 0 there, infinity elsewhere."""
     # A number of its own: shared with the check of a domain, it would be stored for each entry.
     huge = jax.lax.optimization_barrier(jnp.finfo(factor.dtype).max.astype(factor.dtype))
-    return (jnp.abs(factor) * huge + 1) * huge
+    return jnp.abs(factor) * huge * huge
 
 
 def finite_at_zero(x: Array, factor: Array) -> Array:
-    """x, which is at most 0, but the least number in place of an infinite one where its factor is 0."""
+    """x, which is at most 0, but 0 in its place where its factor is 0."""
     return jnp.maximum(x, -_bound(factor))
 
 
