@@ -46,7 +46,7 @@ def row_sum(row: Array) -> Array:
 
 
 def sum_of(term: Callable[..., Array]) -> Callable[..., Array]:
-    """The sum of a term of the entries of rows, and of single numbers."""
+    """The sum of a term of the entries of rows, which may be in a tree, and of single numbers."""
     return cpu.instead(cpu.sum_of(term))(lambda *given: row_sum(term(*given)))
 
 
@@ -297,6 +297,9 @@ class Targets(NamedTuple):
         return y if self.weight is None else self.weight * y
 
 
+_sum_of_targets = sum_of(Targets.made)
+
+
 def cross_entropy(targets: Targets, row: Row, columns: bool = False) -> Array:
     """-sum_k t_k log softmax(z)_k; a class of logit -inf and target 0 costs nothing.
 
@@ -358,7 +361,7 @@ def _crossed_jvp(columns: bool, primals: tuple[Targets, Row], tangents: tuple[An
     t, below = targets.made(), row.again() - largest
     slope, rise = jnp.zeros_like(value), jnp.zeros_like(value)
     if not isinstance(d_row.wide, SymbolicZero):
-        total = row_sum(cpu.opaque(targets).made())  # widened once for both, they would be stored
+        total = _sum_of_targets(cpu.opaque(targets))  # widened once for both, they would be stored
         d_logits = cpu.unshared(_cross_entropy_d_logits)(t, below, excess, 1 / (1 + excess), total)
         slope += jnp.sum(d_logits * d_row.wide)
         rise += jnp.sum(jnp.exp(below) * d_row.wide)

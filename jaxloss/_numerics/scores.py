@@ -104,7 +104,7 @@ class Probabilities:
         x, total = rows.take_label(self.row, label), jnp.where(empty, 1, total)
         return stop_gradient_where([_minute(total)] * 3, of, x, total, empty)
 
-    def total(self, term: Callable[..., Array], *others: Array) -> Array:
+    def total(self, term: Callable[..., Array], *others: Any) -> Array:
         """sum_k term(p_k, ...), with entries of other rows in the same places, and single numbers."""
         return _total_of(term)(self.row, *others)
 
@@ -117,12 +117,7 @@ class Probabilities:
 
     def cross_entropy(self, y: Array, label_smoothing: float | Array, weight: Array | None) -> Array:
         targets = Targets.of(y, label_smoothing, weight, self.row)
-        keys, parts = zip(*((k, v) for k, v in targets._asdict().items() if v is not None), strict=True)
-
-        def term(p: Array, *parts: Array) -> Array:
-            return Targets(**dict(zip(keys, parts, strict=True))).made() * log_probability(p)
-
-        return -self.total(term, *parts)
+        return -self.total(lambda p, t: t.made() * log_probability(p), targets)
 
     def z_loss(self, c: float | Array) -> Array | float:
         return 0.0
@@ -144,27 +139,27 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
     derivative finds it by a pass of its own.
     """
 
-    def by_shares(row: Row, *others: Array) -> Array:
+    def by_shares(row: Row, *others: Any) -> Array:
         size, (full, total) = row.size, _total(row)
 
-        def of_entries(x: Array, full: Array, total: Array, *others: Array) -> Array:
+        def of_entries(x: Array, full: Array, total: Array, *others: Any) -> Array:
             return term(x / total + (1 - full) / size, *others)
 
         return rows.sum_of(of_entries)(row.again(), full, total, *others)
 
     @gpu.in_one_kernel
-    def in_one_kernel(row: Row, *others: Array) -> Array:
+    def in_one_kernel(row: Row, *others: Any) -> Array:
         x, tiny = row.wide, jnp.finfo(row.wide.dtype).tiny
         # A positive sum, scaled, is above the least normal number, which stands in for 0.
         p, uniform = (x * 2.0**64) / jnp.maximum(jnp.sum(x) * 2.0**64, tiny), jnp.full_like(x, 1 / row.size)
         return jnp.where(jnp.max(p) > 0, jnp.sum(term(p, *others)), jnp.sum(term(uniform, *others)))
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-    def total_of(alone: bool, row: Row, *others: Array) -> Array:
+    def total_of(alone: bool, row: Row, *others: Any) -> Array:
         """Alone is a value that is not differentiated."""
         return (in_one_kernel(by_shares) if alone else by_shares)(row, *others)
 
-    def moved_by(dp: Array, p: Array, *others: Array) -> Array:
+    def moved_by(dp: Array, p: Array, *others: Any) -> Array:
         return jax.jvp(lambda p: term(p, *others), (p,), (dp,))[1]
 
     def rule(_: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
@@ -173,22 +168,24 @@ def _total_of(term: Callable[..., Array]) -> Callable[..., Array]:
         moved = jnp.zeros_like(value)
         if not isinstance(d_row.wide, SymbolicZero):
             full, total = _total(row)
-            known = *(apart(row.again(), n, "gpu") for n in (1, 2)), total
-            *xs, total = (jnp.where(_minute(total), jax.lax.stop_gradient(x), x) for x in known)
+            read = *(apart(row.again(), n, "gpu") for n in (1, 2)), total
+            *xs, total = (jnp.where(_minute(total), jax.lax.stop_gradient(x), x) for x in read)
             p, again = (_shares(x, full, total) for x in xs)
             mean = rows.sum_of(lambda p, *others: moved_by(p, p, *others))(p, *others)
             each = moved_by(jnp.ones_like(p), again, *cpu.opaque(others))
             inverse = divide(jnp.ones_like(total), total)
             moved += full * (jnp.sum(each * d_row.wide) - mean * jnp.sum(d_row.wide)) * inverse
-        by = [i for i, x in enumerate(d_others) if not isinstance(x, SymbolicZero)]
+        (known, structure), d_known = jax.tree.flatten(others), jax.tree.leaves(d_others)
+        by = [i for i, x in enumerate(d_known) if not isinstance(x, SymbolicZero)]
         if by:
 
             def of(*some: Array) -> Array:
                 given = dict(zip(by, some, strict=True))
                 p = _shares(row.again(), *_total(row))
-                return jnp.sum(term(p, *(given.get(i, x) for i, x in enumerate(others))))
+                others = jax.tree.unflatten(structure, [given.get(i, x) for i, x in enumerate(known)])
+                return jnp.sum(term(p, *others))
 
-            moved += jax.jvp(of, [others[i] for i in by], [d_others[i] for i in by])[1]
+            moved += jax.jvp(of, [known[i] for i in by], [d_known[i] for i in by])[1]
         return value, moved
 
     total_of.defjvp(rule, symbolic_zeros=True)

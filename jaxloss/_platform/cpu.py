@@ -251,10 +251,14 @@ def _by_piece(reduce: Callable[..., Array], pieces: Array, axes: tuple[int, ...]
 def sum_of(term: Callable[..., Array]) -> Callable[..., Array]:
     """That of `_numerics.rows`: a long row passes the caches in pieces."""
 
-    def by_piece(*given: Array) -> Array:
-        return _by_piece(jnp.sum, term(*(_pieces(x) if x.ndim else x for x in given)))
+    def by_piece(*given: Any) -> Array:
+        return _by_piece(jnp.sum, term(*_in_pieces(given)))
 
     return by_piece
+
+
+def _in_pieces(tree: Any) -> Any:
+    return jax.tree.map(lambda x: _pieces(x) if x.ndim else x, tree)
 
 
 def exp_sum(row: Any) -> tuple[Array, Array]:
@@ -286,7 +290,7 @@ def _along(x: Array, pieces: Array) -> Array:
 def cross_entropy(targets: Any, row: Any, log_sum: tuple[Array, Array]) -> Array:
     dtype = row.wide.dtype
     pieces = _pieces(row.stored)
-    t = type(targets)(*(None if x is None else _pieces(x) if x.ndim else x for x in targets)).made()
+    t = _in_pieces(targets).made()
     # Sharing the difference with the normaliser would store it.
     largest, log_sum, pieces = jax.lax.optimization_barrier((*log_sum, pieces))
     surprisal = log_sum - (pieces.astype(dtype) - largest)
