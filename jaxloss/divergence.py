@@ -172,7 +172,7 @@ def total_variation(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = -1, **u
     """
 
     def example(q: Array, p: Array) -> Array:
-        return row_sum(abs0(p - q)) / 2
+        return sum_of(lambda q, p: abs0(q - p))(q, p) / 2
 
     return losses(
         example, {"y_true": (y_true, TARGET[False]), "y_pred": (y_pred, PREDICTION[False])}, axis=axis, **units

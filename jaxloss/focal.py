@@ -37,6 +37,7 @@ from jaxloss._numerics.rows import (
     exp_sum_alone,
     row_sum,
     smoothed,
+    sum_of,
     surprisal,
     zero_at_zero,
 )
@@ -586,8 +587,11 @@ def _classes(p: Array) -> Classes:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _over_logits(rule: _Rule, y: Array, row: Row, option: Array, sums: Part | None) -> Array:
     """A class without weight may have the logit -inf. Where nothing is differentiated, it finds the sums itself."""
-    classes = Classes.at(row.wide, *(exp_sum_alone(row) if sums is None else sums))
-    return row_sum(zero_at_zero(y, rule.f(classes, option)))
+
+    def term(y: Array, z: Array, largest: Array, excess: Array, option: Array) -> Array:
+        return zero_at_zero(y, rule.f(Classes.at(z, largest, excess), option))
+
+    return sum_of(term)(y, row.wide, *(exp_sum_alone(row) if sums is None else sums), option)
 
 
 @functools.partial(_over_logits.defjvp, symbolic_zeros=True)

@@ -180,8 +180,12 @@ class Classes(NamedTuple):
 
 def entropy(row: Row, largest: Array, log_sum: Array) -> Array:
     """-sum_k p_k log p_k, from the normaliser; an excluded class, of logit -inf, adds nothing."""
-    below = row.wide - largest
-    return log_sum - row_sum(jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below))
+
+    def term(z: Array, largest: Array, log_sum: Array) -> Array:
+        below = z - largest
+        return jnp.exp(below - log_sum) * jnp.where(jnp.isneginf(below), 0, below)
+
+    return log_sum - sum_of(term)(row.wide, largest, log_sum)
 
 
 @jax.custom_jvp
