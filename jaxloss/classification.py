@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._contract.types import ClassStats
+from jaxloss._contract.types import STORED_TARGETS, ClassStats
 from jaxloss._numerics.elementary import (
     bce_of_logit,
     bce_of_probability,
@@ -34,7 +34,6 @@ from jaxloss.contract import (
     PROBABILITY,
     SCORE,
     TARGET,
-    TARGETS,
     ArrayLike,
     Units,
     compiled,
@@ -43,8 +42,6 @@ from jaxloss.contract import (
 )
 
 __all__ = ["bce", "cce", "cce_stats", "nll", "sparse_cce", "sparse_cce_stats"]
-
-DENSE = TARGETS._replace(kind="stored")  # widened at once for the formula and its domain, they would be stored
 
 
 @loss
@@ -103,7 +100,7 @@ def cce(
         row = read(scores, from_logits)
         return row.cross_entropy(y, label_smoothing, class_weights) + row.z_loss(z_loss)
 
-    inputs = {"y_true": (y_true, DENSE), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
+    inputs = {"y_true": (y_true, STORED_TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
     options = _shared(label_smoothing, class_weights, z_loss)
     return losses(example, inputs, options=options, axis=axis, sibling="sparse_cce", **units)
 
@@ -246,7 +243,7 @@ def cce_stats(
         z = row.row.wide
         return jnp.max(jnp.where(y == jnp.max(y), z, -jnp.inf)) >= jnp.max(z)
 
-    inputs = {"y_true": (y_true, DENSE), "y_pred": (y_pred, LOGITS)}
+    inputs = {"y_true": (y_true, STORED_TARGETS), "y_pred": (y_pred, LOGITS)}
     options = _shared(label_smoothing, class_weights, z_loss)
     return _with_stats(cross_entropy, at_top, inputs, options=options, axis=axis, sibling="sparse_cce_stats", **units)
 

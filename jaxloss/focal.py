@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._contract.types import STORED_TARGETS
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import (
     LEAST_PROBABILITY,
@@ -33,6 +34,7 @@ from jaxloss._numerics.rows import (
     Classes,
     Part,
     Row,
+    Targets,
     exp_sum,
     exp_sum_alone,
     row_sum,
@@ -54,7 +56,6 @@ from jaxloss.contract import (
     PROBABILITY,
     SCORE,
     TARGET,
-    TARGETS,
     ArrayLike,
     Units,
     loss,
@@ -171,10 +172,10 @@ def categorical_focal(
     def example(
         y: Array, scores: Array, gamma: float | Array, alpha: float | Array | None, label_smoothing: float | Array
     ) -> Array:
-        y = smoothed(y, label_smoothing, y.size)
-        return _over_classes(_focal(_power(gamma)), y if alpha is None else alpha * y, scores, gamma, from_logits)
+        targets = Targets.of(y, label_smoothing, alpha, row := Row.of(scores))
+        return _over_classes(_focal(_power(gamma)), targets, row, gamma, from_logits)
 
-    inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
+    inputs = {"y_true": (y_true, STORED_TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
     options = {
         "gamma": (gamma, AT_LEAST_0),
         "alpha": (alpha, PER_CLASS._replace(domain=AT_LEAST_0) if np.ndim(alpha) else AT_LEAST_0),  # pyright: ignore
@@ -221,9 +222,9 @@ def poly1(
     """
 
     def example(y: Array, scores: Array, epsilon: float | Array) -> Array:
-        return _over_classes(_POLY1, y, scores, epsilon, from_logits)
+        return _over_classes(_POLY1, Targets(y), Row.of(scores), epsilon, from_logits)
 
-    inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
+    inputs = {"y_true": (y_true, STORED_TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
     return losses(example, inputs, options={"epsilon": (epsilon, FINITE)}, axis=axis, sibling="sparse_poly1", **units)
 
 
@@ -264,9 +265,9 @@ def generalized_cce(
     """
 
     def example(y: Array, scores: Array, power: float | Array) -> Array:
-        return _over_classes(_GENERALIZED, y, scores, power, from_logits)
+        return _over_classes(_GENERALIZED, Targets(y), Row.of(scores), power, from_logits)
 
-    inputs = {"y_true": (y_true, TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
+    inputs = {"y_true": (y_true, STORED_TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
     return losses(
         example, inputs, options={"power": (power, FRACTION)}, axis=axis, sibling="sparse_generalized_cce", **units
     )
@@ -537,13 +538,12 @@ class _Rule(NamedTuple):
     shares: bool = False
 
 
-def _over_classes(rule: _Rule, y: Array, scores: Array, option: float | Array, from_logits: bool) -> Array:
-    row = Row.of(scores)
+def _over_classes(rule: _Rule, targets: Targets, row: Row, option: float | Array, from_logits: bool) -> Array:
     option = jnp.asarray(option, row.wide.dtype)
     if from_logits:
-        return _over_logits(rule, y, row, option, None)
+        return _over_logits(rule, targets.made(), row, option, None)
 
-    return Probabilities(row).total(lambda p, y, option: y * _of_probability(rule, p, option), y, option)
+    return Probabilities(row).total(lambda p, t, option: t.made() * _of_probability(rule, p, option), targets, option)
 
 
 def _of_label(rule: _Rule, label: Array, scores: Array, option: float | Array, from_logits: bool) -> Array:

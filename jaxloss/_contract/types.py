@@ -120,6 +120,7 @@ AMOUNT = Holds("number", domains.AT_LEAST_0)
 LOG_AMOUNT = Holds("number", domains.LOGIT)
 TARGET = Holds("number", domains.PROBABILITY)
 TARGETS = Holds("number", domains.SOFT_LABELS, core=1)
+STORED_TARGETS = TARGETS._replace(kind="stored")  # widened at once for the formula and its domain, they would be stored
 PROBABILITY = Holds("score", domains.PROBABILITY._replace(cure=NO_LOGITS))
 PROBABILITIES = Holds("row", domains.DISTRIBUTION._replace(cure=NO_LOGITS), core=1)
 LOG_PROBABILITIES = Holds(

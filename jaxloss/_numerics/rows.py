@@ -290,9 +290,10 @@ class Targets(NamedTuple):
     weight: Array | None = None
 
     @classmethod
-    def of(cls, y: Array, label_smoothing: float | Array, weight: Array | None, row: Row) -> Targets:
-        smooths = not is_constant(label_smoothing, 0)
-        return cls(y, jnp.asarray(label_smoothing, row.wide.dtype) if smooths else None, weight)
+    def of(cls, y: Array, label_smoothing: float | Array, weight: float | Array | None, row: Row) -> Targets:
+        dtype, smooths = row.wide.dtype, not is_constant(label_smoothing, 0)
+        smoothing = jnp.asarray(label_smoothing, dtype) if smooths else None
+        return cls(y, smoothing, None if weight is None else jnp.asarray(weight, dtype))
 
     def made(self) -> Array:
         y = widened(self.y)
