@@ -73,11 +73,13 @@ class Domain(NamedTuple):
             # Each positive number, times this one, is above eps. An infinite one is beyond the largest.
             info = jnp.finfo(x.dtype)
             return jnp.minimum((x - self.low) * 2.0 ** (info.maxexp - 1) - info.eps / 2, float(info.max) - x)
-        below, above = self.low > -INF, self.sharp and self.high < INF
-        ends = [x - (self.low - slack)] * below + [(self.high + slack) - x] * above
-        if self.low > -INF and INF in self.infinite:
-            ends.append(jnp.ones_like(x))
-        return functools.reduce(jnp.minimum, ends)
+        bound = [jnp.ones_like(x)] if self.low > -INF and INF in self.infinite else []
+        return functools.reduce(jnp.minimum, self._from_ends(lambda: x, lambda: x, slack) + bound)
+
+    def _from_ends(self, least: Callable[[], Array], largest: Callable[[], Array], slack: float) -> list[Array]:
+        """How far inside of those bounds that the domain has the least and the largest entry are."""
+        below = [least() - (self.low - slack)] if self.low > -INF else []
+        return below + ([(self.high + slack) - largest()] if self.sharp and self.high < INF else [])
 
     def margin_of_extremes(self, row: Array, slack: float) -> Array:
         """The least margin of a row; that of its extremes, if the domain has bounds, so that no number meets all of it.
@@ -87,8 +89,7 @@ class Domain(NamedTuple):
         if self.power or self.above:
             return jnp.min(self.margin(widened(row), slack))
         row = cpu.opaque(row)
-        ends = [widened(jnp.min(row)) - (self.low - slack)] * (self.low > -INF)
-        ends += [(self.high + slack) - widened(jnp.max(cpu.opaque(row)))] * (self.sharp and self.high < INF)
+        ends = self._from_ends(lambda: widened(jnp.min(row)), lambda: widened(jnp.max(cpu.opaque(row))), slack)
         return functools.reduce(jnp.minimum, ends)
 
     def usable(self, x: Array) -> Array:

@@ -73,7 +73,9 @@ _kept.def_abstract_eval(lambda x, keep, forth, back: x)
 
 def _kept_with(zero: Callable[[Any], Array]) -> Callable[..., Any]:
     def selected(x: Array, keep: Array, forth: bool, back: bool) -> Array:
-        return jnp.where(keep, x, zero(x.dtype)) if forth else x
+        if not forth:
+            return x
+        return jax.lax.select(jnp.broadcast_to(keep, x.shape), x, jax.lax.full_like(x, zero(x.dtype)))
 
     return mlir.lower_fun(selected, multiple_results=False)
 
@@ -113,11 +115,15 @@ def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
     def call(*arguments: Array) -> Array:
         program = _Program.of(jax.make_jaxpr(function)(*arguments))
         literals = {_key(x): jnp.asarray(x.val, jnp.result_type(x.aval)) for x in program.literals()}
-        numbers, one = opaque((literals, jnp.ones((), arguments[0].dtype)))
+        numbers, one = _opaque_numbers((literals, jnp.ones((), arguments[0].dtype)))
         (result,) = program.evaluate([x * one for x in arguments], numbers)
         return result
 
     return call
+
+
+# All in one step.
+_opaque_numbers = instead(jax.lax.optimization_barrier)(lambda numbers: numbers)
 
 
 def _key(literal: Literal) -> str:
@@ -210,14 +216,14 @@ def _sum_in_parts(axes: tuple[int, ...], x: Array) -> Array:
     if len(after) > 1:  # one axis after it, since a loop over a short one is slow
         x = jax.lax.reshape(x, (*x.shape[: axis + 1], math.prod(after)))
     cut = functools.partial(jax.lax.slice_in_dim, axis=axis)
-    rest = cut(x, 8 * n, x.shape[axis])
+    rest = cut(x, 8 * n, x.shape[axis]) if x.shape[axis] % 8 else None
     for half in (4 * n, 2 * n, n):
         x = jax.lax.add(cut(x, 0, half), cut(x, half, 2 * half))
     add = functools.partial(jnp.sum, axis=axes)
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = _end_loop(x)
         add = _sum_by_pieces if len(axes) == len(before) + 1 + len(after) else add
-    parts = [jax.lax.reshape(y, (*before, y.shape[axis], *after)) for y in (x, rest) if y.size]
+    parts = [jax.lax.reshape(y, (*before, y.shape[axis], *after)) for y in (x, rest) if y is not None]
     return functools.reduce(jnp.add, [add(y) for y in parts])
 
 
