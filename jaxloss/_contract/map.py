@@ -153,13 +153,12 @@ def losses(
             check_separate(given)
         own = given[0].batch_axes
         where = mesh.laid_out_together([where, given[0].x], [range(min(where.ndim, len(own))), own])[0]
-    there = None if where is None else frame.existing_units(where, axis_name)
     if checking.value:
         values.inspect(given, where, rules)
         for knob in traced:
             values.inspect_option(knob.name, knob.value, knob.domain)
         if weights is not None:
-            values.inspect_weights(weights, there)
+            values.inspect_weights(weights, None if where is None else frame.existing_units(where, axis_name))
     if 0 in frame.set_shape:
         return reduce(jnp.zeros(frame.units, dtype), weights, jnp.zeros(frame.units, bool), reduction)
 
@@ -174,7 +173,8 @@ def losses(
         loss = gpu.end_row(loss.astype(dtype), [math.prod((*frame.set_shape, *entry.core)) for entry in given])
         return cpu.end_loop(loss) if long and where is None else loss  # a mask ends it as well
 
-    def unit(exists: Array | None, *arrays: Array) -> Array:
+    def unit(exists: Array | None, *arrays: Array) -> tuple[Array, Array | None]:
+        """The loss; and of sets with a mask, which losses exist."""
         cores = [
             widen(frame.members_first(entry, x), entry.holds.kind, dtype)
             for entry, x in zip(given, arrays[: len(given)], strict=True)
@@ -186,30 +186,30 @@ def losses(
         ]
         if frame.members:
             loss, kept = loss_of_set(evaluated, frame, slacks, exists, cores, tuned, axis_name, spreads_nan, selects)
-            loss = with_tuned(loss, tuned)
-            return loss if exists is None else jnp.where(mesh.laid_out_as(kept, loss), loss, 0)
+            loss, kept = with_tuned(loss, tuned), mesh.laid_out_as(kept, loss)
+            return (loss, None) if exists is None else (jnp.where(kept, loss, 0), kept)
         if exists is None:
-            return example(*cores, *tuned)
+            return example(*cores, *tuned), None
         _, closed_over = jax.closure_convert(example, *cores, *tuned)
         # The derivative with respect to an option sums over all units, so that no unit may hold what makes it NaN.
         # And jax.debug_nans would report what an eager gradient keeps of them.
         if tuned or closed_over or debugging_nans():
             loss = example(*(harmless(exists, x) for x in cores), *tuned)
-            return jnp.where(mesh.laid_out_as(exists, loss), loss, 0)
+            return jnp.where(mesh.laid_out_as(exists, loss), loss, 0), None
         loss = example(*(masked(exists, x) for x in cores))
-        return dropped(mesh.laid_out_as(exists, loss), loss)
+        return dropped(mesh.laid_out_as(exists, loss), loss), None
 
-    def whole(exists: Array | None, *arrays: Array) -> Array:
+    def whole(exists: Array | None, *arrays: Array) -> tuple[Array, None]:
         cores, tuned = arrays[: len(given)], arrays[len(given) :]
         exists = None if exists is None else spread(exists, frame.units)
         tuned = [mesh.laid_out_as(jnp.broadcast_to(x, frame.units), cores[-1]) for x in tuned]
-        loss = unit(exists, *cores, *tuned)
+        loss, _ = unit(exists, *cores, *tuned)
         if loss.shape != frame.units:
             raise ValueError(
                 f"{current_loss()}: the formula returned an array of shape {loss.shape} for elements of shape "
                 f"{frame.units}, so it is not elementwise."
             )
-        return loss
+        return loss, None
 
     # One vmap for each batch axis, from the last to the first: a reshape to one batch axis would undo shardings.
     mapped, axes = (whole, ()) if elementwise else (unit, frame.mapped)
@@ -228,7 +228,8 @@ def losses(
         prevent_cse=False,
     )
     with mesh.current(*(entry.x for entry in given)):
-        found = frame.in_order(again(where, *(entry.x for entry in given), *(knob.value for knob in traced)))
+        found, kept = again(where, *(entry.x for entry in given), *(knob.value for knob in traced))
+        found, there = frame.in_order(found), where if kept is None else frame.in_order(kept)
     if checking.value:
         values.inspect_losses(found)
     in_parts = of_numbers and not (outputs or long) and not (plain_sum and where is None)

@@ -6,8 +6,9 @@
    best peer, as below.
 2. It makes one pass for each of several sums over the same array, but a single pass if they are one reduction (`sums`).
    Over columns a GPU lacks the memory for that: its compiler fails.
-3. It reduces bools in a pass of their own, but a maximum of floats in the pass of other sums. So `any` is computed as a
-   maximum (`any_of`): `--only "list_softmax where"` says 1.4 and 1.0.
+3. It reduces bools in a pass of their own, but a maximum of floats in the pass of other sums, if these are over arrays
+   of the same shape. So `any` is computed as a maximum (`any_of`, `any_beside`): `--only "list_softmax where"` says 1.4
+   and 1.0, `--only "dice where.* bfloat16"` 1.12 and 1.04.
 4. It makes a comparison that several results need once, keeps it, and then makes a pass for each result. So each result
    compares numbers of its own (`apart`): `--only dpo` says 1.8 and 1.0.
 5. What several products multiply it computes and lays out anew for each of them, unless it is there `at_once`: `--only
@@ -46,3 +47,15 @@ def any_of(x: Array, axis: Sequence[int] | None = None) -> Array:
     """`jnp.any`."""
     form = instead(lambda x: jnp.max(x.astype(jnp.float32), axis, initial=0) > 0)
     return form(lambda x: jnp.any(x, axis))(x)
+
+
+def any_beside(row: Array, x: Array) -> Array:
+    """`jnp.any(x)`, found in the pass of sums over an array of as many axes or more."""
+
+    def form(row: Array, x: Array) -> Array:
+        spread = jnp.broadcast_to(jnp.expand_dims(x, range(x.ndim, row.ndim)), row.shape)
+        # What is not there counts by its number, lest the compiler find that all classes have the same.
+        found = jnp.max(jnp.where(spread, 1, jnp.where(row > 0, 0.0, -1.0)), range(x.ndim)) > 0
+        return found[(0,) * found.ndim]
+
+    return instead(form)(lambda _, x: jnp.any(x))(row, x)
