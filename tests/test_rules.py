@@ -1178,6 +1178,9 @@ def divergences() -> None:
     close(jl.kl_divergence(q, log_p, from_logs="pred"), want, "logarithms")
     close(jl.kl_divergence(q, z, from_logits=True), want, "logits")
     close(jl.kl_divergence(np.log(q), z, from_logs=True, from_logits=True), want, "logarithms against logits")
+    nothing = np.full_like(q, -np.inf)  # each -inf is inside the domain
+    for loss in (jl.kl_divergence, jl.js_divergence):
+        close(loss(nothing, nothing, from_logs=True), 0, "rows of which every logarithm is -inf")
     refuses(ValueError, ("kl_divergence: from_logs must be", "'both'"), jl.kl_divergence, q, q, from_logs="both")
 
 

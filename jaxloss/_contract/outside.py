@@ -99,7 +99,7 @@ def _nan_in_row(least: Array, loss: Array, whole: bool) -> Array:
     if whole:
         # Saved, one number for each row: found again, it would cost the derivative a second pass.
         return jnp.where(saved_for_backward(least) >= 0, loss, jnp.nan)
-    return loss + zero_or_nan(least).astype(loss.dtype)
+    return loss + zero_or_nan(jnp.minimum(least, 1)).astype(loss.dtype)  # an infinite margin is inside
 
 
 def _cut(margin: Callable[..., Array], x: Array, *numbers: Array, place: int = 0) -> Array:
