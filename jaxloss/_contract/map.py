@@ -37,6 +37,7 @@ from jaxloss._contract.types import (
     current_loss,
     current_notes,
     debugging_nans,
+    is_half,
     widen,
 )
 from jaxloss._numerics.derivatives import SAVED
@@ -126,7 +127,7 @@ def losses(
     def returned(*cores: Array, **options: Any) -> Array:
         return check_returned(formula(*cores, **options))
 
-    inside = guarded(returned, [entry.holds for entry in given], slacks)
+    inside = guarded(returned, [entry.holds for entry in given], slacks, dtype)
 
     def by_name(tuned: Sequence[Array]) -> dict[str, Any]:
         return constant | {knob.name: knob.domain.usable(x) for knob, x in zip(traced, tuned, strict=True)}
@@ -175,9 +176,10 @@ def losses(
 
     def unit(exists: Array | None, *arrays: Array) -> tuple[Array, Array | None]:
         """The loss; and of sets with a mask, which losses exist."""
+        cores = [frame.members_first(entry, x) for entry, x in zip(given, arrays[: len(given)], strict=True)]
         cores = [
-            widen(frame.members_first(entry, x), entry.holds.kind, dtype)
-            for entry, x in zip(given, arrays[: len(given)], strict=True)
+            x if entry.holds.core and is_half(x) and not frame.members else widen(x, entry.holds.kind, dtype)
+            for entry, x in zip(given, cores, strict=True)
         ]
         last = range(len(frame.members), cores[-1].ndim)
         tuned = [

@@ -17,14 +17,17 @@ from jax import Array
 
 from jaxloss._contract import domains
 from jaxloss._contract.domains import Domain
-from jaxloss._contract.types import Holds
+from jaxloss._contract.types import Holds, widen
 from jaxloss._numerics.derivatives import gradient_where, saved_for_backward
 from jaxloss._numerics.elementary import widened
 from jaxloss._platform import cpu
 
 
-def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[float]) -> Callable[..., Array]:
-    """The formula, but NaN where an input lies outside its domain."""
+def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[float], dtype: Any) -> Callable[..., Array]:
+    """The formula, but NaN where an input lies outside its domain.
+
+    It widens rows of half precision for the formula alone: widened once for the domain as well, they would be stored.
+    """
 
     def call(*cores: Array, **options: object) -> Array:
         margins = [_margin(h, slack) for h, slack in zip(holds, slacks, strict=True)]
@@ -45,7 +48,7 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
             else x
             for m, h, x in zip(margins, holds, cores, strict=True)
         )
-        loss = formula(*cores, **options)
+        loss = formula(*(widen(x, h.kind, dtype) for x, h in zip(cores, holds, strict=True)), **options)
         if numbers:
             loss = loss + zero_or_nan(least(*at)).astype(loss.dtype)
         by_entry: dict[Any, list[tuple[Domain, float, Array]]] = {}  # rows that are read together

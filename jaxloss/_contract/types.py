@@ -95,11 +95,14 @@ class Holds(NamedTuple):
     alone: bool = False
 
 
+def is_half(x: Array) -> bool:
+    return x.dtype.itemsize == 2 and jnp.issubdtype(x.dtype, jnp.floating)
+
+
 def widen(x: Array, kind: Kind, dtype: Any) -> Array:
     """An input as the formula gets it."""
-    half = x.dtype.itemsize == 2 and jnp.issubdtype(x.dtype, jnp.floating)
     # Beside float64 a row of float32 is widened, too: else its rules would meet two dtypes.
-    if dtype == jnp.float32 and (kind == "row" or (kind == "stored" and half)):
+    if dtype == jnp.float32 and (kind == "row" or (kind == "stored" and is_half(x))):
         return x
     if kind in ("label", "length", "id"):  # a narrower dtype could not even be compared with the number of classes
         return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
@@ -120,7 +123,7 @@ AMOUNT = Holds("number", domains.AT_LEAST_0)
 LOG_AMOUNT = Holds("number", domains.LOGIT)
 TARGET = Holds("number", domains.PROBABILITY)
 TARGETS = Holds("number", domains.SOFT_LABELS, core=1)
-STORED_TARGETS = TARGETS._replace(kind="stored")  # widened at once for the formula and its domain, they would be stored
+STORED_TARGETS = TARGETS._replace(kind="stored")  # widened for each sum: for several at once, they would be stored
 PROBABILITY = Holds("score", domains.PROBABILITY._replace(cure=NO_LOGITS))
 PROBABILITIES = Holds("row", domains.DISTRIBUTION._replace(cure=NO_LOGITS), core=1)
 LOG_PROBABILITIES = Holds(
