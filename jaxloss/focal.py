@@ -172,7 +172,8 @@ def categorical_focal(
     def example(
         y: Array, scores: Array, gamma: float | Array, alpha: float | Array | None, label_smoothing: float | Array
     ) -> Array:
-        targets = Targets.of(y, label_smoothing, alpha, row := Row.of(scores))
+        row = Row.of(scores)
+        targets = Targets.of(y, label_smoothing, alpha, row)
         return _over_classes(_focal(_power(gamma)), targets, row, gamma, from_logits)
 
     inputs = {"y_true": (y_true, STORED_TARGETS), "y_pred": (y_pred, LOGITS if from_logits else PROBABILITIES)}
