@@ -170,7 +170,7 @@ HALF = "cce-logits", "kl_divergence-logs"  # neither are their inputs, widened
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="an older compiler stores what it sums")
-@pytest.mark.parametrize("case,dtype", [*((c, "float32") for c in STORED), *((c, "bfloat16") for c in HALF)])
+@pytest.mark.parametrize(("case", "dtype"), [*((c, "float32") for c in STORED), *((c, "bfloat16") for c in HALF)])
 @pytest.mark.parametrize("graded", [False, True])
 def test_no_array_is_stored(case: str, dtype: str, graded: bool):
     loss, shape, numbers = STORED[case]

@@ -178,7 +178,7 @@ def losses(
         """The loss; and of sets with a mask, which losses exist."""
         cores = [frame.members_first(entry, x) for entry, x in zip(given, arrays[: len(given)], strict=True)]
         cores = [
-            # `guarded` widens those rows.
+            # `guarded` wants such rows as they are.
             x if entry.holds.core and is_half(x) and not frame.members else widen(x, entry.holds.kind, dtype)
             for entry, x in zip(given, cores, strict=True)
         ]

@@ -26,10 +26,12 @@ from jaxloss._platform import cpu
 def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[float], dtype: Any) -> Callable[..., Array]:
     """The formula, but NaN where an input lies outside its domain.
 
-    It widens rows of half precision for the formula alone: widened once for the domain as well, they would be stored.
+    Sums over the domain of a row in half precision read it as it lies: widened once for them and for the formula, it
+    would be stored.
     """
 
-    def call(*cores: Array, **options: object) -> Array:
+    def call(*stored: Array, **options: object) -> Array:
+        cores = tuple(widen(x, h.kind, dtype) for x, h in zip(stored, holds, strict=True))
         margins = [_margin(h, slack) for h, slack in zip(holds, slacks, strict=True)]
         numbers = [(m, x) for m, x, h in zip(margins, cores, holds, strict=True) if m and h.core == 0]
         least = _least([m for m, _ in numbers])
@@ -48,11 +50,11 @@ def guarded(formula: Callable[..., Array], holds: list[Holds], slacks: list[floa
             else x
             for m, h, x in zip(margins, holds, cores, strict=True)
         )
-        loss = formula(*(widen(x, h.kind, dtype) for x, h in zip(cores, holds, strict=True)), **options)
+        loss = formula(*cores, **options)
         if numbers:
             loss = loss + zero_or_nan(least(*at)).astype(loss.dtype)
         by_entry: dict[Any, list[tuple[Domain, float, Array]]] = {}  # rows that are read together
-        for m, h, slack, x in zip(margins, holds, slacks, cores, strict=True):
+        for m, h, slack, x in zip(margins, holds, slacks, stored, strict=True):
             if h.domain is domains.LABEL:
                 exist = (x >= 0) & (x < cores[-1].shape[-1])
                 loss = jnp.where(jnp.all(exist) if h.core else exist, loss, jnp.nan)
