@@ -166,7 +166,8 @@ STORED: dict[str, tuple[Callable[..., Any], tuple[int, ...], int]] = {
 }
 
 
-HALF = "cce-logits", "kl_divergence-logs"  # neither are their inputs, widened
+# Nor do these store inputs of half precision, widened.
+HALF = "cce-logits", "kl_divergence-logs"
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="an older compiler stores what it sums")

@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxloss._contract.refuse import Input
 from jaxloss._contract.types import current_loss
-from jaxloss._platform import mesh, tpu
+from jaxloss._platform import mesh
 
 
 class Frame(NamedTuple):
@@ -79,7 +79,7 @@ class Frame(NamedTuple):
         """Which units exist, from the mask of the members."""
         if self.per_member or not self.members:
             return where
-        return mesh.anywhere(tpu.any_of(where, [i for i in self.members if i < where.ndim]), axis_name)
+        return mesh.anywhere(jnp.any(where, [i for i in self.members if i < where.ndim]), axis_name)
 
     def members_first(self, entry: Input, x: Array) -> Array:
         """An input without its mapped axes: the axes of the members, then those of the core."""

@@ -36,8 +36,8 @@ def loss_of_set(
     shape, count, whole = frame.set_shape, len(cores), exists is None
     exists = jnp.ones(shape, bool) if exists is None else spread(exists, shape)
     exists = mesh.laid_out_along(range(len(shape)), exists, cores[-1])
-    there = functools.partial(tpu.any_beside, cores[0]) if spreads_nan else tpu.any_of
-    some = jnp.ones((), bool) if whole else mesh.anywhere(there(exists), axis_name)
+    any_of = functools.partial(tpu.any_beside, cores[0]) if spreads_nan else tpu.any_of
+    some = jnp.ones((), bool) if whole else mesh.anywhere(any_of(exists), axis_name)
     filled = cores if whole else _filled(exists, cores)
     inside = jnp.ones((), bool) if spreads_nan else _inside(frame, filled, slacks, axis_name)
 

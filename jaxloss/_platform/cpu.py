@@ -122,7 +122,7 @@ def unshared(function: Callable[..., Array]) -> Callable[..., Array]:
     return call
 
 
-# All in one step.
+# One step for all of them, where `opaque` takes one for each.
 _opaque_numbers = instead(jax.lax.optimization_barrier)(lambda numbers: numbers)
 
 

@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,14 +43,14 @@ def sums(terms: list[Array]) -> list[Array]:
     return list(jax.lax.reduce(terms, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (0,)))
 
 
-def any_of(x: Array, axis: Sequence[int] | None = None) -> Array:
-    """`jnp.any`."""
-    form = instead(lambda x: jnp.max(x.astype(jnp.float32), axis, initial=0) > 0)
-    return form(lambda x: jnp.any(x, axis))(x)
+@instead(lambda x: jnp.max(x.astype(jnp.float32), initial=0) > 0)
+def any_of(x: Array) -> Array:
+    """`jnp.any(x)`."""
+    return jnp.any(x)
 
 
 def any_beside(row: Array, x: Array) -> Array:
-    """`jnp.any(x)`, found in the pass of sums over an array of as many axes or more."""
+    """`jnp.any(x)`, found in the pass of sums over a row, whose first axes are those of x."""
 
     def form(row: Array, x: Array) -> Array:
         spread = jnp.broadcast_to(jnp.expand_dims(x, range(x.ndim, row.ndim)), row.shape)
