@@ -10,7 +10,8 @@ stands at its first item that exists, its weight is read there, and the other pl
 lists.
 
 A pair is an item and a less relevant one. Losses of pairs, and those that count ranks, take time for each two items of
-a row, and memory too where the compiler stores what it compares (a GPU's does not).
+a row, and memory too where the compiler stores what it compares (a GPU's does not). `list_mle` needs no pairs, and has
+them on a GPU alone: elsewhere a row is sorted, and then takes time for each item.
 """
 
 from __future__ import annotations
@@ -28,8 +29,20 @@ from jax import Array
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input, check_members
 from jaxloss._numerics.elementary import d_sigmoid, divide_or_zero, relu0, saturate, sigmoid, softplus
+from jaxloss._numerics.order import (
+    Sum,
+    add,
+    at_place,
+    beside,
+    in_order,
+    put_back,
+    running,
+    stretches,
+    sum_where,
+    totals,
+)
 from jaxloss._numerics.rows import Row, Targets, cross_entropy, row_sum, zero_at_zero
-from jaxloss._platform import apart, cpu, gpu
+from jaxloss._platform import apart, by_sorting, cpu, gpu, whole
 from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
@@ -259,14 +272,7 @@ def list_mle(
     10.1080/01621459.1977.10480613. Agrees with rax.listmle_loss where no two relevances are equal; that function puts
     equal ones into one order, as they stand or at random.
     """
-
-    def items(z: Array, row: _Items) -> Array:
-        # Of equal items that stand before this one, all have been drawn.
-        many = _each(jnp.sum, lambda i, j: _equal(i, j).astype(i.y.dtype), row)
-        drawn = _each(jnp.sum, lambda i, j: (_equal(i, j) & (j.place < i.place)).astype(i.y.dtype), row.apart(1))
-        return _list_mle(z, row, 1 - drawn / jnp.maximum(many, 1))
-
-    return _of_lists(items, y_true, y_pred, axis, segments, **units)
+    return _of_lists(_list_mle, y_true, y_pred, axis, segments, **units)
 
 
 @loss
@@ -441,7 +447,9 @@ def _lists(segments: Array, exists: Array, outside: Array) -> tuple[Array, Array
 
 def _numbered(segments: Array) -> Array:
     """The lists of a row by numbers from 0 on."""
-    return jnp.unique(segments, return_inverse=True, size=segments.size)[1]
+    place, segments = in_order(segments, segments)
+    new = (jnp.arange(place.size) > 0) & (segments != beside(segments, -1, 0))
+    return put_back(place, jnp.cumsum(new.astype(place.dtype)))
 
 
 class _Items(NamedTuple):
@@ -478,6 +486,45 @@ def _each(reduce: Callable[..., Array], term: Callable[[Any, Any], Array], row: 
     return at_once(_by_name(row, more))
 
 
+class _Order(NamedTuple):
+    """The items of a row in ascending order of a key, those of one list beside each other.
+
+    By position in this order, `at`: where the item stands in the row; and the positions at which its list, and the
+    items of that which are equal to it, begin and end.
+    """
+
+    at: Array
+    place: Array
+    list_begin: Array
+    list_end: Array
+    begin: Array
+    end: Array
+
+    @property
+    def many(self) -> Array:
+        """How many are equal."""
+        return self.end + 1 - self.begin
+
+    @property
+    def nth(self) -> Array:
+        """Of those that are equal, from 0 on."""
+        return self.at - self.begin
+
+    def put_back(self, x: Array) -> Array:
+        return put_back(self.place, x)
+
+
+def _sorted(key: Array, row: _Items, *others: Array) -> tuple[Any, ...]:
+    """The order by a key, which is NaN for items that do not exist, and others in it."""
+    at, several = row.place, row.list is not None
+    place, key, *rest = in_order(key, key, *others, *([row.list] if several else []))
+    new = at == 0
+    if several:
+        _, place, key, *rest, lists = in_order(rest[-1], place, key, *rest)
+        new |= lists != beside(lists, -1, 0)
+    return _Order(at, place, *stretches(new), *stretches(new | (key != beside(key, -1, 0)))), *rest
+
+
 def _by_name(row: _Items, more: Mapping[str, Array | None]) -> dict[str, Array]:
     return {name: x for name, x in {**row._asdict(), **more}.items() if x is not None}
 
@@ -503,8 +550,16 @@ def _equal(i: Any, j: Any) -> Array:
 
 def _total(x: Array, row: _Items) -> Array:
     """The sum of what is 0 where no item exists: over the only list, or over that of each item."""
-    if row.list is None:
-        return jnp.sum(x)
+    return jnp.sum(x) if row.list is None else _total_of_list(x, row)
+
+
+def _total_by_number(x: Array, segments: Array) -> Array:
+    lists = _numbered(segments)
+    return jax.ops.segment_sum(x, lists, x.size)[lists]
+
+
+@cpu.instead(lambda x, row: _total_by_number(x, row.list), suits=whole)
+def _total_of_list(x: Array, row: _Items) -> Array:
     return _each(jnp.sum, lambda i, j: jnp.where(_together(i, j), j.x, 0), row, x=x)
 
 
@@ -594,23 +649,65 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
 
 
 @jax.custom_jvp
-def _list_mle(z: Array, row: _Items, share: Array) -> Array:
-    """share: by how much an item and those that are equal to it count when it is drawn."""
-    top, total = _left(z, row, share)
-    return _total(jnp.where(row.exists, jnp.log(total) + saturate(top - z), 0), row)
+def _list_mle(z: Array, row: _Items) -> Array:
+    return _drawn(z, row)[0]
 
 
 @_list_mle.defjvp
 def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    # By z_k: with what probability it is drawn each time, in sum, less 1.
-    z, row, share = primals
-    top, total = _left(z, row, share)
+    z, row = primals
+    slope = _drawn(z, row)[1]
+    return _list_mle(z, row), _total(jnp.where(row.exists, slope * tangents[0], 0), row)
+
+
+# An item is drawn from what is left: all items of lower relevance and, with a weight, those of the same. With m the
+# largest score among them and t the sum of exp(z - m), as weighed, its term is log t + m - z. The loss grows with a
+# score z by the chances of its item in all draws, the sum of exp(z - m) / t, as weighed, less 1.
+#
+# In ascending order of relevances, m and t are those of a sum along the row. So are the chances, from its end: exp(z)
+# times the sum of exp(-m) / t over what comes after and, with the weights, over those of the same relevance.
+
+
+def _drawn_in_order(z: Array, row: _Items) -> tuple[Array, Array]:
+    order, exists, z = _sorted(row.y, row, row.exists, z)
+    z = jnp.where(exists, z, -LARGEST)
+    left = running((z, jnp.ones_like(z)), order.list_begin)
+    n, lower = at_place(sum_where(order.begin > order.list_begin, _beside(left, -1)), order.begin)
+    m, all_left = at_place(left, order.end, after=True)
+    share = 1 - order.nth.astype(z.dtype) / order.many.astype(z.dtype)  # the weight of those of the same relevance
+    t = share * all_left + (1 - share) * lower * jnp.exp(n - m)
+
+    draws = running((-m, jnp.where(exists, 1 / t, 0)), order.list_begin, after=True)
+    higher = sum_where((order.at == order.end) & (order.end < order.list_end), _beside(draws, 1))
+    n, draws = at_place(running(add(higher, (-m, share / t)), order.begin, after=True), order.begin)
+    slopes = order.put_back(jnp.exp(z + n) * draws - 1)
+    terms = jnp.where(exists, jnp.log(t) + saturate(m - z), 0)
+    return jnp.sum(terms) if row.list is None else order.put_back(
+        totals(terms, order.list_begin, order.list_end)
+    ), slopes
+
+
+def _beside(x: Sum, by: int) -> Sum:
+    return beside(x[0], by, 0), beside(x[1], by, 0)
+
+
+@by_sorting(_drawn_in_order)
+def _drawn(z: Array, row: _Items) -> tuple[Array, Array]:
+    """The loss, and how it grows with the score of each item."""
+    # Of equal items that stand before this one, all have been drawn.
+    many = _each(jnp.sum, lambda i, j: _equal(i, j).astype(i.y.dtype), row)
+    drawn = _each(jnp.sum, lambda i, j: (_equal(i, j) & (j.place < i.place)).astype(i.y.dtype), row.apart(1))
+    share = 1 - drawn / jnp.maximum(many, 1)
+    constant = jax.lax.stop_gradient(z)
+    top = _each(jnp.max, lambda i, j: jnp.where(_is_left(i, j), j.z, -LARGEST), row.apart(2), z=constant)
+    total = _each(jnp.sum, _odds, row.apart(3), z=z, share=share, top=top)
+    total = jnp.where(row.exists, total, 1)
 
     def chance(k: Any, i: Any) -> Array:
         return _odds(i, k) / i.total
 
     slope = _each(jnp.sum, chance, row.apart(4), z=z, share=share, top=top, total=total) - 1
-    return _list_mle(*primals), _total(jnp.where(row.exists, slope * tangents[0], 0), row)
+    return _total(jnp.where(row.exists, jnp.log(total) + saturate(top - z), 0), row), slope
 
 
 def _odds(i: Any, j: Any) -> Array:
@@ -621,14 +718,6 @@ def _odds(i: Any, j: Any) -> Array:
 def _is_left(i: Any, j: Any) -> Array:
     """Whether j is there when i is drawn."""
     return _together(i, j, j.y <= i.y)
-
-
-def _left(z: Array, row: _Items, share: Array) -> tuple[Array, Array]:
-    """When an item is drawn: the largest score m that is left, and the sum of exp(z - m)."""
-    constant = jax.lax.stop_gradient(z)
-    top = _each(jnp.max, lambda i, j: jnp.where(_is_left(i, j), j.z, -LARGEST), row.apart(2), z=constant)
-    total = _each(jnp.sum, _odds, row.apart(3), z=z, share=share, top=top)
-    return top, jnp.where(row.exists, total, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -715,6 +804,16 @@ def _dcg(gains: Array, places: Array, row: _Items) -> Array:
     return jnp.broadcast_to(_total(gains / jnp.log2(1 + places), row), gains.shape)
 
 
+def _discounts_in_order(z: Array, row: _Items) -> tuple[Array, Array]:
+    (order,) = _sorted(jnp.where(row.exists, -z, jnp.nan), row)
+    discount = 1 / jnp.log2(2 + (order.at - order.list_begin).astype(z.dtype))
+    nth, many = (x.astype(z.dtype) for x in (order.nth, order.many))
+    mean = totals(discount, order.begin, order.end) / many
+    spread = totals((many - 1 - 2 * nth) * discount, order.begin, order.end)
+    return order.put_back(mean), order.put_back(spread / jnp.maximum(many * (many - 1) / 2, 1))
+
+
+@by_sorting(_discounts_in_order)
 def _discounts(z: Array, row: _Items) -> tuple[Array, Array]:
     """1 / log2(1 + rank), of equal scores in the mean over their orders; and by how much two of those differ."""
     first = _each(jnp.sum, lambda i, j: _together(i, j, j.exists & (j.z > i.z)).astype(jnp.int32), row, z=z)

@@ -28,6 +28,7 @@ from jax import Array
 
 from jaxloss._contract.refuse import axes_beyond
 from jaxloss._numerics.elementary import abs0, divide_or_zero, power0, relu0
+from jaxloss._numerics.order import put_back
 from jaxloss._platform import apart, cpu
 from jaxloss._platform.mesh import laid_out_as
 from jaxloss.contract import (
@@ -663,20 +664,13 @@ def _jaccard_steps(y: Array, errors: Array, w: Array | None = None) -> Array:
     size = found[..., -1:]
     left, union = size - found, size + seen - found
     other = jnp.where(union > each, divide_or_zero(left, union) * divide_or_zero(each, union - each), jnp.sign(each))
-    return _put_back(place, jnp.where(is_class, divide_or_zero(each, union), other))
+    return put_back(place, jnp.where(is_class, divide_or_zero(each, union), other))
 
 
-@cpu.instead(cpu.largest_first, suits=cpu.fit_in_half_a_key)
+@cpu.instead(lambda errors, *others: cpu.in_order(-errors, *others), suits=cpu.fit_in_half_a_key)
 def _largest_first(errors: Array, is_class: Array, *others: Array) -> tuple[Array, ...]:
     """The places of the errors along the last axis, the largest first; and what else there is, in this order."""
     rank = jnp.broadcast_to(jnp.arange(errors.shape[-1]), errors.shape)
     # The class rides in the last bit of the place: one array less to sort.
     _, tagged, *ordered = jax.lax.sort((-errors, 2 * rank + is_class.astype(rank.dtype), *others), num_keys=1)
-    return tagged // 2, tagged % 2 == 1, *ordered
-
-
-@cpu.instead(cpu.put_back)
-def _put_back(place: Array, x: Array) -> Array:
-    """Each number to its place."""
-    # By a sort: a TPU scatters one by one.
-    return jax.lax.sort((place, x), num_keys=1, is_stable=False)[1]
+    return tagged >> 1, tagged & 1 == 1, *ordered

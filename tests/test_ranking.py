@@ -170,6 +170,39 @@ def test_list_mle_of_equal_relevances_is_near_the_mean_over_their_orders():
     close(jl.list_mle(np.arange(5.0), z), minus_log_of_order(z[::-1]), "without equal relevances")
 
 
+def drawn_one_by_one(y: np.ndarray, z: np.ndarray) -> tuple[float, np.ndarray]:
+    """ListMLE with Efron's approximation, and its derivative, in double precision."""
+    order = np.argsort(y, kind="stable")
+    y, z = y[order], z[order].astype(np.float64)
+    w = np.exp(z - z.max())
+    lower = np.concatenate([[0], np.cumsum(w)])
+    groups = np.split(np.arange(y.size), np.flatnonzero(np.diff(y)) + 1)
+    loss, slopes, later = 0.0, np.zeros(y.size), 0.0
+    for group in groups[::-1]:
+        share = 1 - np.arange(group.size) / group.size
+        left = lower[group[0]] + share * w[group].sum()
+        loss += (np.log(left) + z.max() - z[group]).sum()
+        slopes[order[group]] = w[group] * (later + (share / left).sum()) - 1
+        later += (1 / left).sum()
+    return loss, slopes
+
+
+@pytest.mark.parametrize("relevances", [5, 10**6])
+def test_list_mle_of_long_lists(relevances: int):
+    """Of 50,000 items, which would make 2.5 billion pairs: with and without equal ones, and several in a row."""
+    rng = np.random.default_rng(0)
+    y, z = rng.integers(0, relevances, 50_000).astype(np.float32), (3 * rng.normal(size=50_000)).astype(np.float32)
+    segments = np.sort(rng.integers(0, 3, y.size))
+    loss, slopes = run(lambda y, z: graded("list_mle", y, z), y, z)
+    wanted, slopes_wanted = drawn_one_by_one(y, z)
+    close(loss, wanted, "loss")
+    close(slopes, slopes_wanted, "slopes", rtol=1e-6, atol=1e-6)
+    losses, slopes = run(lambda y, z: graded("list_mle", y, z, segments=segments), y, z)
+    parts = [drawn_one_by_one(y[segments == i], z[segments == i]) for i in range(3)]
+    close(losses[np.searchsorted(segments, range(3))], np.array([loss for loss, _ in parts]), "losses")
+    close(slopes, np.concatenate([slopes for _, slopes in parts]), "slopes of lists", rtol=1e-6, atol=1e-6)
+
+
 def test_gains_that_no_number_holds():
     """2^y - 1 for relevances in the hundreds."""
     y, z = np.array([[300.0, 299.0, 0.0]]), np.array([[0.0, 1.0, 2.0]])

@@ -12,7 +12,7 @@ Five habits of that compiler cost memory and time:
 4. Where numbers are assembled into a row, it computes all of them again for each entry of that row. So the derivatives
    with respect to the entries of a row are stored first (`entries`).
 5. It sorts several arrays by a comparison that is called for each two numbers, and one array of integers without. So
-   what is sorted is made one (`largest_first`), and is put back by a scatter.
+   what is sorted is made one (`in_order`), and is put back by a scatter.
 
 What they buy: `python -m benchmarks.forms`, and `python -m benchmarks.before` with a revision that lacks one.
 """
@@ -371,19 +371,22 @@ def in_turn(function: Callable[[Any], Array], items: Any) -> Array:
 
 
 def fit_in_half_a_key(args: Any) -> bool:
-    return args[0].dtype == jnp.float32
+    return args[0].dtype in (jnp.float32, jnp.int32) and not in_explicit_mesh(*args)
 
 
-def largest_first(key: Array, *others: Array) -> tuple[Array, ...]:
-    """The places of numbers that are not negative, the largest first, and others in this order.
+def in_order(key: Array, *others: Array) -> tuple[Array, ...]:
+    """The places of keys in ascending order, and others in this order.
 
-    The bits of such numbers are in the order of the numbers. With its place each makes one integer of 64 bits.
+    The bits of a float are its sign and an integer that rises with its size. So it becomes an integer, 0 and -0 the
+    same; and with its place each makes one integer of 64 bits.
     """
-    rank = jnp.broadcast_to(jnp.arange(key.shape[-1]), key.shape)
-    bits = jax.lax.bitcast_convert_type(jnp.abs(key), jnp.uint32)  # of -0, too
+    place = jnp.broadcast_to(jnp.arange(key.shape[-1]), key.shape)
+    bits = jax.lax.bitcast_convert_type(key, jnp.int32)
+    if jnp.issubdtype(key.dtype, jnp.floating):
+        bits = jax.lax.select(bits < 0, jnp.iinfo(jnp.int32).min - bits, bits)
     with x64():
-        joined = jax.lax.sort((~bits).astype(jnp.uint64) << 32 | rank.astype(jnp.uint64), is_stable=False)
-        place = (joined & 0xFFFFFFFF).astype(rank.dtype)
+        joined = jax.lax.sort(bits.astype(jnp.int64) << 32 | place.astype(jnp.int64), is_stable=False)
+        place = (joined & 0xFFFFFFFF).astype(place.dtype)
     return place, *(jnp.take_along_axis(x, place, -1, mode="promise_in_bounds") for x in others)
 
 

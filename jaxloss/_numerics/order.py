@@ -1,0 +1,118 @@
+"""Rows in order, and sums along them: for losses of an order, in time for each entry and not for each two of them."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._platform import cpu, mesh, tpu, x64
+
+
+@cpu.instead(cpu.in_order, suits=cpu.fit_in_half_a_key)
+def in_order(key: Array, *others: Array) -> tuple[Array, ...]:
+    """The places of a row of keys (the last axis) in ascending order, and others in this order.
+
+    Equal keys stay as they stand, NaN comes last.
+    """
+    places = jnp.broadcast_to(jnp.arange(key.shape[-1]), key.shape)
+    return tuple(jax.lax.sort((key, places, *others), num_keys=1)[1:])
+
+
+@cpu.instead(cpu.put_back)
+def put_back(place: Array, x: Array) -> Array:
+    """Each number to its place."""
+    # By a sort: a TPU scatters one by one.
+    return jax.lax.sort((place, x), num_keys=1, is_stable=False)[1]
+
+
+def beside(x: Array, by: int, end: float) -> Array:
+    """What stands so many places after each entry of a row; `end` beyond the row."""
+    return jax.lax.pad(x, jnp.asarray(end, x.dtype), [(-by, by, 0)])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sums along a row, over stretches of it
+
+
+def stretches(first: Array) -> tuple[Array, Array]:
+    """For each entry of a row the places at which its stretch begins and ends, by which entries are the first ones."""
+    places = jnp.arange(first.size)
+    last = (places == first.size - 1) | beside(first, 1, 0)
+    begin = jax.lax.cummax(jnp.where(first, places, 0))
+    return begin, jax.lax.cummin(jnp.where(last, places, first.size), reverse=True)
+
+
+# A sum of exponentials as m and s, which stand for s exp(m): m is the largest exponent.
+Sum: TypeAlias = tuple[Array, Array]
+
+
+def add(x: Sum, y: Sum) -> Sum:
+    (m, s), (n, t) = x, y
+    top = jnp.maximum(m, n)
+    return top, s * jnp.exp(m - top) + t * jnp.exp(n - top)
+
+
+def sum_where(condition: Array, x: Sum) -> Sum:
+    """0 elsewhere."""
+    m, s = x
+    return jnp.where(condition, m, -jnp.finfo(m.dtype).max), jnp.where(condition, s, 0)
+
+
+def running(x: Sum, stretch: Array, after: bool = False) -> Sum:
+    """The sum of each entry and all before it in its stretch; or all after it.
+
+    stretch: a number of each stretch, at all of its places, such as where it begins.
+    """
+
+    def in_turn(x: Sum, stretch: Array) -> Sum:
+        def step(state: tuple[Array, Sum], entry: tuple[Array, Sum]) -> tuple[tuple[Array, Sum], Sum]:
+            (known, total), (here, term) = state, entry
+            total = add(sum_where(known == here, total), term)
+            return (here, total), total
+
+        with x64():  # as one sum of thousands of terms, it needs more digits
+            entries = mesh.varying((stretch, jax.tree.map(lambda part: part.astype(jnp.float64), x)))
+            none = mesh.varying(jax.tree.map(lambda part: jnp.full((), -1, part.dtype), entries), entries)
+            m, s = jax.lax.scan(step, none, entries, reverse=after)[1]
+            return m.astype(x[0].dtype), s.astype(x[1].dtype)
+
+    @cpu.instead(in_turn)
+    def by_doubling(x: Sum, stretch: Array) -> Sum:
+        for by in _powers_of_two(stretch.size, after):
+            same = stretch == beside(stretch, by, -1)
+            x = add(sum_where(same, (beside(x[0], by, 0), beside(x[1], by, 0))), x)
+        return x
+
+    return by_doubling(x, stretch)
+
+
+def at_place(x: Sum, place: Array, after: bool = False) -> Sum:
+    """That of one place of each stretch, for all of it: of its first entry, or of its last."""
+
+    def by_doubling(x: Sum, place: Array) -> Sum:
+        away = jnp.abs(jnp.arange(place.size) - place)
+        for by in _powers_of_two(place.size, after):
+            m, s = (jnp.where(away >= abs(by), beside(part, by, 0), part) for part in x)
+            x = m, s
+        return x
+
+    @tpu.instead(by_doubling)  # since it reads one number after the other
+    def read(x: Sum, place: Array) -> Sum:
+        m, s = (jnp.take_along_axis(part, place, -1, mode="promise_in_bounds") for part in x)
+        return m, s
+
+    return read(x, place)
+
+
+def totals(x: Array, begin: Array, end: Array) -> Array:
+    """The sum of numbers over each stretch, for all of it."""
+    return at_place(running((jnp.zeros_like(x), x), begin), end, after=True)[1]
+
+
+def _powers_of_two(size: int, after: bool) -> list[int]:
+    """-1, -2, -4, ... until the row ends; or 1, 2, 4, ..."""
+    steps = range((size - 1).bit_length())
+    return [(1 if after else -1) << k for k in steps]
