@@ -516,13 +516,14 @@ class _Order(NamedTuple):
 
 def _sorted(key: Array, row: _Items, *others: Array) -> tuple[Any, ...]:
     """The order by a key, which is NaN for items that do not exist, and others in it."""
-    at, several = row.place, row.list is not None
-    place, key, *rest = in_order(key, key, *others, *([row.list] if several else []))
-    new = at == 0
-    if several:
-        _, place, key, *rest, lists = in_order(rest[-1], place, key, *rest)
-        new |= lists != beside(lists, -1, 0)
-    return _Order(at, place, *stretches(new), *stretches(new | (key != beside(key, -1, 0)))), *rest
+    at, lists = row.place, [] if row.list is None else [row.list]
+    place, key, *rest = in_order(key, key, *others, *lists)
+    new, of_list = at == 0, (jnp.zeros_like(at), jnp.full_like(at, at.size - 1))
+    if lists:
+        _, place, key, *rest, ids = in_order(rest[-1], place, key, *rest)
+        new |= ids != beside(ids, -1, 0)
+        of_list = stretches(new)
+    return _Order(at, place, *of_list, *stretches(new | (key != beside(key, -1, 0)))), *rest
 
 
 def _by_name(row: _Items, more: Mapping[str, Array | None]) -> dict[str, Array]:
