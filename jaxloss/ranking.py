@@ -10,8 +10,8 @@ stands at its first item that exists, its weight is read there, and the other pl
 lists.
 
 A pair is an item and a less relevant one. Losses of pairs, and those that count ranks, take time for each two items of
-a row, and memory too where the compiler stores what it compares (a GPU's does not). `list_mle` needs no pairs, and has
-them on a GPU alone: elsewhere a row is sorted, and then takes time for each item.
+a row, and memory too where the compiler stores what it compares (a GPU's does not). `list_mle` sorts a row, and takes
+time for each item; only on a GPU, and where a mesh may spread a row, it compares any two as well.
 """
 
 from __future__ import annotations
@@ -520,7 +520,8 @@ def _sorted(key: Array, row: _Items, *others: Array) -> tuple[Any, ...]:
     place, key, *rest = in_order(key, key, *others, *lists)
     new, of_list = at == 0, (jnp.zeros_like(at), jnp.full_like(at, at.size - 1))
     if lists:
-        _, place, key, *rest, ids = in_order(rest[-1], place, key, *rest)
+        ids = rest.pop()
+        _, ids, place, key, *rest = in_order(ids, ids, place, key, *rest)
         new |= ids != beside(ids, -1, 0)
         of_list = stretches(new)
     return _Order(at, place, *of_list, *stretches(new | (key != beside(key, -1, 0)))), *rest
@@ -554,12 +555,12 @@ def _total(x: Array, row: _Items) -> Array:
     return jnp.sum(x) if row.list is None else _total_of_list(x, row)
 
 
-def _total_by_number(x: Array, segments: Array) -> Array:
-    lists = _numbered(segments)
+def _total_by_number(x: Array, row: Any) -> Array:
+    lists = _numbered(row.list)
     return jax.ops.segment_sum(x, lists, x.size)[lists]
 
 
-@cpu.instead(lambda x, row: _total_by_number(x, row.list), suits=whole)
+@cpu.instead(_total_by_number, suits=whole)
 def _total_of_list(x: Array, row: _Items) -> Array:
     return _each(jnp.sum, lambda i, j: jnp.where(_together(i, j), j.x, 0), row, x=x)
 
@@ -681,11 +682,11 @@ def _drawn_in_order(z: Array, row: _Items) -> tuple[Array, Array]:
     draws = running((-m, jnp.where(exists, 1 / t, 0)), order.list_begin, after=True)
     higher = sum_where((order.at == order.end) & (order.end < order.list_end), _beside(draws, 1))
     n, draws = at_place(running(add(higher, (-m, share / t)), order.begin, after=True), order.begin)
-    slopes = order.put_back(jnp.exp(z + n) * draws - 1)
-    terms = jnp.where(exists, jnp.log(t) + saturate(m - z), 0)
-    return jnp.sum(terms) if row.list is None else order.put_back(
-        totals(terms, order.list_begin, order.list_end)
-    ), slopes
+
+    terms, slopes = jnp.where(exists, jnp.log(t) + saturate(m - z), 0), order.put_back(jnp.exp(z + n) * draws - 1)
+    if row.list is None:
+        return jnp.sum(terms), slopes
+    return order.put_back(totals(terms, order.list_begin, order.list_end)), slopes
 
 
 def _beside(x: Sum, by: int) -> Sum:
