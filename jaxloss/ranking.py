@@ -30,7 +30,6 @@ from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import Input, check_members
 from jaxloss._numerics.elementary import d_sigmoid, divide_or_zero, relu0, saturate, sigmoid, softplus
 from jaxloss._numerics.order import (
-    Sum,
     add,
     at_place,
     beside,
@@ -486,47 +485,6 @@ def _each(reduce: Callable[..., Array], term: Callable[[Any, Any], Array], row: 
     return at_once(_by_name(row, more))
 
 
-class _Order(NamedTuple):
-    """The items of a row in ascending order of a key, those of one list beside each other.
-
-    By position in this order, `at`: where the item stands in the row; and the positions at which its list, and the
-    items of that which are equal to it, begin and end.
-    """
-
-    at: Array
-    place: Array
-    list_begin: Array
-    list_end: Array
-    begin: Array
-    end: Array
-
-    @property
-    def many(self) -> Array:
-        """How many are equal."""
-        return self.end + 1 - self.begin
-
-    @property
-    def nth(self) -> Array:
-        """Of those that are equal, from 0 on."""
-        return self.at - self.begin
-
-    def put_back(self, x: Array) -> Array:
-        return put_back(self.place, x)
-
-
-def _sorted(key: Array, row: _Items, *others: Array) -> tuple[Any, ...]:
-    """The order by a key, which is NaN for items that do not exist, and others in it."""
-    at, lists = row.place, [] if row.list is None else [row.list]
-    place, key, *rest = in_order(key, key, *others, *lists)
-    new, of_list = at == 0, (jnp.zeros_like(at), jnp.full_like(at, at.size - 1))
-    if lists:
-        ids = rest.pop()
-        _, ids, place, key, *rest = in_order(ids, ids, place, key, *rest)
-        new |= ids != beside(ids, -1, 0)
-        of_list = stretches(new)
-    return _Order(at, place, *of_list, *stretches(new | (key != beside(key, -1, 0)))), *rest
-
-
 def _by_name(row: _Items, more: Mapping[str, Array | None]) -> dict[str, Array]:
     return {name: x for name, x in {**row._asdict(), **more}.items() if x is not None}
 
@@ -579,6 +537,51 @@ def _sum_of_pairs(term: Callable[[Any, Any], Array], row: _Items, **more: Array 
 
 def _for_items(option: float | Array, z: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(option, z.dtype), z.shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Items in order
+
+
+class _Order(NamedTuple):
+    """The items of a row in ascending order of a key, those of one list beside each other.
+
+    By position in this order, `at`: where the item stands in the row; and the positions at which its list, and the
+    items of that which are equal to it, begin and end.
+    """
+
+    at: Array
+    place: Array
+    list_begin: Array
+    list_end: Array
+    begin: Array
+    end: Array
+
+    @property
+    def many(self) -> Array:
+        """How many are equal."""
+        return self.end + 1 - self.begin
+
+    @property
+    def nth(self) -> Array:
+        """Of those that are equal, from 0 on."""
+        return self.at - self.begin
+
+    def put_back(self, x: Array) -> Array:
+        return put_back(self.place, x)
+
+
+def _sorted(key: Array, row: _Items, *others: Array) -> tuple[Any, ...]:
+    """The order by a key, which is NaN for items that do not exist, and others in it."""
+    at, lists = row.place, [] if row.list is None else [row.list]
+    place, key, *rest = in_order(key, key, *others, *lists)
+    new, of_list = at == 0, (jnp.zeros_like(at), jnp.full_like(at, at.size - 1))
+    if lists:
+        ids = rest.pop()
+        _, ids, place, key, *rest = in_order(ids, ids, place, key, *rest)
+        new |= ids != beside(ids, -1, 0)
+        of_list = stretches(new)
+    return _Order(at, place, *of_list, *stretches(new | (key != beside(key, -1, 0)))), *rest
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -674,23 +677,19 @@ def _drawn_in_order(z: Array, row: _Items) -> tuple[Array, Array]:
     order, exists, z = _sorted(row.y, row, row.exists, z)
     z = jnp.where(exists, z, -LARGEST)
     left = running((z, jnp.ones_like(z)), order.list_begin)
-    n, lower = at_place(sum_where(order.begin > order.list_begin, _beside(left, -1)), order.begin)
+    n, lower = at_place(sum_where(order.begin > order.list_begin, beside(left, -1, 0)), order.begin)
     m, all_left = at_place(left, order.end, after=True)
     share = 1 - order.nth.astype(z.dtype) / order.many.astype(z.dtype)  # the weight of those of the same relevance
     t = share * all_left + (1 - share) * lower * jnp.exp(n - m)
 
     draws = running((-m, jnp.where(exists, 1 / t, 0)), order.list_begin, after=True)
-    higher = sum_where((order.at == order.end) & (order.end < order.list_end), _beside(draws, 1))
+    higher = sum_where((order.at == order.end) & (order.end < order.list_end), beside(draws, 1, 0))
     n, draws = at_place(running(add(higher, (-m, share / t)), order.begin, after=True), order.begin)
 
     terms, slopes = jnp.where(exists, jnp.log(t) + saturate(m - z), 0), order.put_back(jnp.exp(z + n) * draws - 1)
     if row.list is None:
         return jnp.sum(terms), slopes
     return order.put_back(totals(terms, order.list_begin, order.list_end)), slopes
-
-
-def _beside(x: Sum, by: int) -> Sum:
-    return beside(x[0], by, 0), beside(x[1], by, 0)
 
 
 @by_sorting(_drawn_in_order)

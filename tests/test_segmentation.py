@@ -6,11 +6,13 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract import mostly_slow, run
 
 import jaxloss
+from jaxloss._platform import cpu
 from jaxloss.segmentation import __all__ as NAMES
 
 LOSSES = {name: jaxloss.LOSSES[name] for name in NAMES}
@@ -226,6 +228,16 @@ def test_outside_the_domain(name: str):
         loss, grads = jax.value_and_grad(LOGITS[name], argnums=(0, 1))(*arrays, axis=0)
         assert np.isnan(loss)
         assert all(np.isfinite(g).all() for g in grads)
+
+
+def test_errors_are_sorted_as_one_number_each():
+    """By their bits, with the place: the largest first, equal ones as they stand."""
+    errors = np.array([[0.5, 0, 1, -0.0, 3e38, 1, np.inf, 1e-37, 0.5, 1]], np.float32)
+    place, sorted_errors = cpu.in_order(jnp.asarray(-errors), jnp.abs(errors))
+    wanted = np.argsort(-errors, kind="stable")
+    np.testing.assert_array_equal(place, wanted)
+    np.testing.assert_array_equal(sorted_errors, errors[:, wanted[0]])
+    np.testing.assert_array_equal(cpu.put_back(place, sorted_errors), errors)
 
 
 def test_lovasz_extends_the_jaccard_loss():

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._numerics.order import beside
+
 # The logarithm of "never": finite, so that differences of two of them are no NaN.
 NEVER = -1e37
 
@@ -82,7 +84,7 @@ def logsumexp_in_two(z: Array) -> tuple[Array, Array]:
 
 def shifted(x: Array, first: Any) -> Array:
     """x moved one place to the right, with a new first entry; the last entry is lost."""
-    return jax.lax.pad(x, jnp.asarray(first, x.dtype), [(1, -1, 0)])
+    return beside(x, -1, first)
 
 
 def padded(x: Array) -> Array:

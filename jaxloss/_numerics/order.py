@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import functools
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +29,9 @@ def put_back(place: Array, x: Array) -> Array:
     return jax.lax.sort((place, x), num_keys=1, is_stable=False)[1]
 
 
-def beside(x: Array, by: int, end: float) -> Array:
-    """What stands so many places after each entry of a row; `end` beyond the row."""
-    return jax.lax.pad(x, jnp.asarray(end, x.dtype), [(-by, by, 0)])
+def beside(rows: Any, by: int, end: float) -> Any:
+    """What stands so many places after each entry of a row, or of each of several; `end` beyond the row."""
+    return jax.tree.map(lambda x: jax.lax.pad(x, jnp.asarray(end, x.dtype), [(-by, by, 0)]), rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ def running(x: Sum, stretch: Array, after: bool = False) -> Sum:
     def by_doubling(x: Sum, stretch: Array) -> Sum:
         for by in _powers_of_two(stretch.size, after):
             same = stretch == beside(stretch, by, -1)
-            x = add(sum_where(same, (beside(x[0], by, 0), beside(x[1], by, 0))), x)
+            x = add(sum_where(same, beside(x, by, 0)), x)
         return x
 
     return by_doubling(x, stretch)
@@ -95,8 +96,7 @@ def at_place(x: Sum, place: Array, after: bool = False) -> Sum:
     def by_doubling(x: Sum, place: Array) -> Sum:
         away = jnp.abs(jnp.arange(place.size) - place)
         for by in _powers_of_two(place.size, after):
-            m, s = (jnp.where(away >= abs(by), beside(part, by, 0), part) for part in x)
-            x = m, s
+            x = jax.tree.map(functools.partial(jnp.where, away >= abs(by)), beside(x, by, 0), x)
         return x
 
     @tpu.instead(by_doubling)  # since it reads one number after the other

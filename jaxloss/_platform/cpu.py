@@ -371,7 +371,7 @@ def in_turn(function: Callable[[Any], Array], items: Any) -> Array:
 
 
 def fit_in_half_a_key(args: Any) -> bool:
-    return args[0].dtype in (jnp.float32, jnp.int32) and not in_explicit_mesh(*args)
+    return args[0].dtype in (jnp.float32, jnp.int32)
 
 
 def in_order(key: Array, *others: Array) -> tuple[Array, ...]:
