@@ -326,7 +326,7 @@ def bce(
 
     inputs = {"y_true": (y_true, TARGET), "y_pred": (y_pred, SCORE if from_logits else PROBABILITY)}
     options = {"label_smoothing": (label_smoothing, FRACTION), "pos_weight": (pos_weight, AT_LEAST_0)}
-    return losses(element, inputs, options=options, elementwise=True, plain_sum=from_logits, **units)
+    return losses(element, inputs, options=options, elementwise=True, **units)
 
 
 @loss

@@ -18,6 +18,7 @@ from jaxloss._numerics.elementary import (
     digamma,
     divide,
     expm1_ratio,
+    log1p,
     saturate,
     stirling,
     stirling_slope,
@@ -84,7 +85,7 @@ def _excess(y: Array) -> Array:
     below = y < 1
     remainder = stirling(1 / jnp.where(below, y + 1, y))
     some = jnp.minimum(y, 1)
-    log_factorial = (some + 0.5) * jnp.log1p(some) - some + jnp.sign(some) * (remainder - (1 - HALF_LOG_TWO_PI))
+    log_factorial = (some + 0.5) * log1p(some) - some + jnp.sign(some) * (remainder - (1 - HALF_LOG_TWO_PI))
     few = log_factorial - some * _log(some) + some
     return jnp.where(below, few, remainder + jnp.log(jnp.maximum(y, 1)) / 2 + HALF_LOG_TWO_PI)
 
@@ -233,12 +234,12 @@ def _dispersion(dispersion: Array) -> tuple[Array, Array]:
 def _log1p_product(a: Array, x: Array, log_x: Array) -> Array:
     """p for x = m, q for x = y: log(1 + a x), also where the product overflows."""
     huge = 2.0**80
-    return jnp.log1p(jnp.minimum(a * x, huge)) + jnp.maximum(jnp.log(a) + log_x - math.log(huge), 0)
+    return log1p(jnp.minimum(a * x, huge)) + jnp.maximum(jnp.log(a) + log_x - math.log(huge), 0)
 
 
 def _log_fitted(a: Array, m: Array, log_m: Array) -> Array:
     """f, as min(log m, -log a) - log(1 + min(a m, 1 / (a m)))."""
-    return jnp.minimum(log_m, -jnp.log(a)) - jnp.log1p(jnp.minimum(a * m, 1 / (a * m)))
+    return jnp.minimum(log_m, -jnp.log(a)) - log1p(jnp.minimum(a * m, 1 / (a * m)))
 
 
 def _inverse_sum(y: Array, a: Array, n: Array) -> Array:
@@ -428,7 +429,7 @@ def _log_mean_over(y: Array, x: Array, log_rate: bool) -> Array:
     if log_rate:
         return s
     excess = jnp.abs(x - y) / at_least_tiny(jnp.minimum(x, y))
-    return jnp.where(excess < 1e30, jnp.sign(x - y) * jnp.log1p(excess), s)
+    return jnp.where(excess < 1e30, jnp.sign(x - y) * log1p(excess), s)
 
 
 def _power_integral_d_exponent(y: Array, x: Array, w: Array, *, log_rate: bool) -> Array:

@@ -25,6 +25,7 @@ from jaxloss._numerics.elementary import (
     bce_of_probability,
     d_bce_of_logit,
     d_bce_of_probability,
+    log1p_of_fraction,
     log_complement,
     log_probability,
     power_series,
@@ -443,7 +444,7 @@ class _Error(NamedTuple):
         scaled = wrong + (1 - wrong) * small  # e (1 + small)
         certain = scaled == 0
         share = jnp.where(certain, 1, small / jnp.where(certain, 1, scaled)) / (1 + small)
-        log = jnp.where(wrong == 0, -jnp.abs(z), jnp.log(jnp.where(wrong == 0, 1, scaled))) - jnp.log1p(small)
+        log = jnp.where(wrong == 0, -jnp.abs(z), jnp.log(jnp.where(wrong == 0, 1, scaled))) - log1p_of_fraction(small)
         return cls(scaled / (1 + small), log, -jnp.tanh(z / 2), (1 - 2 * y) * share)
 
 

@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxloss._numerics.derivatives import no_slope, partials, saved_for_backward
 from jaxloss._numerics.elementary import bce_of_logit, relu0, softplus
-from jaxloss._numerics.rows import Row, is_at, sum_of, take_label
+from jaxloss._numerics.rows import Row, is_at, row_total, take_label
 from jaxloss._platform import apart, cpu, gpu, mesh
 from jaxloss.contract import (
     AT_LEAST_0,
@@ -196,7 +196,7 @@ def soft_margin(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) ->
     """
 
     inputs = {"y_true": (y_true, SIGN), "y_pred": (y_pred, SCORE)}
-    return losses(_soft_margin, inputs, elementwise=True, plain_sum=True, **units)
+    return losses(_soft_margin, inputs, elementwise=True, **units)
 
 
 @loss
@@ -409,7 +409,7 @@ def multilabel_soft_margin(y_true: ArrayLike, y_pred: ArrayLike, *, axis: int = 
     """
 
     def example(y: Array, z: Array) -> Array:
-        return sum_of(bce_of_logit)(y, z) / z.size
+        return row_total(bce_of_logit(y, z)) / z.size
 
     # By entry: each has a derivative of its own.
     target = TARGET._replace(core=1, outside="entry")

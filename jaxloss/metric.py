@@ -30,7 +30,7 @@ from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import check_chunk, check_constant
 from jaxloss._numerics.chunks import in_chunks, through_chunks
 from jaxloss._numerics.derivatives import no_slope, partials
-from jaxloss._numerics.elementary import relu0, saturate, softplus, step
+from jaxloss._numerics.elementary import relu0, saturate, softplus
 from jaxloss._numerics.rows import joined, over_parts
 from jaxloss._numerics.vectors import distance, distances, half_square, unit
 from jaxloss._numerics.versine import units_and_versine, versine
@@ -318,7 +318,8 @@ def _ahead(y: Array, a: Array, b: Array) -> Array:
 
 
 def _behind(y: Array, a: Array, b: Array, margin: Array) -> Array:
-    return step(margin, _ahead(y, a, b))
+    # By arithmetic, since a comparison that both derivatives share is stored on some machines.
+    return jnp.maximum(jnp.sign(margin - _ahead(y, a, b)), 0)
 
 
 @partials(

@@ -24,6 +24,7 @@ from jaxloss._numerics.elementary import (
     at_least_tiny,
     exp_rest,
     is_constant,
+    log1p,
     saturate,
     sigmoid,
     softplus,
@@ -183,7 +184,7 @@ def simpo(
 
     inputs = {"chosen": (chosen, LOG_P), "rejected": (rejected, LOG_P)}
     options = {"beta": (beta, POSITIVE), "gamma": (gamma, AT_LEAST_0)}
-    return losses(pair, inputs, options=options, elementwise=True, plain_sum=True, **units)
+    return losses(pair, inputs, options=options, elementwise=True, **units)
 
 
 @loss
@@ -426,7 +427,7 @@ def _minus_log_sigmoid_of_odds(log_p: Array, log_q: Array) -> Array:
     near = ahead < 64
     ratio = jnp.exp(jnp.minimum(ahead, 64)) * (rest / other)
     log_ratio = ahead + (jnp.log(at_least_tiny(rest)) - jnp.log(other))
-    return jnp.where(near & (ratio < 1e30), jnp.log1p(ratio), log_ratio)
+    return jnp.where(near & (ratio < 1e30), log1p(ratio), log_ratio)
 
 
 def _clipped_ratio(a: Array, d: Array, low: Array, high: Array) -> Array:

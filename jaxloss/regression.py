@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import abs0, at_least_tiny, atanh_rest, divide, power_series, softplus
+from jaxloss._numerics.elementary import (
+    abs0,
+    at_least_tiny,
+    atanh_rest,
+    divide,
+    log1p,
+    log1p_of_fraction,
+    power_series,
+    softplus,
+)
 from jaxloss._platform import unmoved
 from jaxloss.contract import AT_LEAST_0, FRACTION, NUMBER, POSITIVE, ArrayLike, Units, loss, losses
 
@@ -216,7 +225,7 @@ STEEP = 60.0
 )
 def _log_slope(x: Array, r: Array) -> Array:
     """log(1 + b x) for x in [0, 1]."""
-    moderate = jnp.log1p(jnp.expm1(jnp.minimum(r, STEEP)) * x)
+    moderate = log1p(jnp.expm1(jnp.minimum(r, STEEP)) * x)
     return jnp.where(r > STEEP, softplus(r + jnp.log(x)), moderate)
 
 
@@ -290,7 +299,7 @@ def log_cosh(y_true: ArrayLike, y_pred: ArrayLike, **units: Unpack[Units]) -> Ar
         return _log_cosh(p - y)
 
     inputs = {"y_true": (y_true, NUMBER), "y_pred": (y_pred, NUMBER)}
-    return losses(element, inputs, elementwise=True, plain_sum=True, **units)
+    return losses(element, inputs, elementwise=True, **units)
 
 
 @partials(lambda e: jnp.tanh(e))
@@ -301,7 +310,7 @@ def _log_cosh(e: Array) -> Array:
     more = jnp.abs(e) - m
     terms = 5 if e.dtype == jnp.float32 else 9
     near = m * m * power_series(m * m, [1 / math.factorial(k) for k in range(2, 2 * terms + 1, 2)])  # cosh(m) - 1
-    return more + jnp.log1p(near + (jnp.exp(-2 * more) - 1) / (2 * math.e))
+    return more + log1p_of_fraction(near + (jnp.exp(-2 * more) - 1) / (2 * math.e))
 
 
 @loss

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._numerics.derivatives import partials
-from jaxloss._numerics.elementary import abs0, at_least_tiny, divide, is_constant
+from jaxloss._numerics.elementary import abs0, at_least_tiny, divide, is_constant, log1p
 from jaxloss._numerics.versine import versine, versine_and_lengths
 from jaxloss._platform import unmoved
 from jaxloss.contract import ABOVE_MINUS_1, AT_LEAST_0, NUMBER, NUMBERS, ArrayLike, Holds, Units, loss, losses
@@ -169,7 +169,7 @@ def _log_quotient(y: Array, p: Array) -> Array:
     below = _plus_1(jnp.minimum(y, p))
     overflows = jnp.abs(e) > below * (jnp.finfo(e.dtype).max / 256)
     ratio = jnp.abs(e) * jnp.where(overflows, 2.0**-64, 1) / below
-    return jnp.sign(e) * (jnp.log1p(ratio) + jnp.where(overflows, 64 * math.log(2), 0))
+    return jnp.sign(e) * (log1p(ratio) + jnp.where(overflows, 64 * math.log(2), 0))
 
 
 def _squared_d_prediction(y: Array, p: Array) -> Array:

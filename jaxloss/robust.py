@@ -17,6 +17,7 @@ from jaxloss._numerics.elementary import (
     exp_rest,
     expm1_ratio,
     legs,
+    log1p_of_fraction,
     log1p_square,
     saturate,
 )
@@ -242,7 +243,7 @@ def _times_power_of_h(factor: Array, exponent: Array, e: Array, alpha: Array, w:
     # For alpha in (0, 2] the exponents are in (-1, 1], so that powers of both legs are finite where their ratio is not.
     unit = jnp.where((alpha > 0) & (alpha <= 2), 1, w)
     powers = divide(longer, unit) ** exponent * (factor * divide(w, unit) ** -exponent)
-    return powers * jnp.exp(exponent / 2 * jnp.log1p(ratio**2))
+    return powers * jnp.exp(exponent / 2 * log1p_of_fraction(ratio**2))
 
 
 def _limited(alpha: Array) -> Array:

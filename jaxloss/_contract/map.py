@@ -62,7 +62,6 @@ def losses(
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
     sibling: str | None = None,
-    plain_sum: bool = False,
     long: bool = False,
     rules: Callable[..., Sequence[Finding]] | None = None,
 ) -> Any:
@@ -103,8 +102,6 @@ def losses(
       reduction: "mean", "sum", "none", "sum_over_batch_size" (the sum over the number of units), "sum_and_weight" (the
         pair of sum(w l) and sum(w)), or a function `(losses, weights) -> result`, where the result is any tree.
       sibling: the loss that takes the other kind of target, labels or rows, for errors that say so.
-      plain_sum: whether the formula is an exponential, a logarithm and little else, without a choice between two.
-        Losses of single numbers are added in parts (`_platform.cpu.total`); these only if some are masked.
       long: whether the formula is so long that its values are worth a pass of their own, before they are summed.
       rules: what several inputs must fulfil together, as a function of the cores of one example; for `checked`.
 
@@ -235,7 +232,7 @@ def losses(
         found, there = frame.in_order(found), where if kept is None else frame.in_order(kept)
     if checking.value:
         values.inspect_losses(found)
-    in_parts = of_numbers and not (outputs or long) and not (plain_sum and where is None)
+    in_parts = of_numbers and not (outputs or long)
     return reduce(found, weights, there, reduction, in_parts)
 
 

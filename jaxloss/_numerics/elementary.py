@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxloss._numerics.derivatives import elementwise, partials
+from jaxloss._platform import cpu
 
 
 def widened(x: Array) -> Array:
@@ -67,19 +68,6 @@ def inverse_unit(size: Array) -> Array:
     return jax.lax.bitcast_convert_type(~bits & exponent, size.dtype)
 
 
-def step(x: Array | float, bound: Array | float) -> Array:
-    """1 where x > bound, else 0, by arithmetic: see `lerp`."""
-    return jnp.maximum(jnp.sign(x - bound), 0)
-
-
-def lerp(choice: Array, first: Array | float, second: Array | float) -> Array:
-    """The first where choice is 1, the second where it is 0; both must be finite.
-
-    In the value of a loss this is cheaper than a select on some machines, and nowhere dearer.
-    """
-    return choice * first + (1 - choice) * second
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Quotients, whose derivatives do not square the denominator: the square might overflow or vanish
 
@@ -115,6 +103,40 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 # ---------------------------------------------------------------------------------------------------------------------
 # Logarithms and powers
 
+
+def _log1p_near_0(f: Array, bound: float = 1 / 3) -> Array:
+    """log(1 + f) as 2 atanh(v), v = f / (2 + f), whose first term 2 v is f - v f."""
+    v = f * (1 / (2 + f))
+    return f - v * (f - 2 * v * v * atanh_rest(v * v, bound))
+
+
+def _log1p(x: Array) -> Array:
+    # With 2^k the power of two next to 1 + x, it is k log 2 + log(1 + f), where f = x / 2^k + (1 / 2^k - 1) does not
+    # cancel. The exponent of a float is its first bits after the sign, plus a bias.
+    info = np.finfo(x.dtype)
+    x = jnp.maximum(x, -1)  # the one use of x: a quotient that had several would be stored
+    like, shift, bias = (np.int64 if info.bits == 64 else np.int32), info.nmant, 1 - info.minexp
+    one, least = (np.asarray(number, x.dtype).view(like) for number in (1, math.sqrt(0.5)))
+    bits = jax.lax.bitcast_convert_type(1 + x, like) + (one - least)
+    exponent = jnp.clip(bits >> shift, 1, 2 * bias)
+    scale = jax.lax.bitcast_convert_type((2 * bias + 1 - exponent) << shift, x.dtype)  # 2 / 2^k
+    f = (x * scale + (scale - 2)) / 2  # 1 / 2^k would be no normal number for the largest x
+    found = (exponent - bias).astype(x.dtype) * math.log(2) + _log1p_near_0(f, 0.172)
+    return jnp.where(x < jnp.inf, found, x)
+
+
+@cpu.instead(_log1p, elementwise=True)
+def log1p(x: Array) -> Array:
+    """log(1 + x) for x > -1, of single numbers: in a sum over a row, `jnp.log1p` is the faster one."""
+    return jnp.log1p(x)
+
+
+@cpu.instead(_log1p_near_0, elementwise=True)
+def log1p_of_fraction(u: Array) -> Array:
+    """log(1 + u) for u in [0, 1], likewise."""
+    return jnp.log1p(u)
+
+
 # The derivative of log p is bounded by that at this p, so that 1 / p and its square stay finite in float32.
 LEAST_PROBABILITY = 1e-12
 
@@ -128,13 +150,13 @@ def log_probability(p: Array) -> Array:
 @partials(lambda p: -1 / jnp.maximum(1 - p, LEAST_PROBABILITY))
 def log_complement(p: Array) -> Array:
     """log(1 - p) for p in [0, 1], exact for small p; at 1 that of the smallest normal number, so finite."""
-    return jnp.maximum(jnp.log1p(-jnp.minimum(p, 1)), math.log(jnp.finfo(p.dtype).tiny))
+    return jnp.maximum(log1p(-jnp.minimum(p, 1)), math.log(jnp.finfo(p.dtype).tiny))
 
 
 @partials(lambda x: jax.nn.sigmoid(x))
 def softplus(x: Array) -> Array:
     """log(1 + exp(x))."""
-    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+    return jnp.maximum(x, 0) + log1p_of_fraction(jnp.exp(-jnp.abs(x)))
 
 
 def d_sigmoid(x: Array) -> Array:
@@ -155,16 +177,16 @@ def d_bce_of_logit(y: Array, z: Array) -> Array:
     return jnp.where(z >= 0, 1 - y - y * small, (1 - y) * small - y) / (1 + small)
 
 
+def _contradicted(z: Array, positive: Array, rest: Array) -> Array:
+    """abs(z) times the weight of the other sign: positive where z < 0, rest where z > 0. A weight of 0 makes it 0."""
+    weight = jnp.where(z > 0, rest, positive)
+    return jnp.where(weight == 0, 0, jnp.abs(z) * weight)
+
+
 @partials(lambda y, z: -z, d_bce_of_logit)
 def bce_of_logit(y: Array, z: Array) -> Array:
-    """-y log(p) - (1 - y) log(1 - p), p = sigmoid(z). Infinite logits too: 0 if y says the same, infinite if not.
-
-    It is abs(z) w + log(1 + exp(-abs(z))), where w is how much y contradicts the sign of z: y below 0 and 1 - y above.
-    In units of 2^64 an infinite logit becomes a number: w = 0 times it is 0, and any other w overflows again.
-    """
-    unit, largest = 2.0**64, float(jnp.finfo(z.dtype).max)
-    far = jnp.minimum(jnp.abs(z / unit), largest)
-    return far * (unit * lerp(step(z, 0), 1 - y, y)) + jnp.log1p(jnp.exp(-jnp.abs(z)))
+    """-y log(p) - (1 - y) log(1 - p), p = sigmoid(z). Infinite logits too: 0 if y says the same, infinite if not."""
+    return _contradicted(z, y, 1 - y) + log1p_of_fraction(jnp.exp(-jnp.abs(z)))
 
 
 def d_bce_of_probability(y: Array, p: Array) -> Array:
@@ -198,13 +220,9 @@ def _d_weighted_bce_of_logit(y: Array, rest: Array, weight: Array, z: Array) -> 
     _d_weighted_bce_of_logit,
 )
 def weighted_bce_of_logit(y: Array, rest: Array, weight: Array, z: Array) -> Array:
-    """-weight y log(p) - rest log(1 - p), p = sigmoid(z).
-
-    Infinite logits as in `bce_of_logit`. The unit is smaller here and comes last, since the weight may be large.
-    """
-    unit, largest, positive = 2.0**48, float(jnp.finfo(z.dtype).max), weight * y
-    far = jnp.minimum(jnp.abs(z / unit), largest) * lerp(step(z, 0), rest, positive) * unit
-    return far + (positive + rest) * jnp.log1p(jnp.exp(-jnp.abs(z)))
+    """-weight y log(p) - rest log(1 - p), p = sigmoid(z). Infinite logits as in `bce_of_logit`."""
+    positive = weight * y
+    return _contradicted(z, positive, rest) + (positive + rest) * log1p_of_fraction(jnp.exp(-jnp.abs(z)))
 
 
 @partials(
@@ -257,7 +275,7 @@ def log1p_square(x: Array, scale: Array) -> Array:
     overflows = size > scale * (jnp.finfo(x.dtype).max / 2)
     size = size * jnp.where(overflows, 2.0**-64, 1)
     times = jnp.maximum(size / (scale * jnp.where(overflows, 2.0**63, 1)), 1)
-    return 2 * (jnp.log(times) + jnp.where(overflows, 127 * math.log(2), 0)) + jnp.log1p(ratio * ratio)
+    return 2 * (jnp.log(times) + jnp.where(overflows, 127 * math.log(2), 0)) + log1p_of_fraction(ratio * ratio)
 
 
 def power_series(x: Array, coefficients: Sequence[float]) -> Array:

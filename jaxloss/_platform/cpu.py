@@ -20,6 +20,7 @@ What they buy: `python -m benchmarks.forms`, and `python -m benchmarks.before` w
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -198,7 +199,7 @@ def total(x: Array, *axes: int) -> Array:
     A plain sum takes in none, so what has one is stored first. Here eight parts are added, in a loop that takes in
     anything, and only their sum is stored.
     """
-    return _total_over(axes or tuple(range(x.ndim)))(x)
+    return _total_over(tuple(i % x.ndim for i in axes) or tuple(range(x.ndim)))(x)
 
 
 @functools.cache
@@ -207,24 +208,54 @@ def _total_over(axes: tuple[int, ...]) -> Callable[[Array], Array]:
     return instead(form, one_device=True)(functools.partial(jnp.sum, axis=axes))
 
 
+PARTS = 8
+
+
 def _sum_in_parts(axes: tuple[int, ...], x: Array) -> Array:
     # A size may be one that `jax.export` leaves open.
-    axis = next((i for i in axes if isinstance(x.shape[i], int) and x.shape[i] >= 64), None)
+    axis = next((i for i in axes if isinstance(x.shape[i], int) and x.shape[i] >= 8 * PARTS), None)
     if axis is None or in_explicit_mesh(x):
         return jnp.sum(x, axes)
-    before, n, after = x.shape[:axis], x.shape[axis] // 8, x.shape[axis + 1 :]
+    before, after, all_of_it = x.shape[:axis], x.shape[axis + 1 :], len(axes) == x.ndim
     if len(after) > 1:  # one axis after it, since a loop over a short one is slow
         x = jax.lax.reshape(x, (*x.shape[: axis + 1], math.prod(after)))
-    cut = functools.partial(jax.lax.slice_in_dim, axis=axis)
-    rest = cut(x, 8 * n, x.shape[axis]) if x.shape[axis] % 8 else None
-    for half in (4 * n, 2 * n, n):
-        x = jax.lax.add(cut(x, 0, half), cut(x, half, 2 * half))
+    parts = _blocks(x) if axis == x.ndim - 1 else None
+    x = _added(parts or _slices(x, axis))
+    x = jax.lax.reshape(x, (*before, math.prod(x.shape[axis:]) if parts else x.shape[axis], *after))
     add = functools.partial(jnp.sum, axis=axes)
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = _end_loop(x)
-        add = _sum_by_pieces if len(axes) == len(before) + 1 + len(after) else add
-    parts = [jax.lax.reshape(y, (*before, y.shape[axis], *after)) for y in (x, rest) if y is not None]
-    return functools.reduce(jnp.add, [add(y) for y in parts])
+        add = _sum_by_pieces if all_of_it else add
+    return add(x)
+
+
+def _slices(x: Array, axis: int) -> list[Array]:
+    """Equal parts of x along an axis. The last may begin in the one before it: what both have is 0 in the last."""
+    size = x.shape[axis]
+    n = -(-size // PARTS)
+    *others, last = [jax.lax.slice_in_dim(x, i, i + n, axis=axis) for i in (min(i * n, size - n) for i in range(PARTS))]
+    if PARTS * n > size:
+        places = jax.lax.broadcasted_iota(jnp.int32, last.shape, axis)
+        last = jax.lax.select(places < PARTS * n - size, jnp.zeros_like(last), last)
+    return [*others, last]
+
+
+def _blocks(x: Array) -> list[Array] | None:
+    """Parts of rows for which a loop reads a row from its beginning to its end, if their length has fitting divisors.
+
+    Of a row that is no longer than some pages of memory, eight places far apart would be read at a time, slowly.
+    """
+    size = x.shape[-1]
+    for parts, vectors in itertools.product((8, 10, 9, 7, 6, 5, 4), range(2, 9)):
+        if size <= 1024 * PARTS and size % (parts * 8 * vectors) == 0:
+            blocks = jax.lax.reshape(x, (*x.shape[:-1], size // (parts * 8 * vectors), parts, 8 * vectors))
+            return [jax.lax.index_in_dim(blocks, i, -2, keepdims=False) for i in range(parts)]
+    return None
+
+
+def _added(parts: list[Array]) -> Array:
+    n = len(parts) // 2
+    return jax.lax.add(_added(parts[:n]), _added(parts[n:])) if n else parts[0]
 
 
 def _sum_by_pieces(x: Array) -> Array:
