@@ -412,9 +412,10 @@ def sparse_generalized_cce(
 
 
 def _power(gamma: float | Array) -> Callable[[Array, Array], Array]:
-    """x^gamma for x >= 0, as a function of both; a small whole number is a few products."""
-    if isinstance(gamma, (int, float)) and gamma in range(9):
-        return lambda x, _: x ** int(gamma)
+    """x^gamma for x >= 0, as a function of both; a small whole number is a few products, one and a half a root more."""
+    if isinstance(gamma, (int, float)) and 2 * gamma in range(17):
+        whole, half = divmod(int(2 * gamma), 2)
+        return lambda x, _: x**whole * jnp.sqrt(jnp.maximum(x, 0)) if half else x**whole
     # 0 where x is: a power of it with a traced gamma of 0 is 1.
     return lambda x, gamma: jnp.where(x > 0, jnp.where(x > 0, x, 1) ** gamma, (gamma == 0).astype(x.dtype))
 
