@@ -28,7 +28,7 @@ from jaxloss._contract.declare import compiled
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import check_constant
 from jaxloss._contract.types import current_loss
-from jaxloss._numerics.elementary import abs0, at_least_tiny, divide_or_zero, is_constant, power0
+from jaxloss._numerics.elementary import abs0, at_least_tiny, divide_or_zero, is_constant, power0, power_series
 from jaxloss._numerics.pair import Pair, aspect, compare, distance, log_iou
 from jaxloss.contract import AT_LEAST_0, BOXES, FRACTION, POSITIVE, ArrayLike, Units, at_least, loss, losses
 
@@ -308,11 +308,7 @@ def alpha_iou(
         raise ValueError(f"{current_loss()}: base must be one of {BASES}, got {base!r}.")
 
     def pair(b: Pair, power: float | Array) -> Array:
-        missed = b.missed
-        if not is_constant(power, 1):
-            some = jnp.where(b.iou > 0, log_iou(b), 0)
-            missed = jnp.where(b.iou > 0, -jnp.expm1(jnp.asarray(power, some.dtype) * some), missed)
-        return missed + sum(power0(penalty, power) for penalty in _penalties(b, base))
+        return _missed_by(b, power) + sum(power0(penalty, power) for penalty in _penalties(b, base))
 
     return _of_pairs(pair, y_true, y_pred, {"power": (power, POSITIVE)}, few=base == "iou", **units)
 
@@ -541,11 +537,21 @@ def _of_pairs(
         return formula(compare(target, box, few), **options)
 
     inputs = {"y_true": (y_true, CORNERS), "y_pred": (y_pred, CORNERS)}
-    return losses(example, inputs, options=options, long=not few, **units)
+    return losses(example, inputs, options=options, long=not few or bool(options), **units)
 
 
 CORNERS = BOXES._replace(kind="stored")
 BASES = ("iou", "giou", "diou", "ciou")
+
+
+def _missed_by(b: Pair, power: float | Array) -> Array:
+    """1 - IoU^power, which the logarithm keeps from cancelling; so do the terms of a whole power, all positive:
+    1 - u^n = (1 - u) (1 + u + ... + u^(n - 1)).
+    """
+    if is_constant(power, *range(1, 9)):
+        return b.missed if power == 1 else b.missed * power_series(b.iou, [1.0] * int(power))
+    some = jnp.where(b.iou > 0, log_iou(b), 0)
+    return jnp.where(b.iou > 0, -jnp.expm1(jnp.asarray(power, some.dtype) * some), b.missed)
 
 
 def _penalties(b: Pair, base: str, gate: float | Array | None = None) -> list[Array]:

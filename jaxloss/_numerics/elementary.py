@@ -23,9 +23,9 @@ def widened(x: Array) -> Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-def is_constant(option: float | Array, number: float) -> bool:
-    """Whether an option was given as this number, so that its term can be left out of the program."""
-    return isinstance(option, (int, float)) and option == number
+def is_constant(option: float | Array, *numbers: float) -> bool:
+    """Whether an option was given as one of these numbers, for which there is a shorter program."""
+    return isinstance(option, (int, float)) and option in numbers
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -240,8 +240,8 @@ def weighted_bce_of_probability(y: Array, rest: Array, weight: Array, p: Array) 
 
 def power0(x: Array, a: float | Array) -> Array:
     """x^a for x >= 0, with derivatives 0 at x = 0, also where a < 1; rounding below 0 counts as 0."""
-    if is_constant(a, 1):
-        return x
+    if is_constant(a, *range(1, 9)):
+        return x if a == 1 else jnp.maximum(x, 0) ** int(a)
     a = jnp.asarray(a, x.dtype)
     return jnp.where(x <= 0, (a == 0).astype(x.dtype), jnp.where(x <= 0, 1, x) ** a)
 

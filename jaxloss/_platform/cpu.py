@@ -220,13 +220,10 @@ def _sum_in_parts(axes: tuple[int, ...], x: Array) -> Array:
     if len(after) > 1:  # one axis after it, since a loop over a short one is slow
         x = jax.lax.reshape(x, (*x.shape[: axis + 1], math.prod(after)))
     parts = _blocks(x) if axis == x.ndim - 1 else None
-    x = _added(parts or _slices(x, axis))
+    x, floating = _added(parts or _slices(x, axis)), jnp.issubdtype(x.dtype, jnp.floating)
+    x = _end_loop(x) if floating else x  # before the shape changes, which would be a loop of its own
     x = jax.lax.reshape(x, (*before, math.prod(x.shape[axis:]) if parts else x.shape[axis], *after))
-    add = functools.partial(jnp.sum, axis=axes)
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        x = _end_loop(x)
-        add = _sum_by_pieces if all_of_it else add
-    return add(x)
+    return _sum_by_pieces(x) if floating and all_of_it else jnp.sum(x, axes)
 
 
 def _slices(x: Array, axis: int) -> list[Array]:
