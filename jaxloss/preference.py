@@ -456,4 +456,4 @@ def _clipped(a: Array, d: Array, low: Array, high: Array) -> Array:
 def _kl(d: Array) -> Array:
     """exp(d) - d - 1."""
     small = jnp.abs(d) < 0.5
-    return jnp.where(small, d * exp_rest(jnp.where(small, d, 0)) * d, jnp.expm1(d) - d)
+    return jnp.where(small, d * exp_rest(jnp.where(small, d, 0)) * d, jnp.exp(d) - 1 - d)

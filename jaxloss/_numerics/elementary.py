@@ -329,7 +329,7 @@ def d_expm1_ratio(x: Array) -> Array:
     series = jnp.abs(x) < 0.5
     far = jnp.where(series, 1, x)
     near = exp_moment(jnp.where(series, x, 0), 2)
-    return jnp.where(series, near, (jnp.exp(far) - jnp.expm1(far) / far) / far)
+    return jnp.where(series, near, (jnp.exp(far) - (jnp.exp(far) - 1) / far) / far)
 
 
 @partials(d_expm1_ratio)
