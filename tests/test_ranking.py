@@ -472,8 +472,13 @@ def test_segments_along_an_axis_and_mapped():
     close(row(*deep), want.reshape(deep[0].shape), "more axes")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(AxisType.Auto, marks=pytest.mark.nightly),
+        pytest.param(AxisType.Explicit, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_segments_sharded(name: str, kind: AxisType):
     """Rows over devices, and their items too."""
