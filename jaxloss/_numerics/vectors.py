@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -72,7 +72,7 @@ def rescaled(length: Array, scale: Array) -> Length:
 
 
 def _lengths_by_largest(*vectors: Array) -> list[Length]:
-    return [rescaled(*cpu.length(x, inverse_unit)) for x in vectors]
+    return [rescaled(*cpu.length(x, inverse_unit, jnp.abs, x)) for x in vectors]
 
 
 @tpu.instead(tpu.sums)
@@ -112,10 +112,16 @@ def lengths_as(form: Form, *vectors: Array) -> list[Length]:
 
 @lengths_as.defjvp
 def _(form: Form, primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[list[Length], list[Length]]:
-    found = [Length(*map(saved_for_backward, length)) for length in lengths_as(form, *primals)]
+    return _with_slopes(lengths_as(form, *primals), primals, tangents)
+
+
+def _with_slopes(
+    found: list[Length], vectors: Sequence[Array], tangents: Sequence[Array]
+) -> tuple[list[Length], list[Length]]:
+    found = [Length(*map(saved_for_backward, length)) for length in found]
     slopes = [
         jnp.sum(length.direction(x) * length.scale * dx)
-        for x, dx, length in zip(primals, tangents, cpu.opaque(found), strict=True)
+        for x, dx, length in zip(vectors, tangents, cpu.opaque(found), strict=True)
     ]
     return found, [Length(slope, jnp.zeros_like(slope)) for slope in slopes]
 
@@ -143,11 +149,11 @@ def distance(x: Array, y: Array, power: int = 2) -> Array:
 
 def distances(x: Array, *others: Array, power: int = 2) -> list[Array]:
     """Those of x from each of the others: together, since x is read once then."""
-    steps = [_difference(x, y) for y in others]
+    if power == 2:
+        return [_size(x, y, length) for y, length in zip(others, _lengths_of_steps(x, *others), strict=True)]
+    steps = _steps(x, *others)
     if power == 1:
         return [jnp.sum(abs0(e)) for e in steps]
-    if power == 2:
-        return [_size(x, y, length) for y, length in zip(others, lengths(*steps), strict=True)]
     norm = functools.partial(_norm, power)
     return [stop_gradient_where([is_extreme(norm(e))], norm, e) for e in steps]
 
@@ -178,6 +184,36 @@ def _difference(x: Array, y: Array) -> Array:
 
 
 _difference.defjvp(lambda primals, tangents: (_difference(*primals), tangents[0] - tangents[1]))
+
+
+def _steps(x: Array, *others: Array) -> list[Array]:
+    return [_difference(x, y) for y in others]
+
+
+def _sizes_of_step(x: Array, y: Array, most: Array) -> Array:
+    return jnp.minimum(jnp.abs(x - y), most)
+
+
+def _lengths_of_steps_by_largest(x: Array, *others: Array) -> list[Length]:
+    # An infinite step has an infinite square, so it need be bounded only where there is one.
+    most = jnp.full((), jnp.finfo(x.dtype).max)
+    return [rescaled(*cpu.length(x - y, inverse_unit, _sizes_of_step, x, y, most)) for y in others]
+
+
+@cpu.instead(_lengths_of_steps_by_largest, rows=True)
+def _found_of_steps(x: Array, *others: Array) -> list[Length]:
+    return lengths_of_each(*_steps(x, *others))
+
+
+@jax.custom_jvp
+def _lengths_of_steps(x: Array, *others: Array) -> list[Length]:
+    return _found_of_steps(x, *others)
+
+
+@_lengths_of_steps.defjvp
+def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[list[Length], list[Length]]:
+    dx, *others = tangents
+    return _with_slopes(_found_of_steps(*primals), _steps(*primals), [dx - dy for dy in others])
 
 
 @jax.custom_jvp

@@ -363,20 +363,24 @@ def find_label(x: Array, label: Array) -> Array:
     return jnp.where((label >= 0) & (label < x.size), named, 0)
 
 
-def length(rows: Array, unit_of: Callable[[Array], Array]) -> tuple[Array, Array]:
+def length(
+    rows: Array, unit_of: Callable[[Array], Array], sizes: Callable[..., Array], *parts: Array
+) -> tuple[Array, Array]:
     """For `_numerics.vectors`: the lengths of rows, scaled, and their scales.
 
     Every sum is a pass here. So the scale, which comes from the largest entry, is 1 if that will do for all rows.
 
     unit_of: a power of two for each size, so that a vector has the same length whatever the others of the batch are.
+    sizes: of the entries, from these parts: made anew for each sum, since what two share would be stored.
     """
     safe = float(jnp.finfo(rows.dtype).max) ** 0.6
     squares = _end_loop(jnp.sum(rows**2, -1))
 
     def scaled() -> tuple[Array, Array]:
-        largest, info = jnp.max(jnp.abs(rows), -1), jnp.finfo(rows.dtype)
+        largest, info = jnp.max(sizes(*parts), -1), jnp.finfo(rows.dtype)
         none, scale = largest < info.tiny, unit_of(jnp.minimum(largest, info.max))
-        length = jnp.sqrt(_end_loop(jnp.sum((rows * scale[..., None]) ** 2, -1)))
+        scale, *again = jax.lax.optimization_barrier((scale, *parts))
+        length = jnp.sqrt(_end_loop(jnp.sum((sizes(*again) * scale[..., None]) ** 2, -1)))
         return jnp.where(none, 0, length), jnp.where(none, 1, scale)
 
     fine = jnp.all((squares > 1 / safe) & (squares < safe))
