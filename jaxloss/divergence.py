@@ -325,9 +325,10 @@ def _zero_if_infinite(log: Array) -> Array:
     return jnp.where(jnp.isneginf(log), 0, log)
 
 
-def _scaled(logits: Array, t: Array) -> Array:
-    """logits / t, where the derivative with respect to t is 0 for a logit of -inf."""
-    return jnp.where(jnp.isneginf(logits), -jnp.inf, _zero_if_infinite(logits) / t)
+@partials(lambda z, t: 1 / t, lambda z, t: -_zero_if_infinite(z) / t / t)
+def _scaled(z: Array, t: Array) -> Array:
+    """z / t of logits, of which one of -inf has a derivative of 0 with respect to t."""
+    return z / t
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -397,7 +398,8 @@ def _compared(a: Array, b: Array, sums: _Sums, offset: Array, use: int = 0, agai
     again: whether the rows are read again for it.
     """
     excluded = jnp.isneginf(a)
-    (m_a, e_a), (m_b, e_b) = sums
+    # Spread over the row for the sums and for what follows, these numbers would be stored for each entry.
+    (m_a, e_a), (m_b, e_b) = cpu.opaque(sums)
     if again:
         # On a GPU both sums are one pass, and the derivative, which has an offset, is another one.
         a, b = (apart(apart(x, 1 + e + offset * offset, "gpu"), 1 + e + use, "cpu") for x, e in ((a, e_a), (b, e_b)))
