@@ -161,6 +161,8 @@ STORED: dict[str, tuple[Callable[..., Any], tuple[int, ...], int]] = {
     "list_softmax": (jaxloss.list_softmax, (256, CLASSES), 16 * 256),
     "kl_divergence-logs": (functools.partial(jaxloss.kl_divergence, from_logs=True), (256, CLASSES), 16 * 256),
     "cosine_distance": (jaxloss.cosine_distance, (256, CLASSES), 32 * 256),
+    "triplet": (lambda a, p: jaxloss.triplet(a, p, a), (256, CLASSES), 32 * 256),
+    "distillation": (jaxloss.distillation, (256, CLASSES), 2 * 256 * CLASSES + 32 * 256),  # what its two sums add
     "list_mle": (jaxloss.list_mle, (32, 128), 36 * 32 * 128),  # some numbers for each item, which is sorted
     "lambda_rank": (jaxloss.lambda_rank, (32, 128), 32 * 128**2 // 2),  # less than one for each pair
 }
