@@ -413,9 +413,10 @@ def sparse_generalized_cce(
 
 def _power(gamma: float | Array) -> Callable[[Array, Array], Array]:
     """x^gamma for x >= 0, as a function of both; a small whole number is a few products, one and a half a root more."""
-    if isinstance(gamma, (int, float)) and 2 * gamma in range(17):
+    if isinstance(gamma, (int, float)) and 2 * gamma in (0, *range(2, 17)):
         whole, half = divmod(int(2 * gamma), 2)
-        return lambda x, _: x**whole * jnp.sqrt(jnp.maximum(x, 0)) if half else x**whole
+        # The derivative of a root is infinite at 0.
+        return lambda x, _: x**whole * jnp.sqrt(at_least_tiny(x)) if half else x**whole
     # 0 where x is: a power of it with a traced gamma of 0 is 1.
     return lambda x, gamma: jnp.where(x > 0, jnp.where(x > 0, x, 1) ** gamma, (gamma == 0).astype(x.dtype))
 

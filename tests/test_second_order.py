@@ -86,3 +86,15 @@ def test_hessians_of_a_batch(row: Row):
     want = [[one + other for other in shapes] for one in shapes]
     assert [[x.shape for x in found] for found in hessian] == want
     assert jax.eval_shape(third, *arrays).shape == np.shape(arrays[places[0]])
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1, 1.5, 2.5])
+def test_a_power_of_no_error(gamma: float):
+    """The loss of a class that is certain is flat in its logits, and that of dense targets is linear in them."""
+
+    def loss(y: Any, z: Any) -> Any:
+        return jaxloss.categorical_focal(y, z, from_logits=True, gamma=gamma)
+
+    y, z = jnp.array([[0.7, 0.3, 0]]), jnp.array([[1e4, 0, -1e4]])
+    np.testing.assert_array_equal(jax.hessian(loss)(y, z), 0)
+    np.testing.assert_array_equal(jax.hessian(loss, 1)(jnp.array([[1.0, 0, 0]]), z), 0)
