@@ -28,7 +28,15 @@ from jaxloss._contract.declare import compiled
 from jaxloss._contract.reduce import spread
 from jaxloss._contract.refuse import check_constant
 from jaxloss._contract.types import current_loss
-from jaxloss._numerics.elementary import abs0, at_least_tiny, divide_or_zero, is_constant, power0, power_series
+from jaxloss._numerics.elementary import (
+    WHOLE_POWERS,
+    abs0,
+    at_least_tiny,
+    divide_or_zero,
+    is_constant,
+    power0,
+    power_series,
+)
 from jaxloss._numerics.pair import Pair, aspect, compare, distance, log_iou
 from jaxloss.contract import AT_LEAST_0, BOXES, FRACTION, POSITIVE, ArrayLike, Units, at_least, loss, losses
 
@@ -529,7 +537,10 @@ def _of_pairs(
     few: bool = False,
     **units: Unpack[Units],
 ) -> Array:
-    """The loss of a batch of boxes, from the formula for one pair. few: whether that reads the IoU alone."""
+    """The loss of a batch of boxes, from the formula for one pair.
+
+    few: whether that reads the IoU alone, and so is short unless it has an option, which is a power.
+    """
 
     def example(target: Array, box: Array, **options: Any) -> Array:
         if box.shape != (4,):
@@ -545,11 +556,12 @@ BASES = ("iou", "giou", "diou", "ciou")
 
 
 def _missed_by(b: Pair, power: float | Array) -> Array:
-    """1 - IoU^power, which the logarithm keeps from cancelling; so do the terms of a whole power, all positive:
-    1 - u^n = (1 - u) (1 + u + ... + u^(n - 1)).
+    """1 - IoU^power by the logarithm of the IoU, so that nothing cancels where that is almost 1.
+
+    Nor does anything in (1 - IoU) (1 + IoU + ... + IoU^(n - 1)), which is 1 - IoU^n.
     """
-    if is_constant(power, *range(1, 9)):
-        return b.missed if power == 1 else b.missed * power_series(b.iou, [1.0] * int(power))
+    if is_constant(power, *WHOLE_POWERS):
+        return b.missed * power_series(b.iou, [1.0] * int(power))
     some = jnp.where(b.iou > 0, log_iou(b), 0)
     return jnp.where(b.iou > 0, -jnp.expm1(jnp.asarray(power, some.dtype) * some), b.missed)
 

@@ -320,14 +320,9 @@ def _js_of_logs(a: Array, b: Array, w: float | Array) -> Array:
     return _js_of_probabilities(jnp.exp(a), jnp.exp(b), w)
 
 
-def _zero_if_infinite(log: Array) -> Array:
-    """0 in place of log 0: what it stands for is multiplied by 0."""
-    return jnp.where(jnp.isneginf(log), 0, log)
-
-
-@partials(lambda z, t: 1 / t, lambda z, t: -_zero_if_infinite(z) / t / t)
+@partials(lambda z, t: 1 / t, lambda z, t: -jnp.where(jnp.isneginf(z), 0, z) / t / t)
 def _scaled(z: Array, t: Array) -> Array:
-    """z / t of logits, of which one of -inf has a derivative of 0 with respect to t."""
+    """A logit over t. The derivative with respect to t is 0 for one of -inf."""
     return z / t
 
 
@@ -398,7 +393,7 @@ def _compared(a: Array, b: Array, sums: _Sums, offset: Array, use: int = 0, agai
     again: whether the rows are read again for it.
     """
     excluded = jnp.isneginf(a)
-    # Spread over the row for the sums and for what follows, these numbers would be stored for each entry.
+    # If what follows shared these numbers with the sums that found them, they would be stored for each entry.
     (m_a, e_a), (m_b, e_b) = cpu.opaque(sums)
     if again:
         # On a GPU both sums are one pass, and the derivative, which has an offset, is another one.

@@ -20,11 +20,13 @@ from jaxloss._contract.types import STORED_TARGETS
 from jaxloss._numerics.derivatives import partials
 from jaxloss._numerics.elementary import (
     LEAST_PROBABILITY,
+    WHOLE_POWERS,
     at_least_tiny,
     bce_of_logit,
     bce_of_probability,
     d_bce_of_logit,
     d_bce_of_probability,
+    is_constant,
     log1p_of_fraction,
     log_complement,
     log_probability,
@@ -412,18 +414,19 @@ def sparse_generalized_cce(
 
 
 def _power(gamma: float | Array) -> Callable[[Array, Array], Array]:
-    """x^gamma for x >= 0, as a function of both; a small whole number is a few products, one and a half a root more."""
-    if isinstance(gamma, (int, float)) and 2 * gamma in (0, *range(2, 17)):
-        whole, half = divmod(int(2 * gamma), 2)
+    """x^gamma for x >= 0, as a function of both: a few products for a small whole gamma, and a root for a half more."""
+    if is_constant(gamma, 0, *WHOLE_POWERS):
+        return lambda x, _: x ** int(gamma)
+    if is_constant(gamma, *(n + 1 / 2 for n in WHOLE_POWERS)):
         # The derivative of a root is infinite at 0.
-        return lambda x, _: x**whole * jnp.sqrt(at_least_tiny(x)) if half else x**whole
+        return lambda x, _: x ** int(gamma) * jnp.sqrt(at_least_tiny(x))
     # 0 where x is: a power of it with a traced gamma of 0 is 1.
     return lambda x, gamma: jnp.where(x > 0, jnp.where(x > 0, x, 1) ** gamma, (gamma == 0).astype(x.dtype))
 
 
 def _d_power(gamma: float | Array) -> Callable[[Array, Array], Array]:
     """gamma x^(gamma - 1), finite at 0."""
-    if isinstance(gamma, (int, float)) and gamma in range(9):
+    if is_constant(gamma, 0, *WHOLE_POWERS):
         n = int(gamma)
         return lambda x, _: n * x ** max(n - 1, 0)
     power = _power(gamma)

@@ -143,8 +143,8 @@ ALIKE: dict[str, Likeness] = {
     "explicit_sharding": same_way,
     "inside_shard_map": same_way,
 }
-# Before a change lands it is tried with one row of each family, but with more where it may be the numbers that are
-# wrong, and with none that is mapped as a quick one is where the contract does the same whatever the formula.
+# Before a change lands, a law is tried with one row of each family; with more if it is about numbers; and with none but
+# the quick ones if the contract sees to it in the same way for every formula.
 SLOW: dict[str, Likeness] = {"value": same_row, "gradient": same_loss, "precision": same_in_family}
 SLOW |= dict.fromkeys(("one_trace", "reductions", "weights", "zero_weight", "from_the_left"), same_way)
 for name, law in LAWS.items():

@@ -238,9 +238,12 @@ def weighted_bce_of_probability(y: Array, rest: Array, weight: Array, p: Array) 
     return -weight * y * log_probability(p) - rest * log_complement(p)
 
 
+WHOLE_POWERS = range(1, 9)  # those that are taken by products
+
+
 def power0(x: Array, a: float | Array) -> Array:
     """x^a for x >= 0, with derivatives 0 at x = 0, also where a < 1; rounding below 0 counts as 0."""
-    if is_constant(a, *range(1, 9)):
+    if is_constant(a, *WHOLE_POWERS):
         return x if a == 1 else jnp.maximum(x, 0) ** int(a)
     a = jnp.asarray(a, x.dtype)
     return jnp.where(x <= 0, (a == 0).astype(x.dtype), jnp.where(x <= 0, 1, x) ** a)

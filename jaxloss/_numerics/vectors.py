@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -104,37 +104,35 @@ def lengths_of_each(*vectors: Array) -> list[Length]:
 Form = Callable[..., list[Length]]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def lengths_as(form: Form, *vectors: Array) -> list[Length]:
-    """`lengths`, as this form finds them."""
-    return form(*vectors)
+Made = Callable[..., list[Array]]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def lengths_as(form: Form, made: Made, *parts: Array) -> list[Length]:
+    """The length of each of the vectors that are made of these parts, as this form finds it from the parts."""
+    return form(*parts)
 
 
 @lengths_as.defjvp
-def _(form: Form, primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[list[Length], list[Length]]:
-    return _with_slopes(lengths_as(form, *primals), primals, tangents)
-
-
-def _with_slopes(
-    found: list[Length], vectors: Sequence[Array], tangents: Sequence[Array]
+def _(
+    form: Form, made: Made, primals: tuple[Array, ...], tangents: tuple[Array, ...]
 ) -> tuple[list[Length], list[Length]]:
-    found = [Length(*map(saved_for_backward, length)) for length in found]
+    found = [Length(*map(saved_for_backward, length)) for length in lengths_as(form, made, *primals)]
     slopes = [
         jnp.sum(length.direction(x) * length.scale * dx)
-        for x, dx, length in zip(vectors, tangents, cpu.opaque(found), strict=True)
+        for x, dx, length in zip(*jax.jvp(made, primals, tangents), cpu.opaque(found), strict=True)
     ]
     return found, [Length(slope, jnp.zeros_like(slope)) for slope in slopes]
 
 
-def lengths(*vectors: Array) -> list[Length]:
-    """The length of each of these vectors."""
-    return lengths_as(lengths_of_each, *vectors)
+def as_they_are(*vectors: Array) -> list[Array]:
+    return list(vectors)
 
 
 @jax.vmap
 def unit(x: Array) -> Array:
     """The rows over their lengths; zeros remain, with derivative 0."""
-    (length,) = lengths(x)
+    (length,) = lengths_as(lengths_of_each, as_they_are, x)
     return length.unit_vector(x)
 
 
@@ -150,7 +148,8 @@ def distance(x: Array, y: Array, power: int = 2) -> Array:
 def distances(x: Array, *others: Array, power: int = 2) -> list[Array]:
     """Those of x from each of the others: together, since x is read once then."""
     if power == 2:
-        return [_size(x, y, length) for y, length in zip(others, _lengths_of_steps(x, *others), strict=True)]
+        found = lengths_as(_lengths_of_steps, _steps, x, *others)
+        return [_size(x, y, length) for y, length in zip(others, found, strict=True)]
     steps = _steps(x, *others)
     if power == 1:
         return [jnp.sum(abs0(e)) for e in steps]
@@ -195,25 +194,15 @@ def _sizes_of_step(x: Array, y: Array, most: Array) -> Array:
 
 
 def _lengths_of_steps_by_largest(x: Array, *others: Array) -> list[Length]:
-    # An infinite step has an infinite square, so it need be bounded only where there is one.
+    # An infinite step has an infinite square, so that it is bounded only where the scale is needed. The bound is one of
+    # the parts, since it, too, would be stored if two sums shared it.
     most = jnp.full((), jnp.finfo(x.dtype).max)
     return [rescaled(*cpu.length(x - y, inverse_unit, _sizes_of_step, x, y, most)) for y in others]
 
 
 @cpu.instead(_lengths_of_steps_by_largest, rows=True)
-def _found_of_steps(x: Array, *others: Array) -> list[Length]:
-    return lengths_of_each(*_steps(x, *others))
-
-
-@jax.custom_jvp
 def _lengths_of_steps(x: Array, *others: Array) -> list[Length]:
-    return _found_of_steps(x, *others)
-
-
-@_lengths_of_steps.defjvp
-def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[list[Length], list[Length]]:
-    dx, *others = tangents
-    return _with_slopes(_found_of_steps(*primals), _steps(*primals), [dx - dy for dy in others])
+    return lengths_of_each(*_steps(x, *others))
 
 
 @jax.custom_jvp

@@ -17,6 +17,7 @@ from jaxloss._numerics.derivatives import saved_for_backward
 from jaxloss._numerics.twofold import Twofold, halves
 from jaxloss._numerics.vectors import (
     Length,
+    as_they_are,
     constant_if_extreme,
     lengths_as,
     lengths_in_double,
@@ -33,13 +34,13 @@ def versine(x: Array, y: Array) -> Array:
 
 def versine_and_lengths(x: Array, y: Array) -> tuple[Array, Length, Length]:
     """`versine`, and the lengths of both vectors."""
-    one, other = lengths_as(_AT_ONCE.lengths, x, y)
+    one, other = lengths_as(_AT_ONCE.lengths, as_they_are, x, y)
     return _or_one(_versine(x, y, [one, other]), one, other), one, other
 
 
 def units_and_versine(x: Array, y: Array) -> tuple[Array, Array, Array]:
     """The vectors over their lengths, where zeros remain, and `versine`, with its derivative by those."""
-    one, other = lengths_as(_AT_ONCE.lengths, x, y)
+    one, other = lengths_as(_AT_ONCE.lengths, as_they_are, x, y)
     u, v = one.unit_vector(x), other.unit_vector(y)
     return u, v, _or_one(_by_units(u, v, x, y), one, other)
 
