@@ -316,11 +316,8 @@ def approx_ndcg(
     """
 
     def items(z: Array, row: _Items, temperature: float | Array) -> Array:
-        places, top = _ideal_places(row), _top(row)
-        again = row._replace(y=gpu.read_again(row.y, 2))  # so that the gains are found twice, and not stored
-        gains = divide_or_zero(_gains(row, top), _dcg(_gains(again, top), places, row))
         z = jnp.where(row.exists, z, -LARGEST)  # no item ranks behind one that does not exist
-        return _approx_ndcg(z, _for_items(temperature, z), row, places, gains)
+        return _approx_ndcg(z, _for_items(temperature, z), row)
 
     options = {"temperature": (temperature, POSITIVE)}
     return _of_lists(items, y_true, y_pred, axis, segments, options, RELEVANCES, **units)
@@ -365,14 +362,10 @@ def lambda_rank(
 
     def items(z: Array, row: _Items) -> Array:
         gains = _gains(row, _top(row))
+        # The order of relevances, and what a pair of them is worth: where two gains are equal, nothing.
+        shares = row._replace(y=jnp.where(row.exists, divide_or_zero(gains, _ideal(row)), jnp.nan))
         mean, spread = _discounts(jax.lax.stop_gradient(z), row)
-        worth = {
-            "gain": divide_or_zero(gains, _dcg(gains, _ideal_places(row), row)),
-            "score": jax.lax.stop_gradient(z),
-            "mean": mean,
-            "spread": spread,
-        }
-        return _over_pairs(_logistic, z, None, row, worth)
+        return _over_pairs(_logistic, z, None, shares, {"mean": mean, "spread": spread})
 
     return _of_lists(items, y_true, y_pred, axis, segments, None, RELEVANCES, **units)
 
@@ -495,9 +488,14 @@ def _of_pairs(term: Callable[[Any, Any], Any], items: Mapping[str, Array]) -> An
     return term(i, j)
 
 
-def _together(i: Any, j: Any, compared: Any = True) -> Any:
+def _together(i: Any, j: Any, compared: Array) -> Array:
     """Whether two items are in the same list, and what is compared holds."""
     return compared & (i.list == j.list) if hasattr(i, "list") else compared
+
+
+def _in_list(x: Array, i: Any, j: Any) -> Array:
+    """x, but 0 for two items of different lists."""
+    return jnp.where(i.list == j.list, x, 0) if hasattr(i, "list") else x
 
 
 def _pair(i: Any, j: Any) -> Array:
@@ -520,7 +518,7 @@ def _total_by_number(x: Array, row: Any) -> Array:
 
 @cpu.instead(_total_by_number, suits=whole)
 def _total_of_list(x: Array, row: _Items) -> Array:
-    return _each(jnp.sum, lambda i, j: jnp.where(_together(i, j), j.x, 0), row, x=x)
+    return _each(jnp.sum, lambda i, j: _in_list(j.x, i, j), row, x=x)
 
 
 def _sum_of_pairs(term: Callable[[Any, Any], Array], row: _Items, **more: Array | None) -> Array:
@@ -601,13 +599,12 @@ def _mean_over_pairs(cost: Callable[..., Array], z: Array, margin: Array | None,
     return _over_pairs(cost, z, margin, row, {"count": _for_items(jnp.maximum(count, 1), z)})
 
 
-def _priced(cost: Array, i: Any, j: Any) -> Array:
+def _priced(cost: Array, i: Any, j: Any, pair: Array) -> Array:
     """The cost of a pair, times what it is worth: the same whichever of them is the first."""
     if hasattr(i, "count"):
-        return cost / i.count
-    equal = i.score == j.score
-    change = jnp.abs(i.gain - j.gain) * jnp.where(equal, i.spread, jnp.abs(i.mean - j.mean))
-    return jnp.where(change > 0, change * cost, 0)
+        return jnp.where(pair, cost / i.count, 0)
+    worth = jnp.abs(i.y - j.y) * jnp.where(i.z == j.z, i.spread, jnp.abs(i.mean - j.mean))
+    return jnp.where(pair & (worth > 0), worth * cost, 0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -617,7 +614,7 @@ def _over_pairs(
     """The sum of cost(z_i - z_j, margin_i) over the pairs of a list, each times what it is worth."""
 
     def term(i: Any, j: Any) -> Array:
-        return jnp.where(_pair(i, j), _priced(cost(i.z - j.z, getattr(i, "margin", None)), i, j), 0)
+        return _priced(cost(i.z - j.z, getattr(i, "margin", None)), i, j, _pair(i, j))
 
     return _sum_of_pairs(term, row, z=z, margin=margin, **worth)
 
@@ -633,13 +630,13 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
         first = jnp.where(side > 0, k.margin, j.margin) if hasattr(k, "margin") else None
         ahead = side * (k.z - j.z)
         slope = jax.jvp(lambda ahead: cost(ahead, first), (ahead,), (jnp.ones_like(ahead),))[1]
-        return jnp.where(_together(k, j, jnp.abs(k.y - j.y) > 0), _priced(side * slope, k, j), 0)
+        return _priced(side * slope, k, j, _together(k, j, jnp.abs(k.y - j.y) > 0))
 
     def by_margin(i: Any, j: Any) -> Array:
         ahead = i.z - j.z
         margins = jnp.broadcast_to(i.margin, ahead.shape)
         slope = jax.jvp(lambda margin: cost(ahead, margin), (margins,), (jnp.ones_like(margins),))[1]
-        return jnp.where(_pair(i, j), _priced(slope, i, j), 0)
+        return _priced(slope, i, j, _pair(i, j))
 
     # Without a NaN: times 0, it would make a second derivative NaN.
     level = jnp.where(row.exists, row.y, 0)
@@ -682,9 +679,9 @@ def _drawn_in_order(z: Array, row: _Items) -> tuple[Array, Array]:
     share = 1 - order.nth.astype(z.dtype) / order.many.astype(z.dtype)  # the weight of those of the same relevance
     t = share * all_left + (1 - share) * lower * jnp.exp(n - m)
 
-    draws = running((-m, jnp.where(exists, 1 / t, 0)), order.list_begin, after=True)
+    draws = running((-m, jnp.where(exists, 1 / t, 0)), order.list_end, after=True)
     higher = sum_where((order.at == order.end) & (order.end < order.list_end), beside(draws, 1, 0))
-    n, draws = at_place(running(add(higher, (-m, share / t)), order.begin, after=True), order.begin)
+    n, draws = at_place(running(add(higher, (-m, share / t)), order.end, after=True), order.begin)
 
     terms, slopes = jnp.where(exists, jnp.log(t) + saturate(m - z), 0), order.put_back(jnp.exp(z + n) * draws - 1)
     if row.list is None:
@@ -726,49 +723,77 @@ def _is_left(i: Any, j: Any) -> Array:
 
 
 @jax.custom_jvp
-def _approx_ndcg(z: Array, temperature: Array, row: _Items, places: Array, gains: Array) -> Array:
-    return _total(gains * _lost(_behind(z, temperature, row), places), row)
+def _approx_ndcg(z: Array, temperature: Array, row: _Items) -> Array:
+    return _missed(z, temperature, row)[0]
 
 
 @_approx_ndcg.defjvp
 def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    z, temperature, row = primals
+    _, by_score, by_temperature = _missed(z, temperature, row)
+    return _approx_ndcg(*primals), _total(by_score * tangents[0] + by_temperature * tangents[1], row)
+
+
+def _missed_in_order(z: Array, temperature: Array, row: _Items) -> tuple[Array, Array, Array]:
+    several = [] if row.list is None else [temperature]  # else it is the same for all items
+    order, y, exists, z, *several = _sorted(-row.y, row, row.y, row.exists, z, *several)
+    (temperature,), lists = several or [temperature], order.list_begin if several else None
+    places = 1 + (order.at - order.list_begin).astype(z.dtype)
+    loss, *slopes = _missed_at(places, _before_in_order, z, temperature, _Items(y, exists, order.at, lists))
+    by_score, by_temperature = map(order.put_back, slopes)
+    return loss if lists is None else order.put_back(loss), by_score, by_temperature
+
+
+@by_sorting(_missed_in_order)
+def _missed(z: Array, temperature: Array, row: _Items) -> tuple[Array, Array, Array]:
+    """1 - NDCG, and how it grows with the scores and the temperatures of the items."""
+    return _missed_at(_ideal_places(row), _before, z, temperature, row)
+
+
+def _missed_at(
+    places: Array, before: Callable[[Any, Any], Array], z: Array, temperature: Array, row: _Items
+) -> tuple[Array, Array, Array]:
     # r_i moves by s_ij / T when z_j - z_i does, where s is the derivative of the sigmoid at that difference over T.
     # It is the same for both: with c_i, how fast the loss grows with r_i, the derivative with respect to z_k
     # is sum_j (c_j - c_k) s_kj / T.
-    z, temperature, row, places, gains = primals
-    behind = _behind(z, temperature, row)
+    top = _top(row)
+    again = row._replace(y=gpu.read_again(row.y, 2))  # so that the gains are found twice, and not stored
+    gains = divide_or_zero(_gains(row, top), _dcg(_gains(again, top), places, row))
+    inverse = jnp.minimum(1 / temperature, LARGEST)
+
+    def turn(i: Any, j: Any) -> Array:
+        # What j adds to the rank of i, less what it adds in the ideal order: so nothing cancels where all are almost
+        # in order.
+        side = jnp.where(before(j, i), -1, 1).astype(i.z.dtype)
+        return jnp.where(_together(i, j, i.place != j.place), side * sigmoid(side * _ahead(i, j)), 0)
+
+    behind = _each(jnp.sum, turn, row.apart(1), z=z, inverse=inverse)
     growth = jax.jvp(lambda behind: gains * _lost(behind, places), (behind,), (jnp.ones_like(behind),))[1]
 
     def by_score(k: Any, j: Any) -> Array:
-        # Of an item and itself it is 0 either way. What is selected is summed as it is found, and not stored first.
-        return jnp.where(_together(k, j, k.place != j.place), j.growth * _turn(j, k)[1] - k.growth * _turn(k, j)[1], 0)
+        return _in_list((j.growth - k.growth) * d_sigmoid(_ahead(k, j)), k, j)
 
     def by_temperature(i: Any, j: Any) -> Array:
-        ahead, slope = _turn(i, j)
-        return jnp.where(_together(i, j), -i.growth * slope * ahead, 0)
+        ahead = _ahead(i, j)
+        return _in_list(-i.growth * d_sigmoid(ahead) * ahead, i, j)
 
-    slope = _each(jnp.sum, by_score, row, z=z, temperature=temperature, growth=growth) * tangents[0]
-    slope += _each(jnp.sum, by_temperature, row, z=z, temperature=temperature, growth=growth) * tangents[1]
-    return _approx_ndcg(*primals), _total(slope, row)
-
-
-def _turn(i: Any, j: Any) -> tuple[Array, Array]:
-    """How far j is ahead of i in temperatures, and the derivative of the rank of i by that score."""
-    # Beyond that the sigmoid is 0 or 1, and the quotient might be infinite.
-    ahead = jnp.clip(j.z - i.z, -1000 * i.temperature, 1000 * i.temperature) / i.temperature
-    return ahead, d_sigmoid(ahead) / i.temperature
+    items = {"z": z, "inverse": inverse, "growth": growth}
+    slope, other = (_each(jnp.sum, by, row, **items) * inverse for by in (by_score, by_temperature))
+    return _total(gains * _lost(behind, places), row), slope, other
 
 
-def _behind(z: Array, temperature: Array, row: _Items) -> Array:
-    """How much behind its ideal place an item is, by those that should be before it and by the others: nothing cancels
-    where all are almost in order."""
+def _ahead(i: Any, j: Any) -> Array:
+    """How far j is ahead of i, in temperatures. Beyond a thousand the sigmoid is 0 or 1."""
+    return jnp.clip((j.z - i.z) * i.inverse, -1000, 1000)
 
-    def term(i: Any, j: Any) -> Array:
-        side = jnp.where(_before(j, i), -1, 1).astype(i.z.dtype)
-        ahead = jnp.clip(side * (j.z - i.z), -1000 * i.temperature, 1000 * i.temperature)
-        return jnp.where(_together(i, j, i.place != j.place), side * sigmoid(ahead / i.temperature), 0)
 
-    return _each(jnp.sum, term, row.apart(1), z=z, temperature=temperature)
+def _before(i: Any, j: Any) -> Array:
+    """Whether i should stand before j."""
+    return (i.y > j.y) | ((i.y == j.y) & (i.place < j.place))
+
+
+def _before_in_order(i: Any, j: Any) -> Array:
+    return i.place < j.place
 
 
 def _lost(behind: Array, places: Array) -> Array:
@@ -777,14 +802,25 @@ def _lost(behind: Array, places: Array) -> Array:
     return math.log(2) * jnp.log1p(behind / (1 + places)) / (log * jnp.log1p(places + behind))
 
 
-def _before(i: Any, j: Any) -> Array:
-    """Whether i should stand before j."""
-    return _together(i, j, (i.y > j.y) | ((i.y == j.y) & (i.place < j.place)))
-
-
 def _ideal_places(row: _Items) -> Array:
     """Where the items stand in the ideal order, from 1 on."""
-    return 1 + _each(jnp.sum, lambda i, j: _before(j, i).astype(i.y.dtype), row)
+    return 1 + _each(jnp.sum, lambda i, j: _together(i, j, _before(j, i)).astype(i.y.dtype), row)
+
+
+def _ideal_in_order(row: _Items) -> Array:
+    order, y, exists = _sorted(-row.y, row, row.y, row.exists)
+    lists = None if row.list is None else order.list_begin
+    row = _Items(y, exists, order.at, lists)
+    gains = _gains(row, _top(row)) / jnp.log2(2 + (order.at - order.list_begin).astype(y.dtype))
+    if lists is None:
+        return jnp.broadcast_to(jnp.sum(gains), y.shape)
+    return order.put_back(totals(gains, order.list_begin, order.list_end))
+
+
+@by_sorting(_ideal_in_order)
+def _ideal(row: _Items) -> Array:
+    """The largest sum of discounted gains that the list of each item can have."""
+    return _dcg(_gains(row, _top(row)), _ideal_places(row), row)
 
 
 def _top(row: _Items) -> Array:
@@ -809,9 +845,8 @@ def _discounts_in_order(z: Array, row: _Items) -> tuple[Array, Array]:
     (order,) = _sorted(jnp.where(row.exists, -z, jnp.nan), row)
     discount = 1 / jnp.log2(2 + (order.at - order.list_begin).astype(z.dtype))
     nth, many = (x.astype(z.dtype) for x in (order.nth, order.many))
-    mean = totals(discount, order.begin, order.end) / many
-    spread = totals((many - 1 - 2 * nth) * discount, order.begin, order.end)
-    return order.put_back(mean), order.put_back(spread / jnp.maximum(many * (many - 1) / 2, 1))
+    sums, ahead = totals((discount, (many - 1 - 2 * nth) * discount), order.begin, order.end)
+    return order.put_back(sums / many), order.put_back(ahead / jnp.maximum(many * (many - 1) / 2, 1))
 
 
 @by_sorting(_discounts_in_order)

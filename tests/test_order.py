@@ -45,7 +45,7 @@ def test_sums_along_a_row(sizes: tuple[int, ...], after: bool, machine: str):
 
     @jax.jit
     def found(m: Any, s: Any) -> Any:
-        sums = running((m, s), jnp.asarray(begin), after)
+        sums = running((m, s), jnp.asarray(end if after else begin), after)
         of_all = at_place(sums, jnp.asarray(begin if after else end), after=not after)
         return sums, of_all
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -62,54 +63,65 @@ def sum_where(condition: Array, x: Sum) -> Sum:
     return jnp.where(condition, m, -jnp.finfo(m.dtype).max), jnp.where(condition, s, 0)
 
 
-def running(x: Sum, stretch: Array, after: bool = False) -> Sum:
+def running(x: Sum, edge: Array, after: bool = False) -> Sum:
     """The sum of each entry and all before it in its stretch; or all after it.
 
-    stretch: a number of each stretch, at all of its places, such as where it begins.
+    edge: the place at which the stretch of each entry begins; or ends.
     """
+    return _running(add, sum_where, x, edge, after)
 
-    def in_turn(x: Sum, stretch: Array) -> Sum:
-        def step(state: tuple[Array, Sum], entry: tuple[Array, Sum]) -> tuple[tuple[Array, Sum], Sum]:
+
+def _running(add: Callable[..., Any], where: Callable[..., Any], x: Any, edge: Array, after: bool) -> Any:
+    def in_turn(x: Any, edge: Array) -> Any:
+        def step(state: tuple[Array, Any], entry: tuple[Array, Any]) -> tuple[tuple[Array, Any], Any]:
             (known, total), (here, term) = state, entry
-            total = add(sum_where(known == here, total), term)
+            total = add(where(known == here, total), term)
             return (here, total), total
 
         with x64():  # as one sum of thousands of terms, it needs more digits
-            entries = mesh.varying((stretch, jax.tree.map(lambda part: part.astype(jnp.float64), x)))
+            entries = mesh.varying((edge, jax.tree.map(lambda part: part.astype(jnp.float64), x)))
             none = mesh.varying(jax.tree.map(lambda part: jnp.full((), -1, part.dtype), entries), entries)
-            m, s = jax.lax.scan(step, none, entries, reverse=after)[1]
-            return m.astype(x[0].dtype), s.astype(x[1].dtype)
+            sums = jax.lax.scan(step, none, entries, reverse=after)[1]
+            return jax.tree.map(lambda part, like: part.astype(like.dtype), sums, x)
 
     @cpu.instead(in_turn)
-    def by_doubling(x: Sum, stretch: Array) -> Sum:
-        for by in _powers_of_two(stretch.size, after):
-            same = stretch == beside(stretch, by, -1)
-            x = add(sum_where(same, beside(x, by, 0)), x)
+    def by_doubling(x: Any, edge: Array) -> Any:
+        away = _away(edge)
+        for by in _powers_of_two(edge.size, after):
+            x = add(where(away >= abs(by), beside(x, by, 0)), x)
         return x
 
-    return by_doubling(x, stretch)
+    return by_doubling(x, edge)
 
 
-def at_place(x: Sum, place: Array, after: bool = False) -> Sum:
-    """That of one place of each stretch, for all of it: of its first entry, or of its last."""
+def at_place(x: Any, place: Array, after: bool = False) -> Any:
+    """What stands at one place of each stretch, for all of it: at its first entry, or at its last."""
 
-    def by_doubling(x: Sum, place: Array) -> Sum:
-        away = jnp.abs(jnp.arange(place.size) - place)
+    def by_doubling(x: Any, place: Array) -> Any:
+        away = _away(place)
         for by in _powers_of_two(place.size, after):
             x = jax.tree.map(functools.partial(jnp.where, away >= abs(by)), beside(x, by, 0), x)
         return x
 
     @tpu.instead(by_doubling)  # since it reads one number after the other
-    def read(x: Sum, place: Array) -> Sum:
-        m, s = (jnp.take_along_axis(part, place, -1, mode="promise_in_bounds") for part in x)
-        return m, s
+    def read(x: Any, place: Array) -> Any:
+        return jax.tree.map(lambda part: jnp.take_along_axis(part, place, -1, mode="promise_in_bounds"), x)
 
     return read(x, place)
 
 
-def totals(x: Array, begin: Array, end: Array) -> Array:
-    """The sum of numbers over each stretch, for all of it."""
-    return at_place(running((jnp.zeros_like(x), x), begin), end, after=True)[1]
+def totals(x: Any, begin: Array, end: Array) -> Any:
+    """The sums of numbers over each stretch, for all of it."""
+    sums = _running(functools.partial(jax.tree.map, jnp.add), _or_zero, x, begin, False)
+    return at_place(sums, end, after=True)
+
+
+def _or_zero(condition: Array, x: Any) -> Any:
+    return jax.tree.map(lambda part: jnp.where(condition, part, 0), x)
+
+
+def _away(place: Array) -> Array:
+    return jnp.abs(jnp.arange(place.size) - place)
 
 
 def _powers_of_two(size: int, after: bool) -> list[int]:
