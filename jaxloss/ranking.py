@@ -565,12 +565,21 @@ class _Order(NamedTuple):
         """Of those that are equal, from 0 on."""
         return self.at - self.begin
 
+    @property
+    def nth_of_list(self) -> Array:
+        """From 1 on."""
+        return self.at - self.list_begin + 1
+
+    def items(self, y: Array, row: _Items) -> _Items:
+        """Those of a row, by their relevances in this order."""
+        return _Items(y, ~jnp.isnan(y), self.at, row.list if row.list is None else self.list_begin)
+
     def put_back(self, x: Array) -> Array:
         return put_back(self.place, x)
 
 
 def _sorted(key: Array, row: _Items, *others: Array) -> tuple[Any, ...]:
-    """The order by a key, which is NaN for items that do not exist, and others in it."""
+    """The order by a key, which is NaN for items that do not exist; the key and others in it."""
     at, lists = row.place, [] if row.list is None else [row.list]
     place, key, *rest = in_order(key, key, *others, *lists)
     new, of_list = at == 0, (jnp.zeros_like(at), jnp.full_like(at, at.size - 1))
@@ -579,7 +588,7 @@ def _sorted(key: Array, row: _Items, *others: Array) -> tuple[Any, ...]:
         _, ids, place, key, *rest = in_order(ids, ids, place, key, *rest)
         new |= ids != beside(ids, -1, 0)
         of_list = stretches(new)
-    return _Order(at, place, *of_list, *stretches(new | (key != beside(key, -1, 0)))), *rest
+    return _Order(at, place, *of_list, *stretches(new | (key != beside(key, -1, 0)))), key, *rest
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -599,11 +608,11 @@ def _mean_over_pairs(cost: Callable[..., Array], z: Array, margin: Array | None,
     return _over_pairs(cost, z, margin, row, {"count": _for_items(jnp.maximum(count, 1), z)})
 
 
-def _priced(cost: Array, i: Any, j: Any, pair: Array) -> Array:
-    """The cost of a pair, times what it is worth: the same whichever of them is the first."""
+def _priced(cost: Array, i: Any, j: Any, pair: Array, step: Array) -> Array:
+    """The cost of a pair, times what it is worth by the step from one relevance to the other."""
     if hasattr(i, "count"):
         return jnp.where(pair, cost / i.count, 0)
-    worth = jnp.abs(i.y - j.y) * jnp.where(i.z == j.z, i.spread, jnp.abs(i.mean - j.mean))
+    worth = jnp.abs(step) * jnp.where(i.z == j.z, i.spread, jnp.abs(i.mean - j.mean))
     return jnp.where(pair & (worth > 0), worth * cost, 0)
 
 
@@ -614,7 +623,7 @@ def _over_pairs(
     """The sum of cost(z_i - z_j, margin_i) over the pairs of a list, each times what it is worth."""
 
     def term(i: Any, j: Any) -> Array:
-        return _priced(cost(i.z - j.z, getattr(i, "margin", None)), i, j, _pair(i, j))
+        return _priced(cost(i.z - j.z, getattr(i, "margin", None)), i, j, _pair(i, j), i.y - j.y)
 
     return _sum_of_pairs(term, row, z=z, margin=margin, **worth)
 
@@ -626,17 +635,18 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
     z, margin, row, worth = primals
 
     def by_score(k: Any, j: Any) -> Array:
-        side = jnp.sign(k.level - j.level)
+        step = k.level - j.level
+        side = jnp.sign(step)
         first = jnp.where(side > 0, k.margin, j.margin) if hasattr(k, "margin") else None
         ahead = side * (k.z - j.z)
         slope = jax.jvp(lambda ahead: cost(ahead, first), (ahead,), (jnp.ones_like(ahead),))[1]
-        return _priced(side * slope, k, j, _together(k, j, jnp.abs(k.y - j.y) > 0))
+        return _priced(side * slope, k, j, _together(k, j, jnp.abs(k.y - j.y) > 0), step)
 
     def by_margin(i: Any, j: Any) -> Array:
         ahead = i.z - j.z
         margins = jnp.broadcast_to(i.margin, ahead.shape)
         slope = jax.jvp(lambda margin: cost(ahead, margin), (margins,), (jnp.ones_like(margins),))[1]
-        return _priced(slope, i, j, _pair(i, j))
+        return _priced(slope, i, j, _pair(i, j), i.y - j.y)
 
     # Without a NaN: times 0, it would make a second derivative NaN.
     level = jnp.where(row.exists, row.y, 0)
@@ -671,7 +681,8 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array
 
 
 def _drawn_in_order(z: Array, row: _Items) -> tuple[Array, Array]:
-    order, exists, z = _sorted(row.y, row, row.exists, z)
+    order, y, z = _sorted(row.y, row, z)
+    exists = ~jnp.isnan(y)
     z = jnp.where(exists, z, -LARGEST)
     left = running((z, jnp.ones_like(z)), order.list_begin)
     n, lower = at_place(sum_where(order.begin > order.list_begin, beside(left, -1, 0)), order.begin)
@@ -736,12 +747,11 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array
 
 def _missed_in_order(z: Array, temperature: Array, row: _Items) -> tuple[Array, Array, Array]:
     several = [] if row.list is None else [temperature]  # else it is the same for all items
-    order, y, exists, z, *several = _sorted(-row.y, row, row.y, row.exists, z, *several)
-    (temperature,), lists = several or [temperature], order.list_begin if several else None
-    places = 1 + (order.at - order.list_begin).astype(z.dtype)
-    loss, *slopes = _missed_at(places, _before_in_order, z, temperature, _Items(y, exists, order.at, lists))
+    order, key, z, *several = _sorted(-row.y, row, z, *several)
+    (temperature,), places = several or [temperature], order.nth_of_list.astype(z.dtype)
+    loss, *slopes = _missed_at(places, _before_in_order, z, temperature, order.items(-key, row))
     by_score, by_temperature = map(order.put_back, slopes)
-    return loss if lists is None else order.put_back(loss), by_score, by_temperature
+    return loss if row.list is None else order.put_back(loss), by_score, by_temperature
 
 
 @by_sorting(_missed_in_order)
@@ -808,12 +818,11 @@ def _ideal_places(row: _Items) -> Array:
 
 
 def _ideal_in_order(row: _Items) -> Array:
-    order, y, exists = _sorted(-row.y, row, row.y, row.exists)
-    lists = None if row.list is None else order.list_begin
-    row = _Items(y, exists, order.at, lists)
-    gains = _gains(row, _top(row)) / jnp.log2(2 + (order.at - order.list_begin).astype(y.dtype))
-    if lists is None:
-        return jnp.broadcast_to(jnp.sum(gains), y.shape)
+    order, key = _sorted(-row.y, row)
+    row = order.items(-key, row)
+    gains = _gains(row, _top(row)) / jnp.log2(1 + order.nth_of_list.astype(key.dtype))
+    if row.list is None:
+        return jnp.broadcast_to(jnp.sum(gains), key.shape)
     return order.put_back(totals(gains, order.list_begin, order.list_end))
 
 
@@ -842,8 +851,8 @@ def _dcg(gains: Array, places: Array, row: _Items) -> Array:
 
 
 def _discounts_in_order(z: Array, row: _Items) -> tuple[Array, Array]:
-    (order,) = _sorted(jnp.where(row.exists, -z, jnp.nan), row)
-    discount = 1 / jnp.log2(2 + (order.at - order.list_begin).astype(z.dtype))
+    order, _ = _sorted(jnp.where(row.exists, -z, jnp.nan), row)
+    discount = 1 / jnp.log2(1 + order.nth_of_list.astype(z.dtype))
     nth, many = (x.astype(z.dtype) for x in (order.nth, order.many))
     sums, ahead = totals((discount, (many - 1 - 2 * nth) * discount), order.begin, order.end)
     return order.put_back(sums / many), order.put_back(ahead / jnp.maximum(many * (many - 1) / 2, 1))

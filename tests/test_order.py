@@ -13,7 +13,9 @@ from contract import close
 from jaxloss._numerics.order import at_place, in_order, put_back, running
 
 KEYS = {
-    "float32": np.array([0.5, 0, -1, -0.0, 3e38, 1, np.inf, 1e-37, -3e38, np.nan, -np.inf, 1, 0.5, -1e-37], np.float32),
+    "float32": np.array(
+        [0.5, 0, -1, -0.0, 3e38, 1, np.inf, 1e-37, -np.nan, np.nan, -np.inf, 1, 0.5, -1e-37], np.float32
+    ),
     "int32": np.array([3, -1, 2**31 - 1, 0, -1, -(2**31), 3], np.int32),
     "float16": np.array([0.5, -2, 0.5, 0], np.float16),
 }
@@ -22,7 +24,7 @@ KEYS = {
 @pytest.mark.parametrize("machine", ["cpu", "tpu"], indirect=True)
 @pytest.mark.parametrize("dtype", KEYS)
 def test_in_order(dtype: str, machine: str):
-    """Equal numbers, 0 and -0 among them, as they stand; and back again."""
+    """Equal numbers, 0 and -0 among them, as they stand, NaN of either sign last; and back again."""
     key = np.stack([KEYS[dtype], KEYS[dtype][::-1]])
     wanted = np.argsort(key, kind="stable")
     order, found, flags = jax.jit(in_order)(key, key, key > 0)

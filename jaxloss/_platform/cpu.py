@@ -410,12 +410,13 @@ def in_order(key: Array, *others: Array) -> tuple[Array, ...]:
     """The places of keys in ascending order, and others in this order.
 
     The bits of a float are its sign and an integer that rises with its size. So it becomes an integer, 0 and -0 the
-    same; and with its place each makes one integer of 64 bits.
+    same, and NaN of either sign the last; and with its place each makes one integer of 64 bits.
     """
     place = jnp.broadcast_to(jnp.arange(key.shape[-1]), key.shape)
     bits = jax.lax.bitcast_convert_type(key, jnp.int32)
     if jnp.issubdtype(key.dtype, jnp.floating):
         bits = jax.lax.select(bits < 0, jnp.iinfo(jnp.int32).min - bits, bits)
+        bits = jnp.where(jnp.isnan(key), jnp.iinfo(jnp.int32).max, bits)
     with x64():
         joined = jax.lax.sort(bits.astype(jnp.int64) << 32 | place.astype(jnp.int64), is_stable=False)
         place = (joined & 0xFFFFFFFF).astype(place.dtype)
