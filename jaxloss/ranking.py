@@ -41,7 +41,7 @@ from jaxloss._numerics.order import (
     totals,
 )
 from jaxloss._numerics.rows import Row, Targets, cross_entropy, row_sum, zero_at_zero
-from jaxloss._platform import apart, by_sorting, cpu, gpu, whole
+from jaxloss._platform import apart, by_sorting, cpu, gpu, tpu, whole
 from jaxloss._platform.mesh import laid_out_as, moved_as
 from jaxloss.contract import (
     ANY,
@@ -612,8 +612,8 @@ def _priced(cost: Array, i: Any, j: Any, pair: Array, step: Array) -> Array:
     """The cost of a pair, times what it is worth by the step from one relevance to the other."""
     if hasattr(i, "count"):
         return jnp.where(pair, cost / i.count, 0)
-    worth = jnp.abs(step) * jnp.where(i.z == j.z, i.spread, jnp.abs(i.mean - j.mean))
-    return jnp.where(pair & (worth > 0), worth * cost, 0)
+    worth = jnp.where(pair, jnp.abs(step) * jnp.where(i.z == j.z, i.spread, jnp.abs(i.mean - j.mean)), 0)
+    return jnp.where(worth > 0, worth * cost, 0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -650,7 +650,8 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
 
     # Without a NaN: times 0, it would make a second derivative NaN.
     level = jnp.where(row.exists, row.y, 0)
-    slope = _each(jnp.sum, by_score, row, z=z, margin=margin, level=level, **worth) * tangents[0]
+    again = {name: gpu.read_again(x, 3) for name, x in {"z": z, "level": level, **worth}.items()}
+    slope = _each(jnp.sum, by_score, row, margin=margin, **again) * tangents[0]
     if margin is not None:
         slope += _each(jnp.sum, by_margin, row, z=z, margin=margin, **worth) * tangents[1]
     return _over_pairs(cost, *primals), _total(slope, row)
@@ -754,7 +755,7 @@ def _missed_in_order(z: Array, temperature: Array, row: _Items) -> tuple[Array, 
     return loss if row.list is None else order.put_back(loss), by_score, by_temperature
 
 
-@by_sorting(_missed_in_order)
+@tpu.instead(_missed_in_order, suits=whole)  # a CPU compares as fast, and adds with less rounding in any order but this
 def _missed(z: Array, temperature: Array, row: _Items) -> tuple[Array, Array, Array]:
     """1 - NDCG, and how it grows with the scores and the temperatures of the items."""
     return _missed_at(_ideal_places(row), _before, z, temperature, row)
