@@ -12,11 +12,11 @@ import jaxloss
 
 # Rows of logits, sets, vectors, boxes, what a mask of lists says, their pairs, and sorted errors.
 QUICK = ("cce-one_hot_logits", "sparse_cce-all", "sup_con", "circle", "cosine_distance", "giou", "list_softmax")
-QUICK += ("list_mle", "lovasz_softmax")
+QUICK += ("list_mle", "approx_ndcg", "lovasz_softmax")
 MORE = ("cce-logits", "sparse_cce-logits", "categorical_focal-one_hot_logits", "poly1-logits", "distillation", "byol")
 MORE += ("kl_divergence-logits", "linear_cce-all", "info_nce-chunk", "clip", "multi_similarity", "triplet", "ranknet")
 MORE += ("barlow_twins", "bce-logit", "tversky", "cce-probabilities", "multilabel_margin", "vicreg")
-MORE += ("approx_ndcg", "lambda_rank", "iou_log")
+MORE += ("lambda_rank", "iou_log")
 WHAT = ("value", "gradient")
 # Hard inputs that no other form meets: double precision, and the excess of a row joined from parts.
 EXACT = [("gpu", name, "hard_inputs") for name in ("cosine_distance", "byol", "sparse_cce-logits")]

@@ -457,6 +457,14 @@ def test_segments_with_options_of_their_own(name: str):
     close(got, (lists.placed(alone[0]), lists.summed(alone[1])), "an option for each list", rtol=2e-6, atol=2e-7)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["tpu"], indirect=True)
+def test_segments_in_the_ideal_order(machine: str):
+    """A TPU puts the lists of a row beside each other, and their items and options in the ideal order."""
+    test_segments_are_rows_of_their_own("approx_ndcg", True)
+    test_segments_with_options_of_their_own("approx_ndcg")
+
+
 def test_segments_along_an_axis_and_mapped():
     lists = Packed.of(masked=False)
     want = jl.lambda_rank(*lists[:2], segments=lists.segments, reduction="none")
