@@ -755,7 +755,8 @@ def _missed_in_order(z: Array, temperature: Array, row: _Items) -> tuple[Array, 
     return loss if row.list is None else order.put_back(loss), by_score, by_temperature
 
 
-@tpu.instead(_missed_in_order, suits=whole)  # a CPU compares as fast, and adds with less rounding in any order but this
+# Elsewhere two items are compared as fast, and a sum that begins with all that is below 0 rounds more.
+@tpu.instead(_missed_in_order, suits=whole)
 def _missed(z: Array, temperature: Array, row: _Items) -> tuple[Array, Array, Array]:
     """1 - NDCG, and how it grows with the scores and the temperatures of the items."""
     return _missed_at(_ideal_places(row), _before, z, temperature, row)
@@ -764,13 +765,10 @@ def _missed(z: Array, temperature: Array, row: _Items) -> tuple[Array, Array, Ar
 def _missed_at(
     places: Array, before: Callable[[Any, Any], Array], z: Array, temperature: Array, row: _Items
 ) -> tuple[Array, Array, Array]:
-    # r_i moves by s_ij / T when z_j - z_i does, where s is the derivative of the sigmoid at that difference over T.
-    # It is the same for both: with c_i, how fast the loss grows with r_i, the derivative with respect to z_k
-    # is sum_j (c_j - c_k) s_kj / T.
     top = _top(row)
     again = row._replace(y=gpu.read_again(row.y, 2))  # so that the gains are found twice, and not stored
     gains = divide_or_zero(_gains(row, top), _dcg(_gains(again, top), places, row))
-    inverse = jnp.minimum(1 / temperature, LARGEST)
+    inverse = jnp.minimum(1 / temperature, LARGEST)  # finite, since equal scores are 0 apart
 
     def turn(i: Any, j: Any) -> Array:
         # What j adds to the rank of i, less what it adds in the ideal order: so nothing cancels where all are almost
@@ -781,6 +779,9 @@ def _missed_at(
     behind = _each(jnp.sum, turn, row.apart(1), z=z, inverse=inverse)
     growth = jax.jvp(lambda behind: gains * _lost(behind, places), (behind,), (jnp.ones_like(behind),))[1]
 
+    # r_i moves by s_ij / T when z_j - z_i does, where s is the derivative of the sigmoid at that difference over T.
+    # It is the same for both: with c_i, how fast the loss grows with r_i, the derivative with respect to z_k
+    # is sum_j (c_j - c_k) s_kj / T.
     def by_score(k: Any, j: Any) -> Array:
         return _in_list((j.growth - k.growth) * d_sigmoid(_ahead(k, j)), k, j)
 
