@@ -682,8 +682,7 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array
 
 
 def _drawn_in_order(z: Array, row: _Items) -> tuple[Array, Array]:
-    order, y, z = _sorted(row.y, row, z)
-    exists = ~jnp.isnan(y)
+    order, _, exists, z = _sorted(row.y, row, row.exists, z)
     z = jnp.where(exists, z, -LARGEST)
     left = running((z, jnp.ones_like(z)), order.list_begin)
     n, lower = at_place(sum_where(order.begin > order.list_begin, beside(left, -1, 0)), order.begin)
