@@ -362,7 +362,7 @@ def lambda_rank(
 
     def items(z: Array, row: _Items) -> Array:
         gains = _gains(row, _top(row))
-        # The order of relevances, and what a pair of them is worth: where two gains are equal, nothing.
+        # Gains have the order of relevances, and where two of them are equal the pair is worth nothing.
         shares = row._replace(y=jnp.where(row.exists, divide_or_zero(gains, _ideal(row)), jnp.nan))
         mean, spread = _discounts(jax.lax.stop_gradient(z), row)
         return _over_pairs(_logistic, z, None, shares, {"mean": mean, "spread": spread})
@@ -567,11 +567,11 @@ class _Order(NamedTuple):
 
     @property
     def nth_of_list(self) -> Array:
-        """From 1 on."""
+        """The place in its list, from 1 on."""
         return self.at - self.list_begin + 1
 
     def items(self, y: Array, row: _Items) -> _Items:
-        """Those of a row, by their relevances in this order."""
+        """The items of the row in this order, where their relevances are y."""
         return _Items(y, ~jnp.isnan(y), self.at, row.list if row.list is None else self.list_begin)
 
     def put_back(self, x: Array) -> Array:
@@ -609,7 +609,7 @@ def _mean_over_pairs(cost: Callable[..., Array], z: Array, margin: Array | None,
 
 
 def _priced(cost: Array, i: Any, j: Any, pair: Array, step: Array) -> Array:
-    """The cost of a pair, times what it is worth by the step from one relevance to the other."""
+    """The cost of a pair times what it is worth, which may depend on the step between their relevances."""
     if hasattr(i, "count"):
         return jnp.where(pair, cost / i.count, 0)
     worth = jnp.where(pair, jnp.abs(step) * jnp.where(i.z == j.z, i.spread, jnp.abs(i.mean - j.mean)), 0)
@@ -650,8 +650,9 @@ def _(cost: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any,
 
     # Without a NaN: times 0, it would make a second derivative NaN.
     level = jnp.where(row.exists, row.y, 0)
-    again = {name: gpu.read_again(x, 3) for name, x in {"z": z, "level": level, **worth}.items()}
-    slope = _each(jnp.sum, by_score, row, margin=margin, **again) * tangents[0]
+    # So that what pairs are worth is found anew: what it has in common with the value would be stored for each pair.
+    again = {name: gpu.read_again(x, 3) for name, x in worth.items()}
+    slope = _each(jnp.sum, by_score, row, z=z, margin=margin, level=level, **again) * tangents[0]
     if margin is not None:
         slope += _each(jnp.sum, by_margin, row, z=z, margin=margin, **worth) * tangents[1]
     return _over_pairs(cost, *primals), _total(slope, row)
@@ -767,7 +768,7 @@ def _missed_at(
     top = _top(row)
     again = row._replace(y=gpu.read_again(row.y, 2))  # so that the gains are found twice, and not stored
     gains = divide_or_zero(_gains(row, top), _dcg(_gains(again, top), places, row))
-    inverse = jnp.minimum(1 / temperature, LARGEST)  # finite, since equal scores are 0 apart
+    inverse = jnp.minimum(1 / temperature, LARGEST)  # finite: equal scores are 0 apart, and 0 times infinity is NaN
 
     def turn(i: Any, j: Any) -> Array:
         # What j adds to the rank of i, less what it adds in the ideal order: so nothing cancels where all are almost

@@ -14,7 +14,7 @@ from jaxloss._numerics.order import at_place, in_order, put_back, running
 
 KEYS = {
     "float32": np.array(
-        [0.5, 0, -1, -0.0, 3e38, 1, np.inf, 1e-37, -np.nan, np.nan, -np.inf, 1, 0.5, -1e-37], np.float32
+        [0.5, 0, -1, -0.0, 3e38, 1, np.inf, 1e-37, -np.nan, -3e38, np.nan, -np.inf, 1, 0.5, -1e-37], np.float32
     ),
     "int32": np.array([3, -1, 2**31 - 1, 0, -1, -(2**31), 3], np.int32),
     "float16": np.array([0.5, -2, 0.5, 0], np.float16),

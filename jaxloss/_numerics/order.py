@@ -66,16 +66,16 @@ def sum_where(condition: Array, x: Sum) -> Sum:
 def running(x: Sum, edge: Array, after: bool = False) -> Sum:
     """The sum of each entry and all before it in its stretch; or all after it.
 
-    edge: the place at which the stretch of each entry begins; or ends.
+    edge: where the stretch of each entry begins; with `after`, where it ends.
     """
     return _running(add, sum_where, x, edge, after)
 
 
-def _running(add: Callable[..., Any], where: Callable[..., Any], x: Any, edge: Array, after: bool) -> Any:
+def _running(join: Callable[..., Any], where: Callable[..., Any], x: Any, edge: Array, after: bool) -> Any:
     def in_turn(x: Any, edge: Array) -> Any:
         def step(state: tuple[Array, Any], entry: tuple[Array, Any]) -> tuple[tuple[Array, Any], Any]:
             (known, total), (here, term) = state, entry
-            total = add(where(known == here, total), term)
+            total = join(where(known == here, total), term)
             return (here, total), total
 
         with x64():  # as one sum of thousands of terms, it needs more digits
@@ -88,7 +88,7 @@ def _running(add: Callable[..., Any], where: Callable[..., Any], x: Any, edge: A
     def by_doubling(x: Any, edge: Array) -> Any:
         away = _away(edge)
         for by in _powers_of_two(edge.size, after):
-            x = add(where(away >= abs(by), beside(x, by, 0)), x)
+            x = join(where(away >= abs(by), beside(x, by, 0)), x)
         return x
 
     return by_doubling(x, edge)
