@@ -55,9 +55,10 @@ APPLIES: dict[str, Callable[[Row], bool]] = {}
 LIKENESS: dict[str, tuple[Likeness, Likeness]] = {}
 
 
-def mostly_slow(values: Iterable[Any], *quick: Any) -> list[Any]:
-    """The values for `pytest.mark.parametrize`: all but the quick ones wait for the slow tests."""
-    return [pytest.param(x, marks=[] if x in quick else pytest.mark.slow) for x in values]
+def mostly_slow(values: Iterable[Any], *quick: Any, nightly: Iterable[Any] = ()) -> list[Any]:
+    """The values for `pytest.mark.parametrize`: all but the quick ones wait for the slow tests, or for the night."""
+    late = [pytest.mark.nightly if x in nightly else pytest.mark.slow for x in values]
+    return [pytest.param(x, marks=[] if x in quick else mark) for x, mark in zip(values, late, strict=True)]
 
 
 def when(
@@ -145,8 +146,9 @@ ALIKE: dict[str, Likeness] = {
 }
 # Before a change lands, a law is tried with one row of each family; with more if it is about numbers; and with none but
 # the quick ones if the contract sees to it in the same way for every formula.
-SLOW: dict[str, Likeness] = {"value": same_row, "gradient": same_loss, "precision": same_in_family}
+SLOW: dict[str, Likeness] = {"value": same_row, "gradient": same_loss}
 SLOW |= dict.fromkeys(("one_trace", "reductions", "weights", "zero_weight", "from_the_left"), same_way)
+SLOW |= dict.fromkeys(("transformations", "one_example", "automatic_sharding", "inside_shard_map"), same_way)
 for name, law in LAWS.items():
     check(LAW_APPLIES[name], ALIKE[name], SLOW.get(name, same_family))(law)
 
@@ -279,7 +281,7 @@ def options_refused(row: Row, loss: Loss) -> None:
 # What it computes
 
 
-@check(alike=same_way)
+@check(alike=same_way, slow=same_way)
 def debug_modes(row: Row, loss: Loss) -> None:
     """jax.debug_nans has nothing to report, and jax.checking_leaks finds no leak."""
     hard = row.ordinary or row.make((3,))
@@ -387,7 +389,7 @@ def inside_scan(row: Row, loss: Loss) -> None:
     close(got, want, "second derivatives in a scan", rtol=1e-9, atol=1e-12)
 
 
-@check(lambda row: bool(row.hard), alike=same_way, slow=same_in_family)  # all of them: python -m tests.report
+@check(lambda row: bool(row.hard), alike=same_way)  # all of them: python -m tests.report
 def hard_inputs(row: Row, loss: Loss) -> None:
     """At the edges of the domain the loss and its gradient are right to the last digits, and nothing is NaN."""
     missed = judge(row, loss).missed

@@ -139,6 +139,7 @@ def truth(name: str, x: np.ndarray) -> np.ndarray:
     return np.asarray(accuracy.exact(curve, x), np.float64)
 
 
+@pytest.mark.slow
 def test_the_truth_is_the_textbook_formula():
     """Along a curve that moves two numbers, where jaxloss bounds the derivative of a logarithm."""
     x = np.array([1e-30, 0.25, 0.75], np.float32)
@@ -148,5 +149,6 @@ def test_the_truth_is_the_textbook_formula():
     np.testing.assert_allclose(truth("kl_divergence q=1/2", x), [values, slopes], 1e-12)
 
 
+@pytest.mark.slow
 def test_at_a_kink_the_truth_lies_between_its_sides():
     np.testing.assert_array_equal(truth("hinge", np.array([0.5, 1, 2], np.float32)), [[0.5, 0, 0], [-1, -0.5, 0]])

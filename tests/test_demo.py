@@ -28,7 +28,7 @@ def demo() -> Any:
     return __main__
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # .ci/run demo is the same by a user's command
 def test_demonstration(tmp_path: Path):
     done = python("-m", "jaxloss", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,6 +55,7 @@ def test_demonstration(tmp_path: Path):
     assert len(picture) > 50_000, "hardly anything is drawn"
 
 
+@pytest.mark.slow
 def test_missing_extra(tmp_path: Path):
     without = "import sys, runpy; sys.modules['optax'] = None; runpy.run_module('jaxloss', run_name='__main__')"
     done = python("-c", without, folder=tmp_path)

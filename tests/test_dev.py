@@ -40,6 +40,7 @@ def new(checkout: Path, *arguments: str) -> str:
     return run(checkout, "-c", code, "new", *arguments)
 
 
+@pytest.mark.slow
 def test_new_writes_a_loss_that_lacks_its_formula(checkout: Path):
     said = new(checkout, "quartic", "--family", "regression")
     assert "python3 dev.py test -k quartic" in said, said

@@ -289,6 +289,7 @@ def test_excluded_classes(softcap: float | None):
     assert (got[1][2][9:] == 0).all()
 
 
+@pytest.mark.slow
 def test_transformations():
     """vmap and scan are loops; jvp, Hessian-vector products and checkpoint agree with the logits held."""
     labels, hidden, kernel, bias = inputs((3, 7), 4, 9)

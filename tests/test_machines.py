@@ -19,7 +19,7 @@ MORE += ("barlow_twins", "bce-logit", "tversky", "cce-probabilities", "multilabe
 MORE += ("lambda_rank", "iou_log")
 WHAT = ("value", "gradient")
 # Hard inputs that no other form meets: double precision, and the excess of a row joined from parts.
-EXACT = [("gpu", name, "hard_inputs") for name in ("cosine_distance", "byol", "sparse_cce-logits")]
+EXACT = [("gpu", name, "hard_inputs") for name in ("cosine_distance", "sparse_cce-logits")]
 BESIDES = ("mask", "nan_is_loud", "hard_inputs", "automatic_sharding", "explicit_sharding")
 
 
@@ -33,6 +33,7 @@ def table() -> Iterator[object]:
                     continue
                 if check != "hard_inputs" or rows[name].hard:
                     seldom = (name not in QUICK) + (check not in WHAT) + (machine == "tpu")
+                    seldom += check.endswith("sharding")
                     seldom *= (machine, name, check) not in EXACT
                     marks = ([], pytest.mark.slow, pytest.mark.nightly)[min(seldom, 2)]
                     yield pytest.param(machine, rows[name], check, id=f"{machine}-{name}-{check}", marks=marks)

@@ -139,7 +139,7 @@ def test_chunks_of_any_size(name: str):
     np.testing.assert_allclose(want[0][1][where], weights[where] * exact, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", mostly_slow(IN_CHUNKS, "info_nce"))
+@pytest.mark.parametrize("name", mostly_slow(IN_CHUNKS, nightly=("nt_xent", "clip")))
 def test_transformations_of_chunks(name: str):
     """vmap, scan, half precision, and second derivatives."""
     n, loss = 5, jaxloss.LOSSES[name]
@@ -210,7 +210,7 @@ def test_chunks_refused(name: str):
 
 
 @pytest.mark.parametrize("kind", mostly_slow((AxisType.Auto, AxisType.Explicit), AxisType.Explicit))
-@pytest.mark.parametrize("name", mostly_slow(IN_CHUNKS, "siglip"))
+@pytest.mark.parametrize("name", mostly_slow(IN_CHUNKS, "siglip", nightly=("nt_xent", "clip")))
 def test_chunks_on_several_devices(name: str, kind: AxisType):
     """Members that are spread by their layout, and (where axes are not explicit) by shard_map; a common temperature."""
     n, loss, axes = 16, jaxloss.LOSSES[name], ("data", "model")
@@ -466,7 +466,7 @@ def test_what_logits_with_a_margin_refuse(logits: Any):
         logits([0, 1], c.astype(np.int32))
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", mostly_slow(FEATURES, "vicreg"))
 def test_sets_of_features(name: str):
     """Masked members are left out; a feature that all have in common, or that is 0, makes no NaN."""
     loss, (a, b) = jaxloss.LOSSES[name], embeddings(11)

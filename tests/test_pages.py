@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from contract import mostly_slow
 from test_readme import blocks, promised
 
 import jaxloss
@@ -28,8 +29,8 @@ WRITTEN = sorted(
     for path in (ROOT / "docs").rglob("*.md")
     if path.parent.name not in ("_made", "losses", "reference")
 )
-# Its fits take long; .ci/run clients has it.
-LONG = "docs/guides/used-with.md"
+QUICK = ("docs/index.md", "docs/guides/contract.md")
+LONG = ("docs/guides/used-with.md",)  # .ci/run clients has it, with all that it fits with
 
 
 def test_there_are_pages():
@@ -43,7 +44,7 @@ def clients(code: str) -> set[str]:
     return CLIENTS & {name.partition(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("page", [pytest.param(x, marks=[pytest.mark.slow] * (x == LONG)) for x in WRITTEN])
+@pytest.mark.parametrize("page", mostly_slow(WRITTEN, *QUICK, nightly=LONG))
 def test_code_prints_what_it_says(page: str, capsys: pytest.CaptureFixture[str]):
     """The blocks of a page share their names, from top to bottom, as a reader runs them."""
     names: dict[str, Any] = {}

@@ -187,7 +187,7 @@ def drawn_one_by_one(y: np.ndarray, z: np.ndarray) -> tuple[float, np.ndarray]:
     return loss, slopes
 
 
-@pytest.mark.parametrize("relevances", [5, 10**6])
+@pytest.mark.parametrize("relevances", mostly_slow([5, 10**6], 5))
 def test_list_mle_of_long_lists(relevances: int):
     """Of 50,000 items, which would make 2.5 billion pairs: with and without equal ones, and several in a row."""
     rng = np.random.default_rng(0)
@@ -427,6 +427,7 @@ def test_segments_reduced():
     close(got[1][1], np.mean(rows), "each row counts the same")
 
 
+@pytest.mark.slow
 def test_segments_of_nothing():
     y = z = np.ones((2, 3), np.float32)
     segments = np.zeros((2, 3), np.int32)
@@ -444,7 +445,8 @@ def test_segments_of_nothing():
         assert none.shape == (0, 3), name
 
 
-@pytest.mark.parametrize("name", mostly_slow(("pairwise_hinge", "approx_ndcg"), "pairwise_hinge"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pairwise_hinge", "approx_ndcg"])
 def test_segments_with_options_of_their_own(name: str):
     """An array holds the option of each list at each of its items."""
     lists, (option,) = Packed.of(), OPTIONS[name]
@@ -465,6 +467,7 @@ def test_segments_in_the_ideal_order(machine: str):
     test_segments_with_options_of_their_own("approx_ndcg")
 
 
+@pytest.mark.slow
 def test_segments_along_an_axis_and_mapped():
     lists = Packed.of(masked=False)
     want = jl.lambda_rank(*lists[:2], segments=lists.segments, reduction="none")
@@ -487,7 +490,7 @@ def test_segments_along_an_axis_and_mapped():
         pytest.param(AxisType.Explicit, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, nightly=set(NAMES) - {"list_softmax", "lambda_rank"}))
 def test_segments_sharded(name: str, kind: AxisType):
     """Rows over devices, and their items too."""
     lists = Packed.of(items=12)
@@ -505,7 +508,7 @@ def test_segments_sharded(name: str, kind: AxisType):
             assert all(x.sharding.is_equivalent_to(placed[0].sharding, x.ndim) for x in got)
 
 
-@pytest.mark.parametrize("masked", mostly_slow((False, True), True))
+@pytest.mark.parametrize("masked", mostly_slow((False, True), nightly=(False,)))
 def test_segments_in_shard_map(masked: bool):
     lists = Packed.of(masked=masked)
     mesh = jax.make_mesh((2, 4), ("rows", "items"), axis_types=(AxisType.Auto,) * 2)

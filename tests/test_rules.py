@@ -30,7 +30,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from cases import ROWS, Row
-from contract import close, distinct, refuses, run, same_family, same_way, when, x64
+from contract import close, distinct, refuses, run, same_family, when, x64
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -1292,6 +1292,8 @@ def parameters_of_flax() -> None:
     "16 clients",
     [(np.dtype(dtype).name, dtype) for dtype in (jnp.bfloat16, jnp.float16)],
     alike=lambda *_: "half precision",
+    slow=lambda *_: "half precision",
+    seldom=True,
 )
 def sums_in_half_precision(_: str, dtype: Any) -> None:
     """No false alarm of `checked` on what softmax and log_softmax give, as it is or widened; a wrong sum is found."""
@@ -1416,7 +1418,12 @@ def wrong_axis_name() -> None:
 ONE_OF_EACH = {row.name: row for row in reversed(ROWS) if row.name != "linear_cce"}
 
 
-@rule("10 a batch of any size is exported", [(row,) for row in ONE_OF_EACH.values()], alike=same_way, slow=same_family)
+@rule(
+    "10 a batch of any size is exported",
+    [(row,) for row in ONE_OF_EACH.values()],
+    alike=lambda row: any(row.cores),
+    slow=same_family,
+)
 def exported(row: Row) -> None:
     """`jax.export` with a symbolic batch: every reduction and gradient, with a mask and weights; the numbers stay."""
     loss, arrays = row.judged(jl.LOSSES[row.name]), row.make((3, 2))
@@ -1449,7 +1456,11 @@ def exported(row: Row) -> None:
     close(jax.tree.map(np.asarray, program.call(given, *arrays)), run(all_ways, given, *arrays), "exported")
 
 
-@rule("10 rows of any length are exported", [("cce",), ("poly1",), ("distillation",), ("list_mle",)])
+@rule(
+    "10 rows of any length are exported",
+    [("cce",), ("poly1",), ("distillation",), ("list_mle",)],
+    alike=lambda name: name == "cce",
+)
 def rows_of_any_length(name: str) -> None:
     """For each machine, in value and with gradient: what is only for short rows must know how long a row is."""
 
