@@ -332,10 +332,10 @@ def cross_entropy(targets: Any, row: Any, log_sum: tuple[Array, Array]) -> Array
 
 
 def _bound(factor: Array) -> Array:
-    """What makes an infinite number 0 where its factor is 0: 0 there, infinity elsewhere."""
+    """What makes an infinite number 0 where its factor is 0: 0 there, infinity where it is above 0."""
     # A number of its own: shared with the check of a domain, it would be stored for each entry.
     huge = jax.lax.optimization_barrier(jnp.finfo(factor.dtype).max.astype(factor.dtype))
-    return jnp.abs(factor) * huge * huge
+    return factor * huge * huge
 
 
 def finite_at_zero(x: Array, factor: Array) -> Array:
